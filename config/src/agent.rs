@@ -1,0 +1,58 @@
+//! The agent's own settings, `agent.yaml`.
+
+use crate::{Diagnostics, HostName};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The UDP port on which agents take QUIC connections unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7477;
+/// The TCP port of `/metrics`, `/livez` and `/readyz` unless told otherwise.
+pub const DEFAULT_METRICS_PORT: u16 = 7478;
+
+/// Largest configuration file that is read, in bytes: a full one has under a thousand.
+pub const AGENT_MAX: usize = 64 << 10;
+
+/// What one agent is told about its host. Unknown keys are errors.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// `host:` this host's name; its certificate must say the same. Required.
+    pub host: HostName,
+    /// `graph:` the service graph's file. Required. Relative paths are from the configuration file's directory.
+    pub graph: PathBuf,
+    /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
+    pub certificate: PathBuf,
+    /// `identity.key:` PEM key, readable by its owner alone. Default `host.key`.
+    pub key: PathBuf,
+    /// `identity.ca:` PEM of the fabric's CA certificates. Default `ca.pem`.
+    pub ca: PathBuf,
+    /// `listen:` where QUIC connections are taken. Default `[::]:7477`, both families.
+    pub listen: SocketAddr,
+    /// `metrics:` where Prometheus scrapes; `off` for nowhere. Default `127.0.0.1:7478`.
+    pub metrics: Option<SocketAddr>,
+    /// `run:` directory of the admin socket `agent.sock` and of the journal. Default `/run/ripstop`.
+    pub run: PathBuf,
+    /// `sessions:` where session records go: a file's path, `stdout` or `off`. Default `stdout`.
+    pub sessions: SessionLog,
+    /// `dns.upstream:` servers for names outside the fabric. Default: the host's `/etc/resolv.conf`. `[]` for none.
+    pub upstream: Option<Vec<SocketAddr>>,
+}
+
+/// Where session records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionLog {
+    /// JSON lines appended to a file.
+    File(PathBuf),
+    /// JSON lines on standard output.
+    Stdout,
+    /// Nowhere; metrics are still kept.
+    Off,
+}
+
+impl AgentConfig {
+    /// Reads the settings from YAML; `file` is for showing, its directory for relative paths.
+    ///
+    /// # Errors
+    /// Every mistake in the text at once; mistakes of syntax, and a text larger than [`AGENT_MAX`], by themselves.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostics> {
+        crate::read::agent(file, text)
+    }
+}

@@ -1,0 +1,154 @@
+//! The service graph: hosts, tenants, workloads, services and the edges that may connect.
+
+use crate::{
+    diagnostic::{Diagnostics, Location},
+    name::{FabricName, HostName, ServiceId, TenantName, WorkloadId, WorkloadName, ZoneName},
+    units::{ByteRate, OpenRate, Port},
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Largest graph that is read, in bytes (DESIGN section 12: a policy bundle).
+pub const GRAPH_MAX: usize = 16 << 20;
+
+/// A validated service graph. Every reference in it resolves.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// The trust domain and name suffix.
+    pub fabric: FabricName,
+    /// The address ranges.
+    pub ranges: Ranges,
+    /// The machines, by name.
+    pub hosts: BTreeMap<HostName, Host>,
+    /// The tenants' names, also of those with nothing in them.
+    pub tenants: Vec<TenantName>,
+    /// The workloads of all tenants.
+    pub workloads: BTreeMap<WorkloadId, Workload>,
+    /// The services of all tenants.
+    pub services: BTreeMap<ServiceId, Service>,
+    /// The `allow` edges, in the order of the file.
+    pub edges: Vec<Edge>,
+}
+
+/// The address ranges of the fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranges {
+    /// Virtual addresses of services, IPv4; default `198.18.0.0/16`. Its first usable address is the resolver's.
+    pub services_v4: ipnet::Ipv4Net,
+    /// Addresses of workloads, IPv4; default `198.19.0.0/16`.
+    pub workloads_v4: ipnet::Ipv4Net,
+    /// Everything in IPv6: a /48 of `fd00::/8` (RFC 4193) taken from the fabric's name. Its subnet 0 (/64) is the
+    /// services', its subnet 1 the workloads'; the resolver is `::1` of subnet 0.
+    pub v6: ipnet::Ipv6Net,
+}
+
+/// A machine that runs an agent.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Hosts of one zone are preferred by callers in it.
+    pub zone: Option<ZoneName>,
+    /// Where its agent takes QUIC connections: an address with port, or an address, with the default port 7477.
+    pub address: Option<SocketAddr>,
+    /// Where the graph says so.
+    pub at: Location,
+}
+
+/// A program or container that calls or serves.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// The hosts it runs on; only their certificates may speak for it. Never empty.
+    pub on: Vec<HostName>,
+    /// How its packets are told from others' on its host.
+    pub run: Run,
+    /// The fabric is its only network.
+    pub isolated: bool,
+    /// Where the graph says so.
+    pub at: Location,
+}
+
+/// How a workload is attached on its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// A network namespace: a name under `/run/netns`, or an absolute path.
+    Netns(String),
+    /// Everything one user of the host runs: a user name or a numeric id.
+    User(User),
+}
+
+/// A user of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// By name, looked up on the host.
+    Name(String),
+    /// By numeric id; never 0.
+    Id(u32),
+}
+
+/// A name others may call.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The workload that serves it, of the same tenant.
+    pub by: WorkloadName,
+    /// Its ports; never empty, no number twice for one protocol.
+    pub ports: Vec<Port>,
+    /// Where the endpoint listens, when it is not its interface's address (`netns`) or 127.0.0.1 (`user`) at the
+    /// service's own port. `to: :8080` is kept as `0.0.0.0:8080`: that address, another port. Ask
+    /// [`Service::endpoint`]. Only services of one port have it.
+    pub to: Option<SocketAddr>,
+    /// Other tenants that may be given edges to it.
+    pub export: Vec<TenantName>,
+    /// Where the graph says so.
+    pub at: Location,
+}
+
+/// Permission for one workload to call one service.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Who may call.
+    pub from: WorkloadId,
+    /// What may be called.
+    pub to: ServiceId,
+    /// Only these ports of the service; empty for all.
+    pub ports: Vec<Port>,
+    /// How much.
+    pub limits: Limits,
+    /// Where the graph says so: the rule's name.
+    pub at: Location,
+}
+
+/// What one edge allows at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Limits {
+    /// Payload bytes of each session, each way.
+    pub session: Option<ByteRate>,
+    /// Concurrent sessions of the edge on one calling host.
+    pub sessions: Option<u32>,
+    /// New sessions per second of the edge on one calling host.
+    pub open: Option<OpenRate>,
+}
+
+impl Graph {
+    /// Reads a graph from YAML.
+    ///
+    /// # Errors
+    /// Every mistake in the text at once; mistakes of syntax, and a text larger than [`GRAPH_MAX`], by themselves.
+    /// `file` is only for showing.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostics> {
+        crate::read::graph(file, text)
+    }
+}
+
+impl Service {
+    /// Where the endpoint of one of the service's ports listens. `address` is the one that endpoints have when the
+    /// graph gives none: the interface's for a network namespace, 127.0.0.1 for a user.
+    #[must_use]
+    pub fn endpoint(&self, port: Port, address: IpAddr) -> SocketAddr {
+        match self.to {
+            Some(to) if to.ip().is_unspecified() => SocketAddr::new(address, to.port()),
+            Some(to) => to,
+            None => SocketAddr::new(address, port.number),
+        }
+    }
+}

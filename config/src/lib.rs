@@ -1,0 +1,28 @@
+//! Files to validated types: the service graph and the agent's own settings.
+//!
+//! Nothing here does I/O, reads a clock or spawns: callers hand in text and a file name, and get back either validated
+//! types or every mistake at once, each with file, line, source line and hint ([`Diagnostics`]).
+//!
+//! The vocabulary that every other crate shares also lives here: names and identities ([`name`]), units ([`units`])
+//! and the closed set of reasons for which something is denied, dropped or ended ([`Reason`]).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod agent;
+pub mod diagnostic;
+pub mod graph;
+pub mod name;
+mod read;
+pub mod reason;
+pub mod suggest;
+pub mod units;
+mod yaml;
+
+pub use agent::AgentConfig;
+pub use diagnostic::{Diagnostic, Diagnostics, Location};
+pub use graph::Graph;
+pub use name::{
+    FabricName, HostName, Identity, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName, ZoneName,
+};
+pub use reason::Reason;
+pub use units::{ByteRate, OpenRate, Port, Protocol};

@@ -1,0 +1,286 @@
+//! Names and identities: parsed once, then only passed on.
+//!
+//! Every name is a DNS label (RFC 1035 section 2.3.1, digits first allowed by RFC 1123 section 2.1), in lower case, so
+//! that a name in the graph, in DNS, in a certificate and in a metric is the same string.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The text has no characters.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// A label may have 63 characters, a fabric name 200.
+    #[error("`{0}` is too long: at most {1} characters")]
+    TooLong(String, usize),
+    /// A character outside `a-z`, `0-9` and `-`, or a `-` at an end.
+    #[error("`{0}` is not a name: use a-z, 0-9 and `-`, and neither start nor end with `-`")]
+    Character(String),
+    /// An identifier is not of the form it should have.
+    #[error("`{0}` is not {1}")]
+    Form(String, &'static str),
+}
+
+/// Longest label of a name (RFC 1035 section 2.3.4).
+pub const LABEL_MAX: usize = 63;
+/// Longest fabric name, so that `service.tenant.fabric` stays within the 253 characters of a DNS name.
+pub const FABRIC_MAX: usize = 120;
+
+fn check_label(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > LABEL_MAX {
+        return Err(NameError::TooLong(text.into(), LABEL_MAX));
+    }
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !text.bytes().all(fits) || text.starts_with('-') || text.ends_with('-') {
+        return Err(NameError::Character(text.into()));
+    }
+    Ok(())
+}
+
+fn check_fabric(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > FABRIC_MAX {
+        return Err(NameError::TooLong(text.into(), FABRIC_MAX));
+    }
+    text.split('.').try_for_each(check_label)
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $check:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Parses the name.
+            ///
+            /// # Errors
+            /// [`NameError`] when the text is not such a name.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                $check(text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                Self::new(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name!(
+    /// The fabric: one trust domain, and the suffix of every name in it, such as `shop.example`.
+    FabricName,
+    check_fabric
+);
+name!(
+    /// A machine that runs an agent.
+    HostName,
+    check_label
+);
+name!(
+    /// A set of hosts between which traffic is cheap.
+    ZoneName,
+    check_label
+);
+name!(
+    /// A namespace of workloads and services.
+    TenantName,
+    check_label
+);
+name!(
+    /// A workload's name within its tenant.
+    WorkloadName,
+    check_label
+);
+name!(
+    /// A service's name within its tenant.
+    ServiceName,
+    check_label
+);
+
+macro_rules! qualified {
+    ($(#[$doc:meta])* $type:ident, $name:ident, $form:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type {
+            /// The tenant that it belongs to.
+            pub tenant: TenantName,
+            /// Its name within the tenant.
+            pub name: $name,
+        }
+
+        impl $type {
+            /// Puts the two parts together.
+            #[must_use]
+            pub fn new(tenant: TenantName, name: $name) -> Self {
+                Self { tenant, name }
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let (tenant, name) = text.split_once('/').ok_or_else(|| NameError::Form(text.into(), $form))?;
+                Ok(Self { tenant: TenantName::new(tenant)?, name: $name::new(name)? })
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.tenant, self.name)
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+qualified!(
+    /// A workload in the fabric, written `tenant/name`.
+    WorkloadId,
+    WorkloadName,
+    "a workload: write TENANT/NAME"
+);
+qualified!(
+    /// A service in the fabric, written `tenant/name`; its DNS name is `name.tenant.fabric`.
+    ServiceId,
+    ServiceName,
+    "a service: write TENANT/NAME"
+);
+
+impl ServiceId {
+    /// The service's DNS name in a fabric, without the final dot.
+    #[must_use]
+    pub fn dns_name(&self, fabric: &FabricName) -> String {
+        format!("{}.{}.{fabric}", self.name, self.tenant)
+    }
+}
+
+/// An identity in a certificate: a SPIFFE ID (SPIFFE-ID specification, section 2) of the fabric's trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The trust domain.
+    pub fabric: FabricName,
+    /// Who, within the trust domain.
+    pub subject: Subject,
+}
+
+/// Who an [`Identity`] speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A machine that runs an agent: `spiffe://FABRIC/host/NAME`.
+    Host(HostName),
+    /// A workload: `spiffe://FABRIC/TENANT/NAME`.
+    Workload(WorkloadId),
+}
+
+impl Identity {
+    /// The identity of a host.
+    #[must_use]
+    pub fn host(fabric: FabricName, host: HostName) -> Self {
+        Self { fabric, subject: Subject::Host(host) }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Host(host) => write!(f, "spiffe://{}/host/{host}", self.fabric),
+            Subject::Workload(workload) => write!(f, "spiffe://{}/{workload}", self.fabric),
+        }
+    }
+}
+
+impl FromStr for Identity {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = || {
+            NameError::Form(text.into(), "an identity: write spiffe://FABRIC/host/NAME or spiffe://FABRIC/TENANT/NAME")
+        };
+        let (fabric, path) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+        let fabric = FabricName::new(fabric)?;
+        let subject = match path.strip_prefix("host/") {
+            Some(host) => Subject::Host(HostName::new(host)?),
+            None => Subject::Workload(path.parse()?),
+        };
+        Ok(Self { fabric, subject })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_lower_case_dns_labels() {
+        for good in ["a", "web", "web-2", "0", &"x".repeat(63)] {
+            assert!(HostName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "é", &"x".repeat(64)] {
+            assert!(HostName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn identities_round_trip_and_hosts_are_not_workloads() {
+        for text in ["spiffe://shop.example/host/alpha", "spiffe://shop.example/shop/web"] {
+            assert_eq!(text.parse::<Identity>().expect("valid").to_string(), text);
+        }
+        for bad in
+            ["spiffe://shop.example", "spiffe://shop.example/a/b/c", "https://shop.example/host/a", "spiffe:///host/a"]
+        {
+            assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! From YAML to a validated graph.
+//!
+//! 1. Parse the text into a tree; a mistake of syntax ends it here.
+//! 2. Collect the names of hosts, tenants, workloads and services, so that references may point forwards.
+//! 3. Read workloads, then services, then edges, each against what is known by then. An entry with a mistake is left
+//!    out of the graph but keeps its name, so that what refers to it is not blamed.
+//! 4. Check what no entry shows alone: ranges, hosts' addresses, identities.
+
+mod agent;
+mod edges;
+mod hosts;
+mod identity;
+mod ranges;
+mod services;
+mod workloads;
+
+pub(crate) use agent::agent;
+
+use crate::{
+    Diagnostics, FabricName, Graph, HostName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
+    graph::{GRAPH_MAX, Host, Service, Workload},
+    yaml::{self, Entry, Node, Report, Shape, names},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+const GRAPH: Shape = Shape {
+    what: "the graph",
+    keys: &["fabric", "ranges", "hosts", "tenants"],
+    later: &[("tests", "check the graph with `ripstop graph check` and `ripstop explain`")],
+};
+const TENANT: Shape = Shape { what: "a tenant", keys: &["workloads", "services", "allow"], later: &[] };
+
+/// What a graph's file declares, before the entries themselves are read.
+#[derive(Default)]
+struct Known {
+    hosts: BTreeSet<HostName>,
+    tenants: BTreeMap<TenantName, Declared>,
+}
+
+/// The names in one tenant.
+#[derive(Default)]
+struct Declared {
+    workloads: BTreeSet<WorkloadName>,
+    services: BTreeSet<ServiceName>,
+}
+
+/// One tenant's entries, still to be read.
+struct Tenant<'n> {
+    name: TenantName,
+    workloads: Vec<Entry<'n, WorkloadName>>,
+    services: Vec<Entry<'n, ServiceName>>,
+    allow: Option<&'n Node>,
+}
+
+/// Reads a graph; see [`Graph::parse`].
+pub(crate) fn graph(file: &str, text: &str) -> Result<Graph, Diagnostics> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file, text);
+    let graph = yaml::parse(text, GRAPH_MAX, &mut report).and_then(|root| read(&root, &mut report));
+    report.finish()?;
+    // Whatever keeps the graph from being read is in the report.
+    graph.ok_or_else(Diagnostics::default)
+}
+
+fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
+    let top = GRAPH.read(root, root.mark, report)?;
+    let fabric = top.require("fabric", "write `fabric: shop.example`, a name of your own", report);
+    let fabric = fabric.and_then(|node| node.parse::<FabricName>("the fabric's name", report));
+    let hosts = top.require("hosts", "write `hosts:` with a line for each machine", report);
+    let hosts = hosts.map(|node| names(node, "`hosts`", report)).unwrap_or_default();
+    let tenants = top.require("tenants", "write `tenants:` with a name for each", report);
+    let tenants = tenants.map(|node| tenants_of(node, report)).unwrap_or_default();
+
+    let known = known(&hosts, &tenants);
+    let hosts = hosts::read(&hosts, report);
+    let workloads = workloads::read(&tenants, &known, report);
+    let services = services::read(&tenants, &known, &workloads, report);
+    let edges = edges::read(&tenants, &known, &services, report);
+
+    identity::check(&workloads, report);
+    let sizes = (services.len(), workloads.len());
+    let ranges = ranges::read(top.get("ranges"), fabric.as_ref(), sizes, report);
+    hosts::check(&hosts, ranges.as_ref(), report);
+    let tenants = tenants.into_iter().map(|tenant| tenant.name).collect();
+    let hosts = plain(hosts);
+    Some(Graph {
+        fabric: fabric?,
+        ranges: ranges?,
+        hosts,
+        tenants,
+        workloads: plain(workloads),
+        services: plain(services),
+        edges,
+    })
+}
+
+fn tenants_of<'n>(node: &'n Node, report: &mut Report<'_>) -> Vec<Tenant<'n>> {
+    let entries = names::<TenantName>(node, "`tenants`", report);
+    entries.into_iter().map(|entry| tenant(entry, report)).collect()
+}
+
+fn tenant<'n>(entry: Entry<'n, TenantName>, report: &mut Report<'_>) -> Tenant<'n> {
+    let mut tenant = Tenant { name: entry.name, workloads: Vec::new(), services: Vec::new(), allow: None };
+    if tenant.name.as_str() == RESERVED_TENANT {
+        let hint = "identities of hosts are written `spiffe://FABRIC/host/NAME`: choose another name";
+        report.hinted(entry.key, "a tenant cannot be called `host`", hint);
+    }
+    if let Some(fields) = TENANT.read(entry.node, entry.key, report) {
+        let workloads = fields.get("workloads");
+        tenant.workloads = workloads.map(|node| names(node, "`workloads`", report)).unwrap_or_default();
+        let services = fields.get("services");
+        tenant.services = services.map(|node| names(node, "`services`", report)).unwrap_or_default();
+        tenant.allow = fields.get("allow");
+    }
+    tenant
+}
+
+/// The word that stands where a tenant's name would in the identity of a host.
+const RESERVED_TENANT: &str = "host";
+
+fn known(hosts: &[Entry<'_, HostName>], tenants: &[Tenant<'_>]) -> Known {
+    let mut known = Known { hosts: hosts.iter().map(|host| host.name.clone()).collect(), tenants: BTreeMap::new() };
+    for tenant in tenants {
+        let workloads = tenant.workloads.iter().map(|entry| entry.name.clone()).collect();
+        let services = tenant.services.iter().map(|entry| entry.name.clone()).collect();
+        known.tenants.insert(tenant.name.clone(), Declared { workloads, services });
+    }
+    known
+}
+
+/// Something that was read, with the place to blame.
+struct Placed<T> {
+    value: T,
+    mark: yaml::Mark,
+}
+
+type Hosts = BTreeMap<HostName, Placed<Host>>;
+type Workloads = BTreeMap<WorkloadId, Placed<Workload>>;
+type Services = BTreeMap<ServiceId, Placed<Service>>;
+
+fn plain<K: Ord, T>(placed: BTreeMap<K, Placed<T>>) -> BTreeMap<K, T> {
+    placed.into_iter().map(|(name, placed)| (name, placed.value)).collect()
+}

@@ -1,0 +1,153 @@
+//! `agent.yaml`.
+
+use super::hosts::{address, socket_address};
+use crate::{
+    Diagnostics, HostName,
+    agent::{AGENT_MAX, AgentConfig, DEFAULT_METRICS_PORT, DEFAULT_PORT, SessionLog},
+    yaml::{self, Fields, Node, Report, Shape, Value},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+const AGENT: Shape = Shape {
+    what: "the configuration",
+    keys: &["host", "graph", "identity", "listen", "metrics", "run", "sessions", "dns"],
+    later: &[],
+};
+const IDENTITY: Shape = Shape { what: "`identity`", keys: &["certificate", "key", "ca"], later: &[] };
+const DNS: Shape = Shape { what: "`dns`", keys: &["upstream"], later: &[] };
+
+/// The directory of the admin socket and of the journal unless told otherwise.
+const DEFAULT_RUN: &str = "/run/ripstop";
+/// Longest path of that directory: the admin socket's path in it must fit `sun_path` of 108 bytes (unix(7)).
+const RUN_MAX: usize = 90;
+/// The port of DNS (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+/// Upstream servers that are asked at most, one after another.
+const UPSTREAM_MAX: usize = 8;
+
+/// Reads the settings; see [`AgentConfig::parse`].
+pub(crate) fn agent(file: &str, text: &str) -> Result<AgentConfig, Diagnostics> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file, text);
+    let directory = Path::new(file).parent().unwrap_or(Path::new(""));
+    let root = yaml::parse(text, AGENT_MAX, &mut report);
+    let config = root.and_then(|root| read(&root, directory, &mut report));
+    report.finish()?;
+    // Whatever keeps the settings from being read is in the report.
+    config.ok_or_else(Diagnostics::default)
+}
+
+fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentConfig> {
+    let top = AGENT.read(root, root.mark, report)?;
+    let host = top.require("host", "write `host: NAME` with this host's name in the graph", report);
+    let host = host.and_then(|node| node.parse::<HostName>("this host's name", report));
+    let graph = top.require("graph", "write `graph: /etc/ripstop/graph.yaml`", report);
+    let graph = graph.and_then(|node| path(node, directory, report));
+    let [certificate, key, ca] = identity(&top, directory, report);
+    let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
+    let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
+    let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
+    let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
+    let upstream = top.get("dns").and_then(|node| upstream(node, report));
+    Some(AgentConfig {
+        host: host?,
+        graph: graph?,
+        certificate: certificate?,
+        key: key?,
+        ca: ca?,
+        listen: listen?,
+        metrics: metrics?,
+        run: run?,
+        sessions: sessions?,
+        upstream,
+    })
+}
+
+/// Certificate, key and CA. Those not given are beside the configuration file.
+fn identity(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> [Option<PathBuf>; 3] {
+    let fields = match top.get("identity") {
+        Some(node) => IDENTITY.read(node, node.mark, report),
+        None => None,
+    };
+    [("certificate", "host.pem"), ("key", "host.key"), ("ca", "ca.pem")].map(|(key, default)| {
+        let given = fields.as_ref().and_then(|fields| fields.get(key));
+        given.map_or_else(|| Some(directory.join(default)), |node| path(node, directory, report))
+    })
+}
+
+fn path(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
+    let text = node.text("a path", report)?;
+    if text.is_empty() || text.contains('\0') {
+        report.error(node.mark, "a path cannot be empty");
+        return None;
+    }
+    Some(directory.join(text))
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT)
+}
+
+fn default_metrics() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
+}
+
+/// An own address to listen at; port 0 would be another at every start.
+fn listen(node: &Node, report: &mut Report<'_>) -> Option<SocketAddr> {
+    own_address(node, DEFAULT_PORT, Ipv6Addr::UNSPECIFIED.into(), report)
+}
+
+fn metrics(node: &Node, report: &mut Report<'_>) -> Option<Option<SocketAddr>> {
+    if matches!(&node.value, Value::Text(text) if text == "off") {
+        return Some(None);
+    }
+    own_address(node, DEFAULT_METRICS_PORT, Ipv4Addr::LOCALHOST.into(), report).map(Some)
+}
+
+/// `IP:PORT`, `IP` at the default port or `:PORT` at the default address.
+fn own_address(node: &Node, port: u16, ip: IpAddr, report: &mut Report<'_>) -> Option<SocketAddr> {
+    let text = node.text("an address with a port", report)?;
+    let of_port = || text.strip_prefix(':').and_then(|port| port.parse().ok()).map(|port| SocketAddr::new(ip, port));
+    let address = socket_address(text, port).or_else(of_port);
+    let address = address.filter(|address| address.port() != 0 && !address.ip().is_multicast());
+    if address.is_none() {
+        let hint = format!("write `{}`", SocketAddr::new(ip, port));
+        report.hinted(node.mark, format!("`{text}` is not an address with a port"), hint);
+    }
+    address
+}
+
+fn run(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
+    let path = path(node, directory, report)?;
+    if path.as_os_str().len() > RUN_MAX {
+        let message = format!("the path has more than {RUN_MAX} bytes: the admin socket in it could not be opened");
+        report.hinted(node.mark, message, format!("choose a shorter one, such as `{DEFAULT_RUN}`"));
+        return None;
+    }
+    Some(path)
+}
+
+fn sessions(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<SessionLog> {
+    match node.text("`stdout`, `off` or a path", report)? {
+        "stdout" => Some(SessionLog::Stdout),
+        "off" => Some(SessionLog::Off),
+        _ => path(node, directory, report).map(SessionLog::File),
+    }
+}
+
+fn upstream(node: &Node, report: &mut Report<'_>) -> Option<Vec<SocketAddr>> {
+    let fields = DNS.read(node, node.mark, report)?;
+    let node = fields.get("upstream")?;
+    if matches!(&node.value, Value::List(items) if items.is_empty()) {
+        return Some(Vec::new());
+    }
+    let items = node.items("`upstream`", report);
+    if items.len() > UPSTREAM_MAX {
+        report.error(node.mark, format!("`upstream` has {} servers, at most {UPSTREAM_MAX} are asked", items.len()));
+        return None;
+    }
+    Some(items.into_iter().filter_map(|item| address(item, DNS_PORT, report)).collect())
+}

@@ -1,0 +1,166 @@
+//! `allow:` the edges.
+
+use super::{Known, Services, Tenant, services::ports};
+use crate::{
+    ByteRate, OpenRate, Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
+    graph::{Edge, Limits},
+    yaml::{Fields, Mark, Node, Report, Shape, Value, reference},
+};
+use std::collections::HashMap;
+
+const EDGE: Shape = Shape { what: "an edge", keys: &["from", "to", "port", "ports", "limit"], later: &[] };
+const LIMIT: Shape = Shape { what: "`limit`", keys: &["session", "sessions", "open"], later: &[] };
+const EDGE_FORM: &str = "write `- { from: WORKLOAD, to: SERVICE }`";
+
+/// The edges so far between one workload and one service: their ports, none for all, and their lines.
+type Earlier = HashMap<(WorkloadId, ServiceId), HashMap<Option<Port>, u32>>;
+
+pub(super) fn read(tenants: &[Tenant<'_>], known: &Known, services: &Services, report: &mut Report<'_>) -> Vec<Edge> {
+    let mut edges = Vec::new();
+    let mut earlier = Earlier::new();
+    for tenant in tenants {
+        for node in tenant.allow.map(|node| list(node, report)).unwrap_or_default() {
+            let Some(edge) = edge(node, &tenant.name, known, services, report) else { continue };
+            if let Some(line) = overlap(&edge, node.mark, &mut earlier) {
+                let message = format!("an edge on line {line} already lets `{}` call `{}` there", edge.from, edge.to);
+                report.hinted(node.mark, message, "keep one: which of their limits holds would be unclear");
+                continue;
+            }
+            edges.push(edge);
+        }
+    }
+    edges
+}
+
+/// The items of `allow:`, which may have none.
+fn list<'n>(node: &'n Node, report: &mut Report<'_>) -> &'n [Node] {
+    match &node.value {
+        Value::List(items) => items,
+        Value::Nothing => &[],
+        Value::Text(_) | Value::Map(_) => {
+            report.hinted(node.mark, "`allow` must be a list of edges", EDGE_FORM);
+            &[]
+        }
+    }
+}
+
+fn edge(node: &Node, tenant: &TenantName, known: &Known, services: &Services, report: &mut Report<'_>) -> Option<Edge> {
+    let fields = EDGE.read(node, node.mark, report)?;
+    let from = match fields.require("from", EDGE_FORM, report) {
+        Some(node) => caller(node, tenant, known, report).map(|from| (from, node.mark)),
+        None => None,
+    };
+    let to = match fields.require("to", EDGE_FORM, report) {
+        Some(node) => callee(node, tenant, known, report),
+        None => None,
+    };
+    let named = fields.get("port").or(fields.get("ports"));
+    let only = ports(&fields, report);
+    let limits = fields.get("limit").map_or(Some(Limits::default()), |node| limits(node, report));
+    let (from, from_mark) = from?;
+    let to = to?;
+    if let Some(service) = services.get(&to) {
+        if from.tenant != to.tenant && !service.value.export.contains(&from.tenant) {
+            let message = format!("`{to}` is not exported to the tenant `{}`", from.tenant);
+            let hint = format!("add `export: [{}]` to the service on line {}", from.tenant, service.mark.line);
+            report.hinted(from_mark, message, hint);
+        }
+        if let Some(named) = named {
+            known_ports(only.as_deref().unwrap_or_default(), &service.value.ports, &to, named.mark, report);
+        }
+    }
+    if named.is_some() && only.is_none() {
+        return None;
+    }
+    Some(Edge { from, to, ports: only.unwrap_or_default(), limits: limits?, at: report.location(node.mark) })
+}
+
+fn caller(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'_>) -> Option<WorkloadId> {
+    let text = node.text("a workload", report)?;
+    let id = match text.contains('/') {
+        true => node.parse::<WorkloadId>("a workload", report)?,
+        false => WorkloadId::new(tenant.clone(), node.parse("a workload", report)?),
+    };
+    let Some(declared) = known.tenants.get(&id.tenant) else {
+        reference("tenant", id.tenant.as_str(), node.mark, known.tenants.keys().map(TenantName::as_str), report);
+        return None;
+    };
+    if !declared.workloads.contains(&id.name) {
+        let names = declared.workloads.iter().map(WorkloadName::as_str);
+        let prefix = if text.contains('/') { format!("{}/", id.tenant) } else { String::new() };
+        reference("workload", text, node.mark, names.map(|name| format!("{prefix}{name}")), report);
+        return None;
+    }
+    Some(id)
+}
+
+fn callee(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'_>) -> Option<ServiceId> {
+    let text = node.text("a service", report)?;
+    let id = match text.contains('/') {
+        true => node.parse::<ServiceId>("a service", report)?,
+        false => ServiceId::new(tenant.clone(), node.parse("a service", report)?),
+    };
+    if id.tenant != *tenant {
+        let hint = format!("move it to `tenants.{}.allow`, with `from: {tenant}/WORKLOAD`", id.tenant);
+        report.hinted(node.mark, format!("an edge to `{id}` belongs in the service's tenant"), hint);
+        return None;
+    }
+    let declared = known.tenants.get(tenant)?;
+    if !declared.services.contains(&id.name) {
+        let names = declared.services.iter().map(ServiceName::as_str);
+        reference("service", id.name.as_str(), node.mark, names, report);
+        return None;
+    }
+    Some(id)
+}
+
+fn known_ports(only: &[Port], all: &[Port], service: &ServiceId, at: Mark, report: &mut Report<'_>) {
+    for port in only.iter().filter(|port| !all.contains(port)) {
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        report.hinted(at, format!("`{service}` has no port {port}"), format!("it has {}", all.join(", ")));
+    }
+}
+
+fn limits(node: &Node, report: &mut Report<'_>) -> Option<Limits> {
+    let fields = LIMIT.read(node, node.mark, report)?;
+    let session = optional(&fields, "session", |node| node.parse::<ByteRate>("a rate", report));
+    let sessions = optional(&fields, "sessions", |node| count(node, report));
+    let open = optional(&fields, "open", |node| node.parse::<OpenRate>("a rate", report));
+    Some(Limits { session: session?, sessions: sessions?, open: open? })
+}
+
+/// `Some(None)` when the key is not there, `None` when its value is wrong.
+fn optional<T>(fields: &Fields<'_>, key: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Option<T>> {
+    fields.get(key).map_or(Some(None), |node| read(node).map(Some))
+}
+
+fn count(node: &Node, report: &mut Report<'_>) -> Option<u32> {
+    let text = node.text("a number", report)?;
+    let count = text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    if count == Some(0) {
+        let hint = "leave the edge out to allow nothing, or the limit for no limit";
+        report.hinted(node.mark, "a limit of 0 allows nothing", hint);
+        return None;
+    }
+    if count.is_none() {
+        report.error(node.mark, format!("`{text}` is not a number from 1 to {}", u32::MAX));
+    }
+    count
+}
+
+/// The line of an earlier edge for the same caller, service and a same port; otherwise remembers this one.
+fn overlap(edge: &Edge, at: Mark, earlier: &mut Earlier) -> Option<u32> {
+    let lines = earlier.entry((edge.from.clone(), edge.to.clone())).or_default();
+    let here: Vec<Option<Port>> =
+        if edge.ports.is_empty() { vec![None] } else { edge.ports.iter().copied().map(Some).collect() };
+    let met = if edge.ports.is_empty() {
+        lines.values().min()
+    } else {
+        here.iter().chain([&None]).find_map(|port| lines.get(port))
+    };
+    let met = met.copied();
+    if met.is_none() {
+        lines.extend(here.into_iter().map(|port| (port, at.line)));
+    }
+    met
+}

@@ -1,0 +1,83 @@
+//! `agent.yaml`: defaults, values and mistakes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use proptest::prelude::*;
+use ripstop_config::{
+    AgentConfig,
+    agent::{AGENT_MAX, SessionLog},
+};
+use std::path::Path;
+
+const FILE: &str = "/etc/ripstop/agent.yaml";
+
+#[test]
+fn what_is_left_out_has_defaults() {
+    let config = AgentConfig::parse(FILE, "host: alpha\ngraph: graph.yaml\n").unwrap();
+    assert_eq!(config.host.as_str(), "alpha");
+    assert_eq!(config.graph, Path::new("/etc/ripstop/graph.yaml"));
+    assert_eq!(config.certificate, Path::new("/etc/ripstop/host.pem"));
+    assert_eq!(config.key, Path::new("/etc/ripstop/host.key"));
+    assert_eq!(config.ca, Path::new("/etc/ripstop/ca.pem"));
+    assert_eq!(config.listen.to_string(), "[::]:7477");
+    assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:7478");
+    assert_eq!(config.run, Path::new("/run/ripstop"));
+    assert_eq!(config.sessions, SessionLog::Stdout);
+    assert_eq!(config.upstream, None);
+}
+
+#[test]
+fn everything_can_be_said() {
+    let text = "
+host: beta
+graph: /srv/graph.yaml
+identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
+listen: 192.0.2.7
+metrics: off
+run: run
+sessions: log/sessions.jsonl
+dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'] }
+";
+    let config = AgentConfig::parse("conf/agent.yaml", text).unwrap();
+    assert_eq!(config.graph, Path::new("/srv/graph.yaml"));
+    assert_eq!(config.certificate, Path::new("conf/pki/beta.pem"));
+    assert_eq!(config.key, Path::new("/secret/beta.key"));
+    assert_eq!(config.ca, Path::new("conf/../ca.pem"));
+    assert_eq!(config.listen.to_string(), "192.0.2.7:7477");
+    assert_eq!(config.metrics, None);
+    assert_eq!(config.run, Path::new("conf/run"));
+    assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
+    let upstream: Vec<_> = config.upstream.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(upstream, ["9.9.9.9:53", "[2620:fe::fe]:5353"]);
+    let none =
+        AgentConfig::parse("agent.yaml", "host: a\ngraph: g\nsessions: off\ndns: { upstream: [] }\nlisten: ':9'\n");
+    let none = none.unwrap();
+    assert_eq!((none.upstream, none.sessions), (Some(Vec::new()), SessionLog::Off));
+    assert_eq!((none.graph.as_path(), none.listen.to_string().as_str()), (Path::new("g"), "[::]:9"));
+}
+
+#[test]
+fn every_mistake_is_shown_at_once() {
+    let run = "r".repeat(120);
+    let text = format!(
+        "hosts: alpha\ngraph: ''\nidentity: {{ cert: a, key: [b] }}\nlisten: everywhere\nmetrics: 127.0.0.1:0\nrun: {run}\n\
+         sessions:\ndns: {{ upstream: [9.9.9.9, dns.example, 0.0.0.0] }}\nlisten: ':1'\n"
+    );
+    let found = AgentConfig::parse("agent.yaml", &text).unwrap_err();
+    insta::assert_snapshot!(found.to_string());
+}
+
+#[test]
+fn large_files_and_other_files_are_refused() {
+    assert!(AgentConfig::parse(FILE, &"#".repeat(AGENT_MAX + 1)).is_err());
+    for text in ["", "host", "- host: a", "host: a", "host: a\ngraph: b\n---\n"] {
+        assert!(!AgentConfig::parse(FILE, text).map_or_else(|found| found.0, |_| Vec::new()).is_empty(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "((host|graph|listen|dns|upstream|run|identity)(: |:\n  )|\\PC{0,5}|[{}\\[\\],\n -]){0,30}") {
+        let _ = AgentConfig::parse(FILE, &text).map_err(|found| found.to_string());
+    }
+}
