@@ -1,0 +1,116 @@
+//! Which policy a host runs, in eight bytes.
+
+use crate::snapshot::Tables;
+use ripstop_config::{
+    Graph, Port,
+    graph::{Edge, Run, User},
+};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// The first eight bytes of SHA-256 over a canonical form of the graph with its addresses. Comments, formatting, the
+/// file's name and the order in which things are written do not enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyDigest([u8; 8]);
+
+impl PolicyDigest {
+    /// The bytes, as session headers carry them.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl From<[u8; 8]> for PolicyDigest {
+    fn from(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for PolicyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl serde::Serialize for PolicyDigest {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// Version of the canonical form: it changes with any change to what is hashed or how.
+const FORM: &str = "ripstop-policy-1";
+
+pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
+    let mut form = Form(Sha256::new());
+    form.text(FORM);
+    form.text(graph.fabric.as_str());
+    form.text(&format!("{} {} {}", graph.ranges.services_v4, graph.ranges.workloads_v4, graph.ranges.v6));
+    add_hosts(&mut form, graph);
+    form.sorted(graph.tenants.iter());
+    form.count(tables.workloads.len());
+    for entry in &tables.workloads {
+        form.text(&format!("{} {} {} {} {}", entry.id, entry.v4, entry.v6, run(&entry.run), entry.isolated));
+        form.sorted(entry.on.iter());
+    }
+    form.count(tables.services.len());
+    for entry in &tables.services {
+        let by = &tables.workloads[entry.by.index()].id;
+        let to = entry.to.map(|to| to.to_string()).unwrap_or_default();
+        form.text(&format!("{} {} {} {by} {to}", entry.id, entry.v4, entry.v6));
+        form.sorted(entry.ports.iter());
+        form.sorted(entry.export.iter());
+    }
+    form.sorted(graph.edges.iter().map(edge));
+    let digest = form.0.finalize();
+    PolicyDigest(std::array::from_fn(|at| digest[at]))
+}
+
+fn add_hosts(form: &mut Form, graph: &Graph) {
+    form.count(graph.hosts.len());
+    for (name, host) in &graph.hosts {
+        form.text(name.as_str());
+        form.text(&host.zone.as_ref().map(ToString::to_string).unwrap_or_default());
+        form.text(&host.address.map(|address| address.to_string()).unwrap_or_default());
+    }
+}
+
+fn run(run: &Run) -> String {
+    match run {
+        Run::Netns(name) => format!("netns:{name:?}"),
+        Run::User(User::Name(name)) => format!("user:{name:?}"),
+        Run::User(User::Id(id)) => format!("uid:{id}"),
+    }
+}
+
+fn edge(edge: &Edge) -> String {
+    let mut ports: Vec<Port> = edge.ports.clone();
+    ports.sort_unstable();
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let limits = &edge.limits;
+    let session = limits.session.map_or(0, ripstop_config::ByteRate::bytes_per_second);
+    let open = limits.open.map_or(0, |rate| rate.sessions_per_second().get());
+    format!("{} {} {} {session} {} {open}", edge.from, edge.to, ports.join(","), limits.sessions.unwrap_or(0))
+}
+
+/// Feeds the hash with values that each carry their length, so that no two graphs have one form.
+struct Form(Sha256);
+
+impl Form {
+    fn count(&mut self, count: usize) {
+        self.0.update((count as u64).to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.count(text.len());
+        self.0.update(text);
+    }
+
+    fn sorted<T: ToString>(&mut self, values: impl Iterator<Item = T>) {
+        let mut values: Vec<String> = values.map(|value| value.to_string()).collect();
+        values.sort_unstable();
+        self.count(values.len());
+        values.iter().for_each(|value| self.text(value));
+    }
+}

@@ -1,0 +1,225 @@
+//! Why something is allowed or denied, and what would allow it: the same `decide()` as enforcement, with its reasons
+//! spelled out.
+
+use crate::{Policy, ServiceIx, Verdict, WorkloadIx};
+use ripstop_config::{
+    Graph, HostName, Port, Reason, ServiceId, WorkloadId, ZoneName, diagnostic::Location, graph::Limits,
+    suggest::nearest,
+};
+use serde::Serialize;
+use std::net::{IpAddr, SocketAddr};
+
+/// The chain from a name to an endpoint, or the point at which it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Who calls.
+    pub who: WorkloadId,
+    /// The hosts from which it calls.
+    pub from: Vec<HostName>,
+    /// The addresses it calls from.
+    pub who_addresses: Vec<IpAddr>,
+    /// What is called.
+    pub service: ServiceId,
+    /// Its DNS name.
+    pub name: String,
+    /// Its virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// One answer for the port asked about, or for each port of the service. Never empty.
+    pub ports: Vec<PortAnswer>,
+    /// The hosts that serve it.
+    pub endpoints: Vec<Serves>,
+    /// A name close to one that is unknown.
+    pub did_you_mean: Option<String>,
+    /// What to change in the graph to allow what is denied.
+    pub changes: Vec<Change>,
+}
+
+/// What is decided for one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortAnswer {
+    /// The port; none when nothing was asked for and the service is unknown.
+    pub port: Option<Port>,
+    /// Whether the policy allows it.
+    pub allowed: bool,
+    /// Why not.
+    pub reason: Option<Reason>,
+    /// The rule that allows it, as `file:line`.
+    pub rule: Option<Location>,
+    /// What the rule allows at most.
+    pub limits: Limits,
+}
+
+/// A host that serves a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Serves {
+    /// The host.
+    pub host: HostName,
+    /// Its zone.
+    pub zone: Option<ZoneName>,
+    /// Where its agent takes connections.
+    pub address: Option<SocketAddr>,
+}
+
+/// A line of YAML to write into the graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Under which key, such as `tenants.shop.allow`.
+    pub under: String,
+    /// The line.
+    pub line: String,
+}
+
+impl Explanation {
+    /// One that says nothing yet.
+    fn about(who: WorkloadId, service: ServiceId) -> Self {
+        Self {
+            who,
+            from: Vec::new(),
+            who_addresses: Vec::new(),
+            service,
+            name: String::new(),
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            did_you_mean: None,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Whether the port asked about, or any port when none was, is allowed.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.ports.iter().any(|answer| answer.allowed)
+    }
+
+    /// Why nothing is allowed; `None` when something is.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        if self.allowed() { None } else { self.ports.iter().find_map(|answer| answer.reason) }
+    }
+}
+
+/// Explains whether `who` may call `service`, at one port or at each of its ports.
+#[must_use]
+pub fn explain(policy: &Policy, who: &WorkloadId, service: &ServiceId, port: Option<Port>) -> Explanation {
+    let caller = policy.workload(who);
+    let callee = policy.service(service);
+    let mut explanation =
+        Explanation { name: service.dns_name(policy.fabric()), ..Explanation::about(who.clone(), service.clone()) };
+    if let Some(entry) = caller.map(|caller| policy.workload_entry(caller)) {
+        explanation.from.clone_from(&entry.on);
+        explanation.who_addresses = vec![entry.v4.into(), entry.v6.into()];
+    }
+    if let Some(entry) = callee.map(|callee| policy.service_entry(callee)) {
+        explanation.addresses = vec![entry.v4.into(), entry.v6.into()];
+        explanation.endpoints = entry.hosts.iter().map(|host| serves(policy.graph(), host)).collect();
+    }
+    match (caller, callee) {
+        (Some(caller), Some(callee)) => answer(policy, caller, callee, port, &mut explanation),
+        (None, _) => {
+            explanation.ports.push(denied(port, Reason::UnknownCaller));
+            let known = policy.graph().workloads.keys().map(ToString::to_string);
+            explanation.did_you_mean = nearest(&who.to_string(), known);
+        }
+        (Some(_), None) => {
+            explanation.ports.push(denied(port, Reason::NoService));
+            let known = policy.graph().services.keys().map(ToString::to_string);
+            explanation.did_you_mean = nearest(&service.to_string(), known);
+        }
+    }
+    explanation
+}
+
+/// The line under `tenants.TENANT.allow` of the service's tenant that gives `who` leave to call `service`. When edges
+/// already give some of its ports, the line is for the others: a graph may not give a port twice.
+#[must_use]
+pub fn allowing_edge(policy: &Policy, who: &WorkloadId, service: &ServiceId) -> String {
+    let pair = policy.workload(who).zip(policy.service(service)).filter(|(who, to)| policy.visible(*who, *to));
+    let lacking = pair.map(|(who, to)| {
+        let allowed = |port: &Port| matches!(policy.decide(who, to, *port), Verdict::Allow(_));
+        policy.service_entry(to).ports.iter().copied().filter(|port| !allowed(port)).collect::<Vec<_>>()
+    });
+    edge_line(who, service, &lacking.unwrap_or_default())
+}
+
+fn edge_line(who: &WorkloadId, service: &ServiceId, ports: &[Port]) -> String {
+    let from = if who.tenant == service.tenant { who.name.to_string() } else { who.to_string() };
+    let ports = match ports {
+        [] => String::new(),
+        [port] => format!(", port: {port}"),
+        several => format!(", ports: [{}]", joined(several.iter())),
+    };
+    format!("- {{ from: {from}, to: {}{ports} }}", service.name)
+}
+
+fn serves(graph: &Graph, host: &HostName) -> Serves {
+    let known = graph.hosts.get(host);
+    Serves {
+        host: host.clone(),
+        zone: known.and_then(|host| host.zone.clone()),
+        address: known.and_then(|host| host.address),
+    }
+}
+
+fn denied(port: Option<Port>, reason: Reason) -> PortAnswer {
+    PortAnswer { port, allowed: false, reason: Some(reason), rule: None, limits: Limits::default() }
+}
+
+fn answer(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>, into: &mut Explanation) {
+    let asked = port.map_or_else(|| policy.service_entry(callee).ports.clone(), |port| vec![port]);
+    into.ports = asked.iter().map(|port| decide(policy, caller, callee, *port)).collect();
+    if into.ports.is_empty() {
+        into.ports.push(denied(None, Reason::NoPort));
+    }
+    if let Some(reason) = into.reason() {
+        into.changes = changes(policy, caller, callee, port, reason);
+    }
+}
+
+fn decide(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Port) -> PortAnswer {
+    match policy.decide(caller, callee, port) {
+        Verdict::Allow(permit) => PortAnswer {
+            port: Some(port),
+            allowed: true,
+            reason: None,
+            rule: Some(policy.edge(permit.edge).at.clone()),
+            limits: permit.limits,
+        },
+        Verdict::Deny(reason) => denied(Some(port), reason),
+    }
+}
+
+/// What would allow it: the export, the port and the edge, as far as each is missing.
+fn changes(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>, reason: Reason) -> Vec<Change> {
+    let (who, service) = (&policy.workload_entry(caller).id, policy.service_entry(callee));
+    let tenant = format!("tenants.{}", service.id.tenant);
+    let of_service = format!("{tenant}.services.{}", service.id.name);
+    let mut changes = Vec::new();
+    if reason == Reason::NotExported {
+        let export = service.export.iter().chain([&who.tenant]);
+        changes.push(Change { under: of_service.clone(), line: format!("export: [{}]", joined(export)) });
+    }
+    // A service with `to:` has one port only; another port is another service there.
+    if let Some(port) = port.filter(|port| !service.ports.contains(port) && service.to.is_none()) {
+        let ports = service.ports.iter().chain([&port]);
+        changes.push(Change { under: of_service, line: format!("ports: [{}]", joined(ports)) });
+    }
+    if let Some(line) = missing_edge(policy, caller, callee, port) {
+        changes.push(Change { under: format!("{tenant}.allow"), line });
+    }
+    changes
+}
+
+fn missing_edge(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>) -> Option<String> {
+    let (who, service) = (&policy.workload_entry(caller).id, &policy.service_entry(callee).id);
+    match (policy.tables.reach.get(&(caller, callee)), port) {
+        (None, _) => Some(edge_line(who, service, &[])),
+        (Some(_), None) => Some(allowing_edge(policy, who, service)),
+        (Some(reach), Some(port)) if reach.edge_for(port).is_none() => Some(edge_line(who, service, &[port])),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+fn joined<T: ToString>(values: impl Iterator<Item = T>) -> String {
+    values.map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,98 @@
+//! An explanation as text for people: one line for the verdict, then the chain, then what to change.
+
+use crate::{Explanation, PortAnswer, Serves};
+use ripstop_config::{Reason, graph::Limits};
+use std::fmt::{self, Display, Formatter};
+
+/// Width of the labels when no port is among them.
+const LABEL_WIDTH: usize = 9;
+
+impl Display for Explanation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for answer in &self.ports {
+            verdict(self, answer, f)?;
+        }
+        let chain = chain(self);
+        let width = chain.iter().map(|(label, _)| label.len()).max().unwrap_or_default().max(LABEL_WIDTH);
+        for (label, value) in chain {
+            writeln!(f, "  {label:<width$} {value}")?;
+        }
+        if let Some(name) = &self.did_you_mean {
+            writeln!(f, "\n  did you mean `{name}`?")?;
+        }
+        self.changes
+            .iter()
+            .try_for_each(|change| writeln!(f, "\n  to allow it, write under {}:\n    {}", change.under, change.line))
+    }
+}
+
+/// Name, address, caller, rule, endpoints and limits, each with its label.
+fn chain(explanation: &Explanation) -> Vec<(String, String)> {
+    let from = list(&explanation.from, "no host");
+    let who = format!("{} on {from} ({})", explanation.who, list(&explanation.who_addresses, "no address"));
+    let mut chain = vec![
+        ("name".into(), explanation.name.clone()),
+        ("address".into(), list(&explanation.addresses, "none")),
+        ("who".into(), who),
+    ];
+    let answers = explanation.ports.iter();
+    chain.extend(answers.clone().map(|answer| (labelled(explanation, answer, "rule"), rule(answer))));
+    chain.push(("endpoint".into(), list(&explanation.endpoints, "none")));
+    let allowed = answers.filter(|answer| answer.allowed);
+    chain.extend(allowed.map(|answer| (labelled(explanation, answer, "limits"), limits(&answer.limits))));
+    chain
+}
+
+fn verdict(explanation: &Explanation, answer: &PortAnswer, f: &mut Formatter<'_>) -> fmt::Result {
+    write!(f, "{} -> {}", explanation.who, explanation.service)?;
+    if let Some(port) = answer.port {
+        write!(f, ":{port}")?;
+    }
+    match answer.reason {
+        None => writeln!(f, ": allowed"),
+        Some(reason) => writeln!(f, ": denied ({reason}): {}", reason.describe()),
+    }
+}
+
+fn rule(answer: &PortAnswer) -> String {
+    match (&answer.rule, answer.reason) {
+        (Some(at), _) => at.to_string(),
+        (None, Some(Reason::NoPort)) => "an edge, but the service does not have the port".into(),
+        (None, _) => "none".into(),
+    }
+}
+
+/// A label, with the port when there are several.
+fn labelled(explanation: &Explanation, answer: &PortAnswer, label: &str) -> String {
+    match answer.port {
+        Some(port) if explanation.ports.len() > 1 => format!("{label} {port}"),
+        Some(_) | None => label.to_owned(),
+    }
+}
+
+fn limits(limits: &Limits) -> String {
+    let session = limits.session.map(|rate| format!("{rate} a session each way"));
+    let sessions = limits.sessions.map(|count| format!("{count} sessions at once"));
+    let open = limits.open.map(|rate| format!("{rate} new sessions"));
+    let given: Vec<String> = [session, sessions, open].into_iter().flatten().collect();
+    list(&given, "none")
+}
+
+impl Display for Serves {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.host)?;
+        match (&self.zone, self.address) {
+            (Some(zone), Some(address)) => write!(f, " ({zone}, {address})"),
+            (Some(zone), None) => write!(f, " ({zone})"),
+            (None, Some(address)) => write!(f, " ({address})"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn list<T: Display>(values: &[T], none: &str) -> String {
+    if values.is_empty() {
+        return none.to_owned();
+    }
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,241 @@
+//! Compiled policies against their graphs.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use proptest::{prelude::*, sample::Index};
+use ripstop_config::{
+    Graph, HostName, Port, Protocol, Reason, ServiceId, WorkloadId,
+    diagnostic::Location,
+    graph::{Edge, Limits},
+};
+use ripstop_policy::{CompileError, Policy, Verdict, compile};
+use std::{collections::HashSet, net::IpAddr};
+
+const SHOP: &str = include_str!("data/shop.yaml");
+
+fn parse(text: &str) -> Graph {
+    Graph::parse("shop.yaml", text).unwrap_or_else(|found| panic!("{found}"))
+}
+
+fn shop() -> Policy {
+    compile(parse(SHOP)).unwrap()
+}
+
+/// Three tenants of workloads `w0…` and services `s0…` with ports 1 to 4, every second one exported to the next tenant.
+fn graph(per_tenant: usize, edges: &[(Index, Index, Vec<u16>)]) -> Graph {
+    let mut text = String::from("fabric: f\nhosts: { a: , b: }\ntenants:\n");
+    for tenant in 0..3 {
+        text += &format!("  t{tenant}:\n    workloads:\n");
+        (0..per_tenant)
+            .for_each(|n| text += &format!("      w{n}: {{ on: [a, b], run: {{ netns: t{tenant}w{n} }} }}\n"));
+        text += "    services:\n";
+        for n in 0..per_tenant {
+            let export = if n % 2 == 0 { format!(", export: [t{}]", (tenant + 1) % 3) } else { String::new() };
+            text += &format!("      s{n}: {{ by: w{n}, ports: [4, 2, 1/udp, 1]{export} }}\n");
+        }
+    }
+    let mut graph = parse(&text);
+    let workloads: Vec<WorkloadId> = graph.workloads.keys().cloned().collect();
+    let services: Vec<ServiceId> = graph.services.keys().cloned().collect();
+    for (line, (from, to, ports)) in edges.iter().enumerate() {
+        let (from, to) = (from.get(&workloads).clone(), to.get(&services).clone());
+        if from.tenant == to.tenant || graph.services[&to].export.contains(&from.tenant) {
+            let ports = ports.iter().map(|number| Port { number: *number, protocol: Protocol::Tcp }).collect();
+            let at = Location { file: "f".into(), line: line as u32, column: 1 };
+            graph.edges.push(Edge {
+                from,
+                to,
+                ports,
+                limits: Limits { sessions: Some(line as u32 + 1), ..Limits::default() },
+                at,
+            });
+        }
+    }
+    graph
+}
+
+/// What the documentation of `decide` says, without an index.
+fn scan(graph: &Graph, who: &WorkloadId, to: &ServiceId, port: Port) -> Result<usize, Reason> {
+    let service = &graph.services[to];
+    let of_pair = || graph.edges.iter().enumerate().filter(|(_, edge)| edge.from == *who && edge.to == *to);
+    if of_pair().count() == 0 {
+        let reachable = who.tenant == to.tenant || service.export.contains(&who.tenant);
+        return Err(if reachable { Reason::NoEdge } else { Reason::NotExported });
+    }
+    if !service.ports.contains(&port) {
+        return Err(Reason::NoPort);
+    }
+    let allowing = of_pair().find(|(_, edge)| edge.ports.is_empty() || edge.ports.contains(&port));
+    allowing.map(|(at, _)| at).ok_or(Reason::PortNotAllowed)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn decide_is_a_scan_of_the_edges(
+        per_tenant in 1..5_usize,
+        edges in prop::collection::vec((any::<Index>(), any::<Index>(), prop::collection::vec(1..6_u16, 0..4)), 0..60),
+    ) {
+        let graph = graph(per_tenant, &edges);
+        let policy = compile(graph.clone()).unwrap();
+        for (who, to) in policy.workloads().flat_map(|who| policy.services().map(move |to| (who, to))) {
+            let (caller, callee) = (&policy.workload_entry(who).id, &policy.service_entry(to).id);
+            let mut any = false;
+            for (number, protocol) in (0..7).map(|number| (number, Protocol::Tcp)).chain([(1, Protocol::Udp)]) {
+                let port = Port { number, protocol };
+                let decided = match policy.decide(who, to, port) {
+                    Verdict::Allow(permit) => {
+                        prop_assert_eq!(permit.limits, policy.edge(permit.edge).limits);
+                        any = true;
+                        Ok(permit.edge.index())
+                    }
+                    Verdict::Deny(reason) => Err(reason),
+                };
+                prop_assert_eq!(decided, scan(&graph, caller, callee, port), "{} {} {}", caller, callee, port);
+            }
+            let visible = graph.edges.iter().any(|edge| edge.from == *caller && edge.to == *callee);
+            prop_assert_eq!(policy.visible(who, to), visible);
+            prop_assert!(visible || !any);
+        }
+        for who in policy.workloads() {
+            let listed: Vec<_> = policy.visible_services(who).collect();
+            let expected: Vec<_> = policy.services().filter(|to| policy.visible(who, *to)).collect();
+            prop_assert_eq!(listed, expected);
+        }
+    }
+}
+
+#[test]
+fn every_name_has_addresses_of_its_own_inside_its_range() {
+    let policy = compile(graph(300, &[])).unwrap();
+    let ranges = policy.graph().ranges;
+    let (resolver_v4, resolver_v6) = policy.resolver();
+    assert_eq!((resolver_v4.to_string().as_str(), policy.service_at(resolver_v4.into())), ("198.18.0.1", None));
+    let mut seen: HashSet<IpAddr> = HashSet::from([resolver_v4.into(), resolver_v6.into()]);
+    for ix in policy.services() {
+        let entry = policy.service_entry(ix);
+        assert!(ranges.services_v4.contains(&entry.v4) && ranges.v6.contains(&entry.v6) && entry.v6.segments()[3] == 0);
+        for ip in [IpAddr::V4(entry.v4), IpAddr::V6(entry.v6)] {
+            assert!(seen.insert(ip) && policy.contains(ip));
+            assert_eq!((policy.service_at(ip), policy.workload_at(ip)), (Some(ix), None));
+        }
+    }
+    for ix in policy.workloads() {
+        let entry = policy.workload_entry(ix);
+        assert!(
+            ranges.workloads_v4.contains(&entry.v4) && ranges.v6.contains(&entry.v6) && entry.v6.segments()[3] == 1
+        );
+        for ip in [IpAddr::V4(entry.v4), IpAddr::V6(entry.v6)] {
+            assert!(seen.insert(ip) && policy.contains(ip));
+            assert_eq!((policy.service_at(ip), policy.workload_at(ip)), (None, Some(ix)));
+        }
+    }
+    assert_eq!(seen.len(), 2 + 4 * 900);
+    assert!(!policy.contains("192.0.2.1".parse().unwrap()) && !policy.contains("fd00::1".parse().unwrap()));
+}
+
+#[test]
+fn addresses_do_not_change_between_versions() {
+    let policy = shop();
+    let shown: Vec<String> = policy
+        .services()
+        .map(|ix| policy.service_entry(ix))
+        .map(|entry| format!("{} {} {}", entry.id, entry.v4, entry.v6))
+        .chain(
+            policy
+                .workloads()
+                .map(|ix| policy.workload_entry(ix))
+                .map(|entry| format!("{} {} {}", entry.id, entry.v4, entry.v6)),
+        )
+        .chain([
+            format!("resolver {} {}", policy.resolver().0, policy.resolver().1),
+            format!("digest {}", policy.digest()),
+        ])
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
+#[test]
+fn the_digest_is_of_what_the_graph_says() {
+    let digest = |text: &str| compile(parse(text)).unwrap().digest();
+    let shop = digest(SHOP);
+    assert_eq!(digest(&format!("# comment\n\n{SHOP}")), shop);
+    assert_eq!(digest(&SHOP.replace("on: [alpha, beta]", "on: [beta, alpha]")), shop);
+    let first = "      - { from: web, to: api, limit: { session: 50 mbit/s, sessions: 200, open: 100/s } }\n";
+    let last = SHOP.replace(first, "").replace("  billing:\n", &format!("{first}  billing:\n"));
+    assert!(last != SHOP && digest(&last) == shop);
+    for (from, to) in [
+        ("50 mbit/s", "51 mbit/s"),
+        ("sessions: 200", "sessions: 201"),
+        ("100/s", "101/s"),
+        ("zone: eu-1", "zone: eu-2"),
+        ("192.0.2.3", "192.0.2.4"),
+        ("isolated: true", "isolated: false"),
+        ("to: 127.0.0.1:8080", "to: 127.0.0.1:8081"),
+        ("443", "444"),
+        ("user: 1007", "user: 1009"),
+        ("port: 80/tcp", "port: 80/tcp, export: [billing]"),
+        ("  billing:\n", "  empty: {}\n  billing:\n"),
+        ("on: [alpha, beta]", "on: [alpha]"),
+        ("port: 5433 }\n  b", "port: 5432 }\n  b"),
+        ("fabric: shop.example", "fabric: shop2.example"),
+        ("hosts:", "ranges: { workloads: 10.0.0.0/8 }\nhosts:"),
+    ] {
+        assert!(SHOP.contains(from), "{from}");
+        assert_ne!(digest(&SHOP.replacen(from, to, 1)), shop, "{from} -> {to}");
+    }
+    assert_eq!(shop.to_string().len(), 16);
+    assert_eq!(ripstop_policy::PolicyDigest::from(*shop.as_bytes()), shop);
+}
+
+#[test]
+fn only_the_hosts_of_a_workload_may_speak_for_it() {
+    let policy = shop();
+    let api = policy.workload(&"shop/api".parse().unwrap()).unwrap();
+    let may: Vec<bool> =
+        ["alpha", "beta", "gamma", "delta"].map(|host| policy.may_speak_for(&host.parse().unwrap(), api)).into();
+    assert_eq!(may, [true, true, false, false]);
+    let alpha: HostName = "alpha".parse().unwrap();
+    let there: Vec<String> = policy.workloads_on(&alpha).map(|ix| policy.workload_entry(ix).id.to_string()).collect();
+    assert_eq!(there, ["shop/api", "shop/web"]);
+    let db = policy.service_entry(policy.service(&"shop/db".parse().unwrap()).unwrap());
+    assert_eq!(db.hosts, ["beta".parse().unwrap()]);
+    assert_eq!(policy.workload_entry(db.by).id.to_string(), "shop/db");
+}
+
+#[test]
+fn handles_of_a_larger_policy_are_denied() {
+    let (large, small) = (compile(graph(50, &[])).unwrap(), shop());
+    let (who, to) = (large.workloads().last().unwrap(), large.services().last().unwrap());
+    let port = "80".parse().unwrap();
+    assert_eq!(small.decide(who, to, port), Verdict::Deny(Reason::NoService));
+    assert_eq!(small.decide(who, small.services().next().unwrap(), port), Verdict::Deny(Reason::UnknownCaller));
+    assert_eq!(small.visible_services(who).count(), 0);
+}
+
+#[test]
+fn graphs_that_no_file_gives_are_refused() {
+    let mut full = parse(SHOP);
+    full.ranges.services_v4 = "10.0.0.0/30".parse().unwrap();
+    assert_eq!(
+        compile(full).unwrap_err().to_string(),
+        "the range 10.0.0.0/30 has room for 1 and the graph has 4 services: give `ranges:` a larger one"
+    );
+    let mut narrow = parse(SHOP);
+    narrow.ranges.v6 = "fd00::/64".parse().unwrap();
+    assert!(matches!(compile(narrow), Err(CompileError::V6Range(_))));
+    let broken = |change: &dyn Fn(&mut Graph)| {
+        let mut graph = parse(SHOP);
+        change(&mut graph);
+        compile(graph).map(|_| ()).unwrap_err()
+    };
+    let error = broken(&|graph| graph.edges[0].from = "shop/ghost".parse().unwrap());
+    assert!(matches!(error, CompileError::UnknownCaller(..)), "{error}");
+    let error = broken(&|graph| graph.edges[0].to = "shop/ghost".parse().unwrap());
+    assert!(matches!(error, CompileError::UnknownService(..)), "{error}");
+    let error = broken(&|graph| graph.edges[0].from = "billing/bill".parse().unwrap());
+    assert!(matches!(error, CompileError::NotExported(..)), "{error}");
+    let error = broken(&|graph| drop(graph.workloads.remove(&"shop/db".parse().unwrap())));
+    assert!(matches!(error, CompileError::UnknownServer(..)), "{error}");
+}
