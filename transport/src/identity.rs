@@ -1,0 +1,249 @@
+//! A host's own identity: its certificate chain, its key and the CA certificates that it trusts.
+
+use crate::{
+    leaf::{Leaf, LeafError},
+    tls,
+};
+use ripstop_config::{FabricName, HostName};
+use rustls::{
+    CertificateError, RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
+    sign::CertifiedKey,
+};
+use std::{
+    fmt, fs, io,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Largest PEM file that is read: hundreds of certificates, and far below what could hurt.
+const PEM_MAX: u64 = 256 * 1024;
+/// Permission bits that let others than the owner at a key file.
+const NOT_THE_OWNER: u32 = 0o077;
+
+/// Why an identity cannot be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is larger than any PEM file should be.
+    #[error("{0} is larger than {PEM_MAX} bytes: is it the right file?")]
+    TooLarge(PathBuf),
+    /// The key file is open to others than its owner.
+    #[error("the key file {path} can be used by others than its owner (mode {mode:04o}): run `chmod 600 {path}`")]
+    KeyMode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file has no certificate in it.
+    #[error("{0} holds no certificate: it should be a PEM file with `-----BEGIN CERTIFICATE-----`")]
+    NoCertificate(PathBuf),
+    /// A file has no key in it.
+    #[error("{0} holds no private key: it should be a PEM file with `-----BEGIN PRIVATE KEY-----`")]
+    NoKey(PathBuf),
+    /// The key is of a kind that is not supported.
+    #[error("the key in {path} cannot be used ({why}): use an ECDSA P-256 key")]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// What the cryptography library said; never anything of the key.
+        why: String,
+    },
+    /// The certificate is not a host's.
+    #[error("the certificate in {path} cannot be used: {why}")]
+    Leaf {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong.
+        why: LeafError,
+    },
+    /// The key is not the certificate's.
+    #[error("{key} is not the key of the certificate in {certificate}: they must be issued together")]
+    KeyMismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key file.
+        key: PathBuf,
+    },
+    /// The certificate's time is over.
+    #[error("the certificate in {path} of host `{host}` has expired: issue a new one with `ripstop ca issue host {host}`")]
+    Expired {
+        /// The certificate's file.
+        path: PathBuf,
+        /// The host that it is of.
+        host: HostName,
+    },
+    /// The certificate's time has not come.
+    #[error("the certificate in {0} is not valid yet: check this machine's clock")]
+    NotYetValid(PathBuf),
+    /// Another CA signed the certificate.
+    #[error("the certificate in {certificate} is not signed by a CA in {ca} ({why}): are both of the same fabric?")]
+    NotSigned {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The CA certificates' file.
+        ca: PathBuf,
+        /// What the verification said.
+        why: String,
+    },
+    /// A CA certificate cannot be trusted.
+    #[error("a certificate in {path} cannot be used as a CA: {why}")]
+    Authority {
+        /// The CA certificates' file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Who this host is, and whom it trusts. Its `Debug` shows nothing of the key.
+#[derive(Clone)]
+pub struct Identity {
+    leaf: Leaf,
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+}
+
+impl Identity {
+    /// Reads and checks a certificate chain (leaf first), its key and the CA certificates, all PEM.
+    ///
+    /// # Errors
+    /// [`IdentityError`] unless the key is its owner's alone and the certificate's, and the certificate is a host's,
+    /// signed by one of the CAs, and valid at this time.
+    pub fn load(certificate: &Path, key: &Path, ca: &Path) -> Result<Self, IdentityError> {
+        let chain = certificates(certificate)?;
+        let wrong = |why| IdentityError::Leaf { path: certificate.into(), why };
+        let leaf = chain.first().ok_or_else(|| IdentityError::NoCertificate(certificate.into()))?;
+        let facts = Leaf::parse(leaf).map_err(wrong)?;
+        let roots = trusted(ca)?;
+        check_signed(&chain, &facts, &roots, certificate, ca)?;
+        let key = pair(chain, certificate, key)?;
+        Ok(Self { leaf: facts, key: Arc::new(key), roots: Arc::new(roots) })
+    }
+
+    /// The host that the certificate is of.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.leaf.host
+    }
+
+    /// The fabric that the host is of.
+    #[must_use]
+    pub fn fabric(&self) -> &FabricName {
+        &self.leaf.fabric
+    }
+
+    /// When the certificate stops being valid.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.leaf.not_after
+    }
+
+    /// When the certificate started being valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
+    }
+
+    pub(crate) fn key(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+
+    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
+        &self.roots
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("leaf", &self.leaf).finish_non_exhaustive()
+    }
+}
+
+/// A whole file, wiped when it is let go of.
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let failed = |source| IdentityError::Read { path: path.into(), source };
+    let file = fs::File::open(path).map_err(failed)?;
+    // Room from the start: a vector that grows leaves copies of a key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PEM_MAX as usize + 1));
+    file.take(PEM_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > PEM_MAX {
+        true => Err(IdentityError::TooLarge(path.into())),
+        false => Ok(bytes),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) | Err(_) => Err(IdentityError::NoCertificate(path.into())),
+    }
+}
+
+fn trusted(path: &Path) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for one in certificates(path)? {
+        let wrong = |why: String| IdentityError::Authority { path: path.into(), why };
+        let is_ca = x509_parser::parse_x509_certificate(&one).is_ok_and(|(_, parsed)| parsed.is_ca());
+        if !is_ca {
+            return Err(wrong("it is not a CA's certificate".into()));
+        }
+        roots.add(one).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn check_signed(
+    chain: &[CertificateDer<'static>],
+    facts: &Leaf,
+    roots: &RootCertStore,
+    path: &Path,
+    ca: &Path,
+) -> Result<(), IdentityError> {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let wrong = |error: rustls::Error| match error {
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            IdentityError::Expired { path: path.into(), host: facts.host.clone() }
+        }
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            IdentityError::NotYetValid(path.into())
+        }
+        other => IdentityError::NotSigned { certificate: path.into(), ca: ca.into(), why: other.to_string() },
+    };
+    let (leaf, between) = chain.split_first().ok_or_else(|| IdentityError::NoCertificate(path.into()))?;
+    let leaf = ParsedCertificate::try_from(leaf).map_err(wrong)?;
+    let algorithms = tls::provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, UnixTime::now(), algorithms).map_err(wrong)
+}
+
+fn pair(chain: Vec<CertificateDer<'static>>, path: &Path, key: &Path) -> Result<CertifiedKey, IdentityError> {
+    let failed = |source| IdentityError::Read { path: key.into(), source };
+    let mode = fs::metadata(key).map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & NOT_THE_OWNER != 0 {
+        return Err(IdentityError::KeyMode { path: key.into(), mode });
+    }
+    let mut secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| IdentityError::NoKey(key.into()))?;
+    let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&secret);
+    secret.zeroize();
+    let signer = signer.map_err(|error| IdentityError::Key { path: key.into(), why: error.to_string() })?;
+    let pair = CertifiedKey::new(chain, signer);
+    match pair.keys_match() {
+        Ok(()) => Ok(pair),
+        Err(_) => Err(IdentityError::KeyMismatch { certificate: path.into(), key: key.into() }),
+    }
+}

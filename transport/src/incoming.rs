@@ -1,0 +1,194 @@
+//! The serving side of a session: header in, verdict out.
+
+use crate::{
+    code,
+    codec::CodecError,
+    header::{LENGTH, SessionHeader},
+    link::{Link, describe},
+    stream::{self, RecvStream, SendStream},
+    verdict::{Accepted, Answer, Refusal},
+};
+use quinn::{ConnectionError, ReadError, ReadExactError, WriteError};
+use ripstop_config::{HostName, Reason};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time,
+};
+
+/// Accepted streams that wait for [`Incoming::next`]; more wait in their connections.
+pub const INCOMING_QUEUE: usize = 1_024;
+/// How long a header may take to arrive; it comes in the packet that opens its stream.
+pub const HEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// Sessions that other hosts open, in the order in which their streams arrived.
+#[derive(Debug)]
+pub struct Incoming(pub(crate) mpsc::Receiver<IncomingStream>);
+
+impl Incoming {
+    /// The next one; `None` once the transport is closed.
+    pub async fn next(&mut self) -> Option<IncomingStream> {
+        self.0.recv().await
+    }
+}
+
+/// A stream whose header has not been read. Dropped, it is reset.
+#[derive(Debug)]
+pub struct IncomingStream {
+    /// The host that opened it, from its certificate.
+    pub peer: HostName,
+    /// The cipher suite of its connection, by its IANA name.
+    pub cipher: &'static str,
+    send: SendStream,
+    recv: RecvStream,
+    /// Its place among the streams of its connection that have said nothing yet.
+    _waiting: OwnedSemaphorePermit,
+}
+
+/// Why a session's header was not to be had. The stream has been reset.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// It is not a header.
+    #[error("the peer's session header is malformed: {0}")]
+    Malformed(#[from] CodecError),
+    /// It did not arrive in time.
+    #[error("the peer's session header did not arrive within {} s", HEADER_WAIT.as_secs())]
+    Timeout,
+    /// The peer ended or reset the stream instead.
+    #[error("the peer gave up before its session header was complete")]
+    Ended,
+    /// The connection is gone.
+    #[error("the peer was lost: {}", describe(.0))]
+    PeerLost(ConnectionError),
+}
+
+impl HeaderError {
+    /// The reason for metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Malformed(_) | Self::Timeout => Reason::Protocol,
+            Self::Ended => Reason::CallerGone,
+            Self::PeerLost(error) => code::of_connection(error),
+        }
+    }
+}
+
+/// Why a verdict could not be given.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The caller gave up before.
+    #[error("the caller gave up before the verdict")]
+    CallerGone,
+    /// The connection is gone.
+    #[error("the peer was lost: {}", describe(.0))]
+    PeerLost(ConnectionError),
+}
+
+impl AnswerError {
+    /// The reason for metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::CallerGone => Reason::CallerGone,
+            Self::PeerLost(error) => code::of_connection(error),
+        }
+    }
+}
+
+impl From<WriteError> for AnswerError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(why) => Self::PeerLost(why),
+            WriteError::Stopped(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::CallerGone,
+        }
+    }
+}
+
+impl IncomingStream {
+    pub(crate) fn new(
+        link: &Arc<Link>,
+        streams: (quinn::SendStream, quinn::RecvStream),
+        waiting: OwnedSemaphorePermit,
+    ) -> Self {
+        let (send, recv) = stream::undecided(link, streams, code::ABANDONED);
+        Self { peer: link.host.clone(), cipher: link.cipher, send, recv, _waiting: waiting }
+    }
+
+    /// Reads the header, within [`HEADER_WAIT`] and [`crate::HEADER_MAX`], and no byte behind it.
+    ///
+    /// # Errors
+    /// [`HeaderError`]; the stream has been reset with [`code::PROTOCOL`] then.
+    pub async fn header(mut self) -> Result<IncomingSession, HeaderError> {
+        let read = time::timeout(HEADER_WAIT, read_header(&mut self.recv)).await;
+        let header = read.map_err(|_| HeaderError::Timeout).flatten();
+        match header {
+            Ok(header) => {
+                let Self { peer, cipher, send, recv, _waiting } = self;
+                Ok(IncomingSession { peer, cipher, header, send, recv })
+            }
+            Err(error) => {
+                stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL);
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn read_header(from: &mut RecvStream) -> Result<SessionHeader, HeaderError> {
+    let mut length = [0; LENGTH];
+    read_exact(from, &mut length).await?;
+    let mut body = vec![0; SessionHeader::body_length(length)?];
+    read_exact(from, &mut body).await?;
+    Ok(SessionHeader::decode(&body)?)
+}
+
+async fn read_exact(from: &mut RecvStream, into: &mut [u8]) -> Result<(), HeaderError> {
+    match from.read_exact(into).await {
+        Ok(()) => Ok(()),
+        Err(ReadExactError::ReadError(ReadError::ConnectionLost(why))) => Err(HeaderError::PeerLost(why)),
+        Err(ReadExactError::FinishedEarly(_) | ReadExactError::ReadError(_)) => Err(HeaderError::Ended),
+    }
+}
+
+/// A session that waits for its verdict. Dropped without one, it is reset with [`code::ABANDONED`].
+#[derive(Debug)]
+pub struct IncomingSession {
+    /// The host that opened it, from its certificate.
+    pub peer: HostName,
+    /// The cipher suite of its connection, by its IANA name.
+    pub cipher: &'static str,
+    /// What the peer's agent says of it; nothing of it is to be believed yet.
+    pub header: SessionHeader,
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl IncomingSession {
+    /// Gives the verdict that an endpoint took the session; plain bytes follow.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when nobody waits for it any more.
+    pub async fn accept(mut self, accepted: Accepted) -> Result<(SendStream, RecvStream), AnswerError> {
+        self.send.write_all(&Answer::Accepted(accepted).encode()).await?;
+        Ok(stream::decide(self.send, self.recv))
+    }
+
+    /// Gives the verdict that the session is refused, and ends it. Nothing that the caller sends later is read.
+    pub async fn refuse(mut self, refusal: Refusal) {
+        let verdict = Answer::Refused(refusal).encode();
+        if self.send.write_all(&verdict).await.is_ok() {
+            let (mut send, mut recv) = stream::decide(self.send, self.recv);
+            // Both fail only on a stream that has ended by itself.
+            let _ = (send.finish(), recv.stop(code::from_reason(Reason::Closed)));
+        }
+    }
+
+    /// Completes when the caller has given up or its host is gone, so that an endpoint need not be waited for.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.send.stopped();
+        async {
+            let _ = stopped.await;
+        }
+    }
+}

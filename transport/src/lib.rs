@@ -1,0 +1,53 @@
+//! Sessions between hosts over QUIC (RFC 9000) with mutual TLS 1.3.
+//!
+//! Transport authenticates; it does not authorise. What it promises: a session's `peer` is the host that its
+//! certificate names, signed by a CA of this fabric. Whether that host may speak for a workload is for policy to say.
+//!
+//! How a session goes: [`Transport::open`] takes the one connection to the host, opens a bidirectional stream and writes
+//! a [`SessionHeader`]. There, [`Incoming::next`] hands out the stream, [`IncomingStream::header`] reads the header, and
+//! [`IncomingSession::accept`] or [`IncomingSession::refuse`] gives the verdict. After that, plain bytes.
+//!
+//! Two hosts keep one connection, whoever dialled it. When both dialled at once, the one that the host with the smaller
+//! name dialled stays; sessions on the other finish undisturbed, then it is closed. A host that has died is noticed
+//! within 3 s.
+//!
+//! Every limit is a named constant in [`settings`], or next to what it limits.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod code;
+mod codec;
+mod dial;
+mod header;
+mod identity;
+mod incoming;
+mod leaf;
+mod link;
+pub mod pki;
+mod serve;
+pub mod session;
+pub mod settings;
+mod shared;
+mod socket;
+mod status;
+mod stream;
+mod suite;
+mod table;
+mod tls;
+mod transport;
+mod verdict;
+
+pub use codec::CodecError;
+pub use header::{HEADER_MAX, SessionHeader, SessionId};
+pub use identity::{Identity, IdentityError};
+pub use incoming::{AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream};
+pub use leaf::LeafError;
+/// quinn's own types that appear here: errors of streams, and codes.
+pub use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+pub use session::{OpenError, Opened};
+pub use settings::Settings;
+pub use status::{Counts, PeerState, PeerStatus};
+pub use stream::{RecvStream, SendStream};
+pub use tls::{ALPN, TlsError};
+pub use transport::{BindError, Transport};
+pub use verdict::{Accepted, Answer, DETAIL_MAX, ENDPOINT_MAX, Refusal};

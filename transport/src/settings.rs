@@ -1,0 +1,187 @@
+//! Every knob and limit of QUIC, set explicitly; the library's defaults are not limits.
+
+use crate::{
+    identity::Identity,
+    tls::{self, TlsError},
+};
+use quinn::{
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    congestion::CubicConfig,
+};
+use ripstop_config::agent::DEFAULT_PORT;
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How often an otherwise silent connection is probed.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(600);
+/// Silence after which a peer is taken for dead. The timer restarts with the first probe after the last answer (RFC 9000
+/// section 10.1), so death is noticed [`KEEP_ALIVE`] + this after the last sign of life at most: 2.8 s, within the 3 s
+/// promised.
+pub const IDLE: Duration = Duration::from_millis(2_200);
+/// Payload of one session that may wait unread at a receiver: 100 Mbit/s at 100 ms of round trip.
+pub const STREAM_WINDOW: u32 = 1_250_000;
+/// Payload of all sessions of a connection that may wait unread. More than fifty slow readers fill it before they
+/// hold up others on the same connection.
+pub const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Payload that a connection keeps until it is acknowledged. Bounds what is in flight, as Cubic's own window grows
+/// past a gigabyte on a path without loss.
+pub const SEND_WINDOW: u64 = 16 << 20;
+/// Sessions that a peer may have open towards this host on one connection. Session one more waits for one to end, so
+/// this is what one host's agent admits of sessions at most (DESIGN section 12).
+pub const SESSIONS: u32 = 65_536;
+/// Largest UDP payload tried on a path. quinn sends ten segments at once, and 10 × 6 500 stays below the 65 535 bytes
+/// of one send; beyond, it falls back to 1 200.
+pub const MTU_MAX: u16 = 6_500;
+/// First UDP payload on a path: what every QUIC path carries (RFC 9000 section 14).
+const MTU_FIRST: u16 = 1_200;
+/// How often a larger packet size is tried again.
+const MTU_INTERVAL: Duration = Duration::from_secs(600);
+/// How long after a packet size stopped working it is tried again.
+const MTU_COOLDOWN: Duration = Duration::from_secs(60);
+/// Search for the packet size ends when it is known to so many bytes.
+const MTU_STEP: u16 = 20;
+/// Nothing is sent on unidirectional streams, so a peer may open none.
+const UNI_STREAMS: u32 = 0;
+/// Packets after which a peer should acknowledge; fewer acknowledgements are worth a few percent of throughput.
+const ACK_EVERY: u32 = 10;
+/// Round trip assumed before one was measured: hosts of a fabric are rarely further apart.
+const FIRST_RTT: Duration = Duration::from_millis(100);
+/// Handshake bytes that may arrive out of order: certificate chains are a few KiB.
+const CRYPTO_BUFFER: usize = 32 << 10;
+/// Connection attempts that may wait to be looked at; more are dropped by quinn.
+const INCOMING_WAITING: usize = 256;
+/// Bytes that such an attempt may have sent on.
+const INCOMING_BUFFER: u64 = 64 << 10;
+/// The same for all attempts together.
+const INCOMING_BUFFER_ALL: u64 = 4 << 20;
+/// How long the token of an address check can be used.
+const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
+
+/// How the transport behaves. The limits of one connection are multiplied by the number of peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where QUIC connections are taken and dialled from; `[::]` means both families.
+    pub listen: SocketAddr,
+    /// How often an otherwise silent connection is probed; default [`KEEP_ALIVE`].
+    pub keep_alive: Duration,
+    /// Silence after which a peer is taken for dead; default [`IDLE`]. The smaller of both hosts' counts.
+    pub idle: Duration,
+    /// Bytes of one session that may wait unread; default [`STREAM_WINDOW`]. Times the round trips per second, this is
+    /// the most that one session carries.
+    pub stream_window: u32,
+    /// Bytes of all sessions of one connection that may wait unread; default [`CONNECTION_WINDOW`]. When this is full of
+    /// data that slow workloads do not read, the other sessions of the connection stand still.
+    pub connection_window: u32,
+    /// Bytes that one connection keeps until they are acknowledged; default [`SEND_WINDOW`].
+    pub send_window: u64,
+    /// Sessions that a peer may have open towards this host on one connection; default [`SESSIONS`].
+    pub sessions: u32,
+    /// Largest UDP payload tried, 1 200 to 6 553; default [`MTU_MAX`].
+    pub mtu_max: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)),
+            keep_alive: KEEP_ALIVE,
+            idle: IDLE,
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            send_window: SEND_WINDOW,
+            sessions: SESSIONS,
+            mtu_max: MTU_MAX,
+        }
+    }
+}
+
+impl Settings {
+    /// The defaults, with an address to listen on.
+    #[must_use]
+    pub fn listen(listen: SocketAddr) -> Self {
+        Self { listen, ..Self::default() }
+    }
+
+    /// The largest UDP payload, within what QUIC and ten segments a send allow.
+    fn mtu(&self) -> u16 {
+        self.mtu_max.clamp(MTU_FIRST, u16::MAX / 10)
+    }
+
+    pub(crate) fn transport(&self) -> Arc<TransportConfig> {
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(self.mtu())
+            .interval(MTU_INTERVAL)
+            .black_hole_cooldown(MTU_COOLDOWN)
+            .minimum_change(MTU_STEP);
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(ACK_EVERY.into());
+        let mut config = TransportConfig::default();
+        config
+            .max_concurrent_bidi_streams(self.sessions.into())
+            .max_concurrent_uni_streams(UNI_STREAMS.into())
+            .stream_receive_window(self.stream_window.into())
+            .receive_window(self.connection_window.into())
+            .send_window(self.send_window)
+            .send_fairness(true)
+            .keep_alive_interval(Some(self.keep_alive))
+            .max_idle_timeout(Some(idle(self.idle)))
+            .initial_rtt(FIRST_RTT)
+            .initial_mtu(MTU_FIRST)
+            .min_mtu(MTU_FIRST)
+            .mtu_discovery_config(Some(mtu))
+            .ack_frequency_config(Some(acks))
+            .crypto_buffer_size(CRYPTO_BUFFER)
+            // Nothing reads datagrams, so none are announced.
+            .datagram_receive_buffer_size(None)
+            .datagram_send_buffer_size(0)
+            .congestion_controller_factory(Arc::new(CubicConfig::default()))
+            .enable_segmentation_offload(true);
+        Arc::new(config)
+    }
+
+    pub(crate) fn endpoint(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::default();
+        if let Err(error) = config.max_udp_payload_size(self.mtu()) {
+            tracing::warn!(%error, "quinn did not take the packet size; its default stands");
+        }
+        config
+    }
+
+    pub(crate) fn server(&self, identity: &Identity) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::with_crypto(tls::server(identity)?);
+        config
+            .transport_config(self.transport())
+            .migration(true)
+            .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
+            .max_incoming(INCOMING_WAITING)
+            .incoming_buffer_size(INCOMING_BUFFER)
+            .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
+        Ok(config)
+    }
+}
+
+/// The longest that QUIC can say is 2^62 ms, which no duration of use exceeds.
+fn idle(after: Duration) -> IdleTimeout {
+    IdleTimeout::try_from(after).unwrap_or_else(|_| IdleTimeout::from(VarInt::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_sizes_stay_within_ten_segments_a_send() {
+        let mtu = |mtu_max| Settings { mtu_max, ..Settings::default() }.mtu();
+        assert_eq!((mtu(0), mtu(1_452), mtu(u16::MAX)), (1_200, 1_452, 6_553));
+        assert!(u32::from(mtu(u16::MAX)) * 10 < 65_535);
+    }
+
+    #[test]
+    fn death_is_noticed_within_three_seconds() {
+        assert!(KEEP_ALIVE + IDLE < Duration::from_secs(3));
+        assert!(KEEP_ALIVE * 3 < IDLE, "two lost probes are no death");
+    }
+}

@@ -1,0 +1,53 @@
+//! What the tasks of one transport share.
+
+use crate::{identity::Identity, incoming::IncomingStream, settings::Settings, status::Counters, table::Table};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Handshakes of dialling hosts under way at once; each costs some hundred µs of processor time and up to 5 s of memory.
+pub(crate) const HANDSHAKES_MAX: usize = 128;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) identity: Identity,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Counters,
+    pub(crate) handshakes: Arc<Semaphore>,
+    table: Mutex<Table>,
+    /// Where accepted streams go; `None` once closed.
+    incoming: Mutex<Option<mpsc::Sender<IncomingStream>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        endpoint: quinn::Endpoint,
+        identity: Identity,
+        settings: Settings,
+        incoming: mpsc::Sender<IncomingStream>,
+    ) -> Self {
+        Self {
+            endpoint,
+            identity,
+            settings,
+            counters: Counters::default(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            table: Mutex::default(),
+            incoming: Mutex::new(Some(incoming)),
+        }
+    }
+
+    /// The table of peers. Held briefly, never across an await, and never per packet.
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn incoming(&self) -> Option<mpsc::Sender<IncomingStream>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets [`crate::Incoming`] end when the connections have.
+    pub(crate) fn stop_incoming(&self) {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

@@ -1,0 +1,195 @@
+//! Which cipher suite a QUIC connection uses.
+//!
+//! quinn keeps the TLS connection to itself, so the suite is learnt where it shows: the suites of the provider here note
+//! their name when they make packet keys, and [`Noted`] reads that note right after the one call in which rustls makes
+//! the keys of a handshake, on the same thread. Nothing of this is on the path of a packet.
+
+use quinn::{
+    ConnectError, ConnectionId, Side,
+    crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session, UnsupportedVersion},
+};
+use quinn_proto::{TransportError, transport_parameters::TransportParameters};
+use rustls::{
+    SupportedCipherSuite, Tls13CipherSuite,
+    crypto::{
+        CipherSuiteCommon,
+        aws_lc_rs::cipher_suite,
+        cipher::{AeadKey, Iv},
+    },
+    pki_types::CertificateDer,
+    quic,
+};
+use std::{
+    any::Any,
+    cell::Cell,
+    sync::{Arc, LazyLock},
+};
+
+/// Where no handshake has told the suite; a connection that is up always has one.
+const UNKNOWN: &str = "TLS1.3";
+
+thread_local! {
+    static LAST: Cell<&'static str> = const { Cell::new(UNKNOWN) };
+}
+
+/// Notes its name when it makes packet keys; all else is the algorithm's.
+struct Noting {
+    name: &'static str,
+    algorithm: &'static dyn quic::Algorithm,
+}
+
+impl quic::Algorithm for Noting {
+    fn packet_key(&self, key: AeadKey, iv: Iv) -> Box<dyn quic::PacketKey> {
+        LAST.set(self.name);
+        self.algorithm.packet_key(key, iv)
+    }
+
+    fn header_protection_key(&self, key: AeadKey) -> Box<dyn quic::HeaderProtectionKey> {
+        self.algorithm.header_protection_key(key)
+    }
+
+    fn aead_key_len(&self) -> usize {
+        self.algorithm.aead_key_len()
+    }
+
+    fn fips(&self) -> bool {
+        self.algorithm.fips()
+    }
+}
+
+/// The suites that are offered, best first: AES-128 is the fastest where the processor has AES instructions.
+static SUITES: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
+    let named = [
+        ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
+        ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
+        ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
+    ];
+    named.into_iter().filter_map(|(name, suite)| noting(name, suite)).collect()
+});
+
+/// The suite, made to note its name. Called once per suite and process: a suite has to live for ever.
+fn noting(name: &'static str, suite: SupportedCipherSuite) -> Option<Tls13CipherSuite> {
+    #[allow(irrefutable_let_patterns, reason = "refutable where another crate turns on rustls's TLS 1.2")]
+    let SupportedCipherSuite::Tls13(suite) = suite else { return None };
+    let algorithm = Box::leak(Box::new(Noting { name, algorithm: suite.quic? }));
+    let CipherSuiteCommon { suite: number, hash_provider, confidentiality_limit } = suite.common;
+    Some(Tls13CipherSuite {
+        common: CipherSuiteCommon { suite: number, hash_provider, confidentiality_limit },
+        hkdf_provider: suite.hkdf_provider,
+        aead_alg: suite.aead_alg,
+        quic: Some(algorithm),
+    })
+}
+
+/// The suites to offer, in order.
+pub(crate) fn offered() -> Vec<SupportedCipherSuite> {
+    SUITES.iter().map(SupportedCipherSuite::Tls13).collect()
+}
+
+/// The suite whose keys protect QUIC's Initial packets (RFC 9001 section 5.2).
+pub(crate) fn initial() -> Option<quic::Suite> {
+    SUITES.first().and_then(Tls13CipherSuite::quic_suite)
+}
+
+/// What [`quinn::Connection::peer_identity`] holds for connections of this crate.
+pub(crate) struct PeerIdentity {
+    /// The peer's certificates, leaf first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// The negotiated suite.
+    pub(crate) suite: &'static str,
+}
+
+/// Makes TLS sessions whose suite is known.
+pub(crate) struct Noted<T>(pub(crate) Arc<T>);
+
+impl crypto::ClientConfig for Noted<crypto::rustls::QuicClientConfig> {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        server_name: &str,
+        params: &TransportParameters,
+    ) -> Result<Box<dyn Session>, ConnectError> {
+        let inner = Arc::clone(&self.0).start_session(version, server_name, params)?;
+        Ok(Box::new(NotedSession { inner, suite: UNKNOWN }))
+    }
+}
+
+impl crypto::ServerConfig for Noted<crypto::rustls::QuicServerConfig> {
+    fn initial_keys(&self, version: u32, dst_cid: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
+        self.0.initial_keys(version, dst_cid)
+    }
+
+    fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.0.retry_tag(version, orig_dst_cid, packet)
+    }
+
+    fn start_session(self: Arc<Self>, version: u32, params: &TransportParameters) -> Box<dyn Session> {
+        Box::new(NotedSession { inner: Arc::clone(&self.0).start_session(version, params), suite: UNKNOWN })
+    }
+}
+
+struct NotedSession {
+    inner: Box<dyn Session>,
+    suite: &'static str,
+}
+
+impl Session for NotedSession {
+    fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
+        LAST.set(UNKNOWN);
+        let keys = self.inner.write_handshake(buf);
+        if keys.is_some() {
+            self.suite = LAST.get();
+        }
+        keys
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        let chain = *self.inner.peer_identity()?.downcast().ok()?;
+        Some(Box::new(PeerIdentity { chain, suite: self.suite }))
+    }
+
+    fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
+        self.inner.initial_keys(dst_cid, side)
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.inner.handshake_data()
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        self.inner.early_crypto()
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        self.inner.early_data_accepted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.inner.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
+        self.inner.read_handshake(buf)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        self.inner.transport_parameters()
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        self.inner.next_1rtt_keys()
+    }
+
+    fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.inner.is_valid_retry(orig_dst_cid, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.inner.export_keying_material(output, label, context)
+    }
+}

@@ -1,0 +1,249 @@
+//! The table of peers: which connection carries new sessions to which host.
+
+use crate::{
+    code,
+    link::{Dialled, Link, describe, newcomer_wins},
+    status::{PeerState, PeerStatus},
+};
+use ripstop_config::HostName;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{sync::watch, task::AbortHandle};
+
+/// Replaced connections of one host that may finish their sessions; of more, the oldest is closed.
+const RETIRED_MAX: usize = 4;
+
+/// Everything about one other host.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Where the graph says it is; `None` for a host that only dialled us.
+    address: Option<SocketAddr>,
+    dialer: Option<AbortHandle>,
+    dialling: bool,
+    live: Option<Arc<Link>>,
+    retired: Vec<Arc<Link>>,
+    /// Why it is not up.
+    why: String,
+    since: SystemTime,
+    /// Told at every change of the above.
+    changed: watch::Sender<()>,
+}
+
+/// What `open` finds.
+pub(crate) enum Found {
+    Live(Arc<Link>),
+    /// A dial is under way: look again after the next change.
+    Wait(watch::Receiver<()>),
+    Down(String),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table(BTreeMap<HostName, Peer>);
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            address: None,
+            dialer: None,
+            dialling: false,
+            live: None,
+            retired: Vec::new(),
+            why: "not dialled yet".into(),
+            since: SystemTime::now(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    fn live(&self) -> Option<&Arc<Link>> {
+        self.live.as_ref().filter(|link| link.is_open())
+    }
+
+    fn go_live(&mut self, link: Arc<Link>, was_down: bool) {
+        link.set_retired(false);
+        if was_down {
+            self.since = SystemTime::now();
+        }
+        self.live = Some(link);
+    }
+
+    fn retire(&mut self, link: Arc<Link>) {
+        link.set_retired(true);
+        self.retired.push(link);
+        if self.retired.len() > RETIRED_MAX {
+            self.retired.remove(0).close(code::LIMIT, "too many connections of one host");
+        }
+    }
+
+    fn stop_dialling(&mut self) {
+        self.address = None;
+        self.dialling = false;
+        if let Some(dialer) = self.dialer.take() {
+            dialer.abort();
+        }
+    }
+
+    fn state(&self) -> PeerState {
+        match (self.live(), self.dialling) {
+            (Some(_), _) => PeerState::Up,
+            (None, true) => PeerState::Connecting,
+            (None, false) => PeerState::Down { reason: self.why.clone() },
+        }
+    }
+}
+
+impl Table {
+    fn peer(&mut self, host: &HostName) -> &mut Peer {
+        self.0.entry(host.clone()).or_insert_with(Peer::new)
+    }
+
+    /// The hosts that are dialled, and where.
+    pub(crate) fn dialled(&self) -> BTreeMap<HostName, SocketAddr> {
+        self.0.iter().filter_map(|(host, peer)| Some((host.clone(), peer.address?))).collect()
+    }
+
+    /// Has a host dialled at an address by a task, in place of any other such task.
+    pub(crate) fn dial(&mut self, host: &HostName, address: SocketAddr, dialer: AbortHandle) {
+        let peer = self.peer(host);
+        peer.stop_dialling();
+        peer.address = Some(address);
+        peer.dialer = Some(dialer);
+        // Counts as under way from here on, so that a session opened right after waits for it.
+        peer.dialling = peer.live().is_none();
+        peer.changed.send_replace(());
+    }
+
+    /// Dials a host no more and closes what leads to it.
+    pub(crate) fn remove(&mut self, host: &HostName) {
+        let Some(peer) = self.0.get_mut(host) else { return };
+        peer.stop_dialling();
+        for link in peer.live.iter().chain(&peer.retired) {
+            link.close(code::POLICY, "the graph does not name this host any more");
+        }
+        peer.why = "the graph does not name it any more".into();
+        peer.changed.send_replace(());
+        self.forget_if_gone(host);
+    }
+
+    /// Ends all dialling.
+    pub(crate) fn stop(&mut self) {
+        for peer in self.0.values_mut() {
+            peer.stop_dialling();
+            peer.why = "this agent is stopping".into();
+            peer.changed.send_replace(());
+        }
+    }
+
+    /// A receiver of the host's changes. Look at the state after subscribing.
+    pub(crate) fn subscribe(&mut self, host: &HostName) -> watch::Receiver<()> {
+        self.peer(host).changed.subscribe()
+    }
+
+    pub(crate) fn is_up(&self, host: &HostName) -> bool {
+        self.0.get(host).is_some_and(|peer| peer.live().is_some())
+    }
+
+    pub(crate) fn find(&self, host: &HostName) -> Found {
+        let Some(peer) = self.0.get(host) else {
+            return Found::Down("no such host is known here".into());
+        };
+        match (peer.live(), peer.dialling) {
+            (Some(link), _) => Found::Live(Arc::clone(link)),
+            (None, true) => Found::Wait(peer.changed.subscribe()),
+            (None, false) => Found::Down(peer.why.clone()),
+        }
+    }
+
+    pub(crate) fn dial_started(&mut self, host: &HostName) {
+        let peer = self.peer(host);
+        peer.dialling = true;
+        peer.changed.send_replace(());
+    }
+
+    pub(crate) fn dial_failed(&mut self, host: &HostName, why: String) {
+        let peer = self.peer(host);
+        peer.dialling = false;
+        peer.why = why;
+        peer.changed.send_replace(());
+    }
+
+    /// Takes in a new connection and settles which one carries new sessions; returns the one that does not any more.
+    pub(crate) fn register(&mut self, own: &HostName, link: &Arc<Link>) -> Option<Arc<Link>> {
+        let we_are_smaller = own < &link.host;
+        let peer = self.peer(&link.host);
+        if link.dialled == Dialled::ByUs {
+            peer.dialling = false;
+        }
+        let (winner, loser) = match peer.live.take().filter(|live| live.is_open()) {
+            None => (Arc::clone(link), None),
+            Some(live) if newcomer_wins(live.dialled, live.age(), link.dialled, we_are_smaller) => {
+                (Arc::clone(link), Some(live))
+            }
+            Some(live) => (live, Some(Arc::clone(link))),
+        };
+        peer.go_live(winner, loser.is_none());
+        if let Some(loser) = &loser {
+            peer.retire(Arc::clone(loser));
+        }
+        peer.changed.send_replace(());
+        loser
+    }
+
+    /// Takes out a connection that has ended; a replaced one that is still open takes its place.
+    pub(crate) fn ended(&mut self, link: &Arc<Link>) {
+        let Some(peer) = self.0.get_mut(&link.host) else { return };
+        peer.retired.retain(|other| !Arc::ptr_eq(other, link));
+        if peer.live.take_if(|live| Arc::ptr_eq(live, link)).is_some() {
+            let reason = link.connection.close_reason();
+            peer.why = reason.as_ref().map_or_else(|| "closed".into(), describe);
+            peer.since = SystemTime::now();
+            if let Some(other) = peer.retired.pop_if(|other| other.is_open()) {
+                peer.go_live(other, true);
+            }
+        }
+        peer.changed.send_replace(());
+        let host = link.host.clone();
+        self.forget_if_gone(&host);
+    }
+
+    /// Closes a replaced connection, if the one that replaced it is up.
+    pub(crate) fn close_replaced(&mut self, link: &Link) {
+        if link.is_retired() && self.is_up(&link.host) {
+            link.close(code::REPLACED, "another connection between the two hosts is used");
+        }
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
+        self.0.iter().map(|(host, peer)| peer.status(host)).collect()
+    }
+
+    /// A host that nobody dials and nothing leads to needs no entry: hosts that only dial us must not pile up.
+    fn forget_if_gone(&mut self, host: &HostName) {
+        if self.0.get(host).is_some_and(|peer| peer.address.is_none() && peer.live.is_none() && peer.retired.is_empty()) {
+            self.0.remove(host);
+        }
+    }
+}
+
+impl Peer {
+    fn status(&self, host: &HostName) -> PeerStatus {
+        let live = self.live();
+        let path = live.map(|link| link.connection.stats().path).unwrap_or_default();
+        let remote = live.map(|link| link.connection.remote_address());
+        let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        PeerStatus {
+            host: host.clone(),
+            address: remote.or(self.address).map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())),
+            state: self.state(),
+            rtt: live.map(|_| path.rtt.as_secs_f64()),
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            mtu: live.map(|_| path.current_mtu),
+            cipher: live.map(|link| link.cipher.to_owned()),
+            since: since.as_secs_f64(),
+        }
+    }
+}

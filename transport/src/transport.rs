@@ -1,0 +1,168 @@
+//! The handle that the agent holds.
+
+use crate::{
+    code, dial,
+    header::SessionHeader,
+    identity::Identity,
+    incoming::{INCOMING_QUEUE, Incoming},
+    serve,
+    session::{self, OpenError, Opened},
+    settings::Settings,
+    shared::Shared,
+    socket,
+    status::{Counts, PeerStatus},
+    tls::TlsError,
+};
+use quinn::{Endpoint, TokioRuntime};
+use ripstop_config::{FabricName, HostName};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use tokio::sync::mpsc;
+
+/// Why a transport could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Someone listens there already.
+    #[error("the UDP address {0} is in use: does another agent run? See `ss -ulpn`, or choose another `listen:`")]
+    InUse(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("failed to listen on the UDP address {address}: is it an address of this host?")]
+    Socket {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The identity does not make a TLS configuration.
+    #[error("the host's identity cannot be used for TLS")]
+    Tls(#[from] TlsError),
+}
+
+/// This host's end of the connections to all others. Clones are the same transport; dropping the last one closes it.
+#[derive(Debug, Clone)]
+pub struct Transport(Arc<Owner>);
+
+/// Closes the transport when the last handle goes; its tasks hold [`Shared`] only.
+#[derive(Debug)]
+struct Owner(Arc<Shared>);
+
+impl Transport {
+    /// Opens the UDP socket and starts taking connections. Needs a tokio runtime with I/O and time, on which its tasks
+    /// are spawned.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing is left behind.
+    pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming), BindError> {
+        let address = settings.listen;
+        let server = settings.server(&identity)?;
+        let socket = socket::bind(address);
+        let endpoint = socket.and_then(|socket| {
+            Endpoint::new(settings.endpoint(), Some(server), socket, Arc::new(TokioRuntime))
+        });
+        let endpoint = endpoint.map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(address),
+            _ => BindError::Socket { address, source },
+        })?;
+        let (queue, incoming) = mpsc::channel(INCOMING_QUEUE);
+        let shared = Arc::new(Shared::new(endpoint, identity, settings, queue));
+        tokio::spawn(serve::accept(Arc::clone(&shared)));
+        Ok((Self(Arc::new(Owner(shared))), Incoming(incoming)))
+    }
+
+    /// This host, by its certificate.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        self.shared().identity.host()
+    }
+
+    /// The fabric, by its certificate.
+    #[must_use]
+    pub fn fabric(&self) -> &FabricName {
+        self.shared().identity.fabric()
+    }
+
+    /// Where it listens, with the port that the system chose if none was given.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.shared().endpoint.local_addr()
+    }
+
+    /// Says which hosts to stay connected to. New ones are dialled at once and whenever nothing leads to them; what leads
+    /// to one that is not named any more is closed. This host itself is passed over.
+    pub fn set_peers(&self, mut peers: BTreeMap<HostName, SocketAddr>) {
+        let shared = self.shared();
+        peers.remove(shared.identity.host());
+        let mut table = shared.table();
+        let dialled = table.dialled();
+        for host in dialled.keys().filter(|host| !peers.contains_key(*host)) {
+            table.remove(host);
+        }
+        for (host, address) in peers {
+            if dialled.get(&host) != Some(&address) {
+                let task = tokio::spawn(dial::keep_connected(Arc::clone(shared), host.clone(), address));
+                table.dial(&host, address, task.abort_handle());
+            }
+        }
+    }
+
+    /// What is known of the other hosts, by name.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.shared().table().statuses()
+    }
+
+    /// Whether sessions can be opened to a host.
+    #[must_use]
+    pub fn is_up(&self, host: &HostName) -> bool {
+        self.shared().table().is_up(host)
+    }
+
+    /// How many connections there are, those included that end or are being made.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared().endpoint.open_connections()
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared().counters.snapshot()
+    }
+
+    /// Opens a session to a host and waits for its verdict: at most [`session::CONNECT_WAIT`] for a connection, if one is
+    /// being made, and [`session::VERDICT_WAIT`] for the verdict. May be dropped at any time; the serving agent is told.
+    ///
+    /// # Errors
+    /// [`OpenError`], also when the verdict is a refusal.
+    pub async fn open(&self, host: &HostName, header: &SessionHeader) -> Result<Opened, OpenError> {
+        session::open(self.shared(), host, header).await
+    }
+
+    /// Ends everything: open sessions on both hosts fail with [`code::SHUTDOWN`], and [`Incoming`] ends.
+    pub fn close(&self) {
+        close(self.shared());
+    }
+
+    /// After [`Transport::close`], waits until the other hosts have been told. The caller bounds the wait; a host that
+    /// does not answer makes it some round trips long.
+    pub async fn wait_idle(&self) {
+        self.shared().endpoint.wait_idle().await;
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        close(&self.0);
+    }
+}
+
+fn close(shared: &Shared) {
+    shared.table().stop();
+    shared.stop_incoming();
+    shared.endpoint.close(code::SHUTDOWN.into(), b"the agent is stopping");
+}
