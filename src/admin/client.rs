@@ -1,0 +1,194 @@
+//! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
+
+use super::{Explained, LiveSession, Status};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::net::UnixStream;
+
+/// Longest wait for an answer: a reload compiles a graph of any size.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer: ten thousand sessions are some 4 MB.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why the agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket.
+    #[error("no agent answers on {}; is it running? (`ripstop agent --config FILE`; another socket: `--socket`)", .0.display())]
+    Unreachable(PathBuf, #[source] io::Error),
+    /// The socket is root's.
+    #[error("{} is for root and the agent's own user; try with sudo", .0.display())]
+    Permission(PathBuf),
+    /// The connection broke, or took too long.
+    #[error("the agent on {} took the request but did not answer", .0.display())]
+    Broken(PathBuf, #[source] Box<dyn Error + Send + Sync>),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered something else: another version.
+    #[error("the agent's answer does not fit this version of ripstop ({})", env!("CARGO_PKG_VERSION"))]
+    Answer(#[from] serde_json::Error),
+}
+
+impl ClientError {
+    /// Whether there was no agent to ask.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable(..) | Self::Permission(_) | Self::Broken(..) => true,
+            Self::Refused(_) | Self::Answer(_) => false,
+        }
+    }
+}
+
+/// Asks the agent behind one socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+struct Reply {
+    ok: bool,
+    body: Bytes,
+    /// The agent's process id as this process sees it; `None` when it is in a namespace that this one cannot see.
+    pid: Option<i32>,
+}
+
+impl Client {
+    /// A client of the agent behind this socket. Connects at each request.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// How the agent is.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for all requests.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        Ok(self.status_and_pid()?.0)
+    }
+
+    /// How the agent is, and its process id as the kernel shows it here.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn status_and_pid(&self) -> Result<(Status, Option<i32>), ClientError> {
+        let reply = self.ask(Method::GET, "/v1/status")?;
+        Ok((parse(&reply)?, reply.pid))
+    }
+
+    /// The open sessions, 10 000 at most.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn sessions(&self) -> Result<Vec<LiveSession>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/sessions")?)
+    }
+
+    /// Has the graph read again.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the mistakes; the policy in force stays.
+    pub fn reload(&self) -> Result<(), ClientError> {
+        parse::<serde_json::Value>(&self.ask(Method::POST, "/v1/reload")?).map(drop)
+    }
+
+    /// What the policy in force says about a call; `target` is `SERVICE[:PORT]`.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when caller or service is not in the graph.
+    pub fn explain(&self, who: &str, target: &str) -> Result<Explained, ClientError> {
+        let path = format!("/v1/explain?who={}&service={}", encode(who), encode(target));
+        parse(&self.ask(Method::GET, &path)?)
+    }
+
+    /// On a thread of its own, since a runtime cannot be entered from within another.
+    fn ask(&self, method: Method, path: &str) -> Result<Reply, ClientError> {
+        let asking = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| self.broken(error))?;
+            let exchange = async { tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path)).await };
+            let answer = runtime.block_on(exchange);
+            answer.map_err(|late| self.broken(late))?
+        };
+        std::thread::scope(|scope| match scope.spawn(asking).join() {
+            Ok(reply) => reply,
+            Err(_) => Err(self.broken("the request broke off")),
+        })
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<Reply, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header("host", "agent");
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let ok = answer.status().is_success();
+        let body =
+            Limited::new(answer.into_body(), ANSWER_BYTES).collect().await.map_err(|error| self.broken(error))?;
+        driver.abort();
+        Ok(Reply { ok, body: body.to_bytes(), pid })
+    }
+
+    fn unreachable(&self, error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Permission(self.socket.clone()),
+            _ => ClientError::Unreachable(self.socket.clone(), error),
+        }
+    }
+
+    fn broken(&self, error: impl Into<Box<dyn Error + Send + Sync>>) -> ClientError {
+        ClientError::Broken(self.socket.clone(), error.into())
+    }
+}
+
+fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, ClientError> {
+    if reply.ok {
+        return Ok(serde_json::from_slice(&reply.body)?);
+    }
+    let answer: serde_json::Value = serde_json::from_slice(&reply.body)?;
+    let message = answer.get("error").and_then(serde_json::Value::as_str);
+    Err(ClientError::Refused(message.unwrap_or("the agent refused without saying why").into()))
+}
+
+/// Percent-encoding of a query's value (RFC 3986 section 2.1).
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_encoded() {
+        assert_eq!(encode("shop/web"), "shop/web");
+        assert_eq!(encode("a b&c=%é:1"), "a%20b%26c%3D%25%C3%A9%3A1");
+    }
+
+    #[test]
+    fn no_agent_is_told_apart() {
+        let error = Client::new(Path::new("/nonexistent/agent.sock")).status().unwrap_err();
+        assert!(error.is_unreachable());
+        assert!(error.to_string().contains("/nonexistent/agent.sock"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The agent's end of the admin API.
+
+use super::{AgentView, Explained, LiveSession, Status, names};
+use crate::telemetry::web;
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nix::unistd::geteuid;
+use ripstop_policy::Policy;
+use serde::Deserialize;
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Open sessions shown at once: some 4 MB of JSON; whoever needs all of them reads the session records.
+const SESSIONS_SHOWN_MAX: usize = 10_000;
+
+type View = Arc<dyn AgentView>;
+
+/// Why the admin socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// An agent answers on it.
+    #[error("another agent answers on {}; stop it, or choose another directory with `run:`", .0.display())]
+    InUse(PathBuf),
+    /// Others may write to its directory.
+    #[error("{} can be written by other users, who could take the admin socket's place; `chmod go-w` it or choose another directory with `run:`", .0.display())]
+    Directory(PathBuf),
+    /// Something that is not a socket is in its place.
+    #[error("{} is not a socket; move it away, or choose another directory with `run:`", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refuses.
+    #[error("cannot make the admin socket {}", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// The admin socket, not served yet. Removed from the directory when it is dropped.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    _file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing is lost when it is gone already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl AdminSocket {
+    /// Makes the socket with mode 0600, in a directory that is made with mode 0700 where it is missing. A socket on
+    /// which nobody answers is taken away first. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it cannot be had.
+    pub fn bind(socket: &Path) -> Result<Self, AdminError> {
+        let failed = |error| AdminError::Io(socket.into(), error);
+        check_directory(socket)?;
+        remove_stale(socket)?;
+        let listener = UnixListener::bind(socket).map_err(failed)?;
+        let file = SocketFile(socket.into());
+        fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { listener, _file: file })
+    }
+
+    /// Answers requests until it is dropped.
+    pub async fn serve(self, view: View) {
+        web::serve_unix(self.listener, router(view), is_admin).await;
+    }
+}
+
+/// [`AdminSocket::bind`] and [`AdminSocket::serve`] in one.
+///
+/// # Errors
+/// [`AdminError`] when the socket cannot be had.
+pub async fn serve(socket: &Path, view: Arc<dyn AgentView>) -> Result<(), AdminError> {
+    AdminSocket::bind(socket)?.serve(view).await;
+    Ok(())
+}
+
+fn check_directory(socket: &Path) -> Result<(), AdminError> {
+    let failed = |error| AdminError::Io(socket.into(), error);
+    let Some(directory) = socket.parent() else { return Ok(()) };
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let metadata = fs::metadata(directory).map_err(failed)?;
+    let ours = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
+    if ours && metadata.mode() & 0o022 == 0 { Ok(()) } else { Err(AdminError::Directory(directory.into())) }
+}
+
+fn remove_stale(socket: &Path) -> Result<(), AdminError> {
+    let failed = |error| AdminError::Io(socket.into(), error);
+    match fs::symlink_metadata(socket) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(AdminError::NotASocket(socket.into())),
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_) => Err(AdminError::InUse(socket.into())),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(socket).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Root and the agent's own user; a socket whose mode was changed opens nothing to others.
+fn is_admin(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else { return false };
+    let admitted = may_administer(peer.uid(), geteuid().as_raw());
+    if !admitted {
+        tracing::warn!(uid = peer.uid(), "a user who may not use the admin socket was turned away");
+    }
+    admitted
+}
+
+fn may_administer(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
+fn router(view: View) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/explain", get(explain))
+        .route("/v1/reload", post(reload))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
+        .layer(DefaultBodyLimit::max(web::BODY_BYTES))
+        .with_state(view)
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": message }))).into_response()
+}
+
+async fn status(State(view): State<View>) -> Json<Status> {
+    Json(view.status())
+}
+
+async fn sessions(State(view): State<View>) -> Json<Vec<LiveSession>> {
+    let mut sessions = view.sessions();
+    sessions.truncate(SESSIONS_SHOWN_MAX);
+    Json(sessions)
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    who: String,
+    service: String,
+    port: Option<String>,
+}
+
+async fn explain(State(view): State<View>, Query(query): Query<ExplainQuery>) -> Response {
+    let target = match query.port {
+        Some(port) => format!("{}:{port}", query.service),
+        None => query.service,
+    };
+    match explained(&view.policy(), &query.who, &target) {
+        Ok(explained) => Json(explained).into_response(),
+        Err(error) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
+    }
+}
+
+/// What a policy says about a call, for the API and for the command line on files.
+///
+/// # Errors
+/// [`names::LookupError`] when caller or service is not in the graph.
+pub fn explained(policy: &Policy, who: &str, target: &str) -> Result<Explained, names::LookupError> {
+    let call = names::call(policy, who, target)?;
+    let explanation = ripstop_policy::explain(policy, &call.who, &call.service, call.port);
+    let allowed = explanation.allowed();
+    // It has string keys only, which is all that could fail.
+    let mut chain = serde_json::to_value(&explanation).unwrap_or_default();
+    if let Some(fields) = chain.as_object_mut() {
+        fields.insert("allowed".into(), allowed.into());
+    }
+    Ok(Explained { allowed, text: explanation.to_string(), chain })
+}
+
+async fn reload(State(view): State<View>) -> Response {
+    match tokio::task::spawn_blocking(move || view.reload()).await {
+        Ok(Ok(())) => Json(serde_json::json!({})).into_response(),
+        Ok(Err(mistakes)) => refuse(StatusCode::CONFLICT, &mistakes),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; see the agent's log"),
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,171 @@
+use super::*;
+use crate::admin::{
+    Client, ClientError, PolicyStatus, Resolver,
+    view::{PeerEntry, WorkloadState, WorkloadStatus},
+};
+use ripstop_config::{Graph, HostName};
+
+const GRAPH: &str = "\
+fabric: shop.example
+hosts:
+  alpha: {}
+tenants:
+  shop:
+    workloads:
+      web: { on: [alpha], run: { netns: web } }
+      api: { on: [alpha], run: { netns: api } }
+      db: { on: [alpha], run: { netns: db } }
+    services:
+      api: { by: api, port: 8080/tcp }
+      db: { by: db, port: 5432/tcp }
+      log: { by: db, port: 514/tcp }
+    allow:
+      - { from: web, to: api }
+  ops:
+    workloads:
+      log: { on: [alpha], run: { netns: log } }
+    services:
+      log: { by: log, port: 514/tcp }
+";
+
+/// A small policy for tests of this module's parts.
+pub(crate) fn policy() -> Policy {
+    ripstop_policy::compile(Graph::parse("shop.yaml", GRAPH).unwrap()).unwrap()
+}
+
+struct Fake;
+
+impl AgentView for Fake {
+    fn status(&self) -> Status {
+        let (v4, v6) = policy().resolver();
+        Status {
+            version: "0".into(),
+            host: HostName::new("alpha").unwrap(),
+            fabric: policy().fabric().clone(),
+            pid: std::process::id(),
+            started: "2026-01-01T00:00:00Z".into(),
+            metrics: None,
+            certificate_expires: "2027-01-01T00:00:00Z".into(),
+            resolver: Resolver { v4, v6 },
+            policy: PolicyStatus {
+                digest: "00".into(),
+                file: "shop.yaml".into(),
+                loaded: "2026-01-01T00:00:00Z".into(),
+                last_error: Some("shop.yaml:3: unknown key".into()),
+                workloads: 4,
+                services: 4,
+                edges: 1,
+            },
+            peers: vec![PeerEntry {
+                host: HostName::new("beta").unwrap(),
+                address: None,
+                state: "down".into(),
+                why: Some("no address".into()),
+                rtt_s: None,
+                lost_packets: None,
+                mtu: None,
+                cipher: None,
+                since: None,
+            }],
+            workloads: vec![WorkloadStatus {
+                id: "shop/web".parse().unwrap(),
+                link: "rip0".into(),
+                kind: "netns".into(),
+                place: "/run/netns/web".into(),
+                v4,
+                v6,
+                sessions: 0,
+                state: WorkloadState::Waiting("no such namespace".into()),
+            }],
+            sessions_open: 0,
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::new(policy())
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        Err("shop.yaml:3: unknown key `hots`".into())
+    }
+
+    fn sessions(&self) -> Vec<LiveSession> {
+        Vec::new()
+    }
+}
+
+/// Runs `ask` against a served socket, on a thread of its own.
+async fn served<T: Send + 'static>(ask: impl FnOnce(Client) -> T + Send + 'static) -> T {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/agent.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    let server = tokio::spawn(socket.serve(Arc::new(Fake)));
+    let answer = tokio::task::spawn_blocking(move || ask(Client::new(&path))).await.unwrap();
+    server.abort();
+    answer
+}
+
+#[tokio::test]
+async fn status_comes_through_whole() {
+    let (status, pid) = served(|client| client.status_and_pid()).await.unwrap();
+    assert_eq!(status, Fake.status());
+    assert_eq!(pid, Some(i32::try_from(std::process::id()).unwrap()));
+    assert!(served(|client| client.sessions()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn explain_allows_denies_and_says_what_is_unknown() {
+    let allowed = served(|client| client.explain("web", "api:8080")).await.unwrap();
+    assert!(allowed.allowed && allowed.text.contains("shop.yaml:15"), "{}", allowed.text);
+    let denied = served(|client| client.explain("web", "db")).await.unwrap();
+    assert!(!denied.allowed && denied.text.contains("from: web, to: db"), "{}", denied.text);
+    assert!(denied.chain.is_object(), "{}", denied.chain);
+    let error = served(|client| client.explain("nobody", "db")).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text.contains("shop/web")), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_reload_brings_its_mistakes() {
+    let error = served(|client| client.reload()).await.unwrap_err();
+    assert!(error.to_string().contains("unknown key `hots`") && !error.is_unreachable(), "{error}");
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_alone_and_goes_with_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/agent.sock");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let socket = AdminSocket::bind(&path).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn only_a_dead_socket_is_taken_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "left behind as after kill -9");
+    let first = AdminSocket::bind(&path).unwrap();
+    assert!(matches!(AdminSocket::bind(&path), Err(AdminError::InUse(_))));
+    drop(first);
+    fs::write(&path, "precious").unwrap();
+    assert!(matches!(AdminSocket::bind(&path), Err(AdminError::NotASocket(_))));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_directory_that_others_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+    let error = AdminSocket::bind(&directory.path().join("agent.sock")).unwrap_err();
+    assert!(matches!(error, AdminError::Directory(_)), "{error}");
+}
+
+#[test]
+fn root_and_the_agents_user_are_let_in() {
+    assert!(may_administer(0, 1000) && may_administer(1000, 1000));
+    assert!(!may_administer(1001, 1000) && !may_administer(1000, 0));
+}

@@ -1,0 +1,194 @@
+//! What the agent shows of itself.
+
+use crate::telemetry::Side;
+use ripstop_config::{FabricName, HostName, ServiceId, WorkloadId};
+use ripstop_policy::Policy;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+/// The running agent, as the admin API asks it. Called from the admin thread, never from one that carries sessions.
+pub trait AgentView: Send + Sync + 'static {
+    /// How the agent is.
+    fn status(&self) -> Status;
+    /// The policy in force.
+    fn policy(&self) -> Arc<Policy>;
+    /// Reads the graph again and puts it in force. May block.
+    ///
+    /// # Errors
+    /// The mistakes, as text; the policy in force stays.
+    fn reload(&self) -> Result<(), String>;
+    /// The open sessions.
+    fn sessions(&self) -> Vec<LiveSession>;
+}
+
+/// How an agent is. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Its host.
+    pub host: HostName,
+    /// The fabric.
+    pub fabric: FabricName,
+    /// Its process id, as it sees itself.
+    pub pid: u32,
+    /// When it was started.
+    pub started: String,
+    /// The address of `/metrics`, unless off.
+    pub metrics: Option<String>,
+    /// When its certificate expires.
+    pub certificate_expires: String,
+    /// Where workloads find the resolver, port 53.
+    pub resolver: Resolver,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    /// The other hosts.
+    pub peers: Vec<PeerEntry>,
+    /// The workloads of this host.
+    pub workloads: Vec<WorkloadStatus>,
+    /// Open sessions, of both sides.
+    pub sessions_open: u64,
+}
+
+/// The resolver's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolver {
+    /// IPv4.
+    pub v4: Ipv4Addr,
+    /// IPv6.
+    pub v6: Ipv6Addr,
+}
+
+/// The policy in force, and what became of the last reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its digest in hex: equal on hosts that agree.
+    pub digest: String,
+    /// The graph's file.
+    pub file: String,
+    /// When it was loaded.
+    pub loaded: String,
+    /// Why the last reload was refused; `None` when it was not.
+    pub last_error: Option<String>,
+    /// How many workloads it has.
+    pub workloads: usize,
+    /// How many services it has.
+    pub services: usize,
+    /// How many `allow` edges it has.
+    pub edges: usize,
+}
+
+/// Another host, as seen from this one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerEntry {
+    /// Its name.
+    pub host: HostName,
+    /// Where its agent is dialled; `None` when the graph gives no address.
+    pub address: Option<String>,
+    /// `up`, `connecting` or `down`.
+    pub state: String,
+    /// Why it is not up.
+    pub why: Option<String>,
+    /// Smoothed round trip time in seconds.
+    pub rtt_s: Option<f64>,
+    /// Packets lost on this connection.
+    pub lost_packets: Option<u64>,
+    /// Bytes per QUIC packet on the path.
+    pub mtu: Option<u16>,
+    /// The cipher of the connection.
+    pub cipher: Option<String>,
+    /// Since when it is in this state.
+    pub since: Option<String>,
+}
+
+/// A workload of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Which.
+    pub id: WorkloadId,
+    /// Its interface's name.
+    pub link: String,
+    /// `netns` or `user`.
+    pub kind: String,
+    /// The namespace's path, or the user's numeric id.
+    pub place: String,
+    /// Its interface's IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its interface's IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Its open sessions.
+    pub sessions: u64,
+    /// Whether it has its interface.
+    pub state: WorkloadState,
+}
+
+/// Whether a workload has its interface. As text: `attached`, or `waiting: WHY`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum WorkloadState {
+    /// It has.
+    Attached,
+    /// It has not yet, and why.
+    Waiting(String),
+}
+
+impl std::fmt::Display for WorkloadState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Attached => f.write_str("attached"),
+            Self::Waiting(why) => write!(f, "waiting: {why}"),
+        }
+    }
+}
+
+impl From<WorkloadState> for String {
+    fn from(state: WorkloadState) -> Self {
+        state.to_string()
+    }
+}
+
+impl From<String> for WorkloadState {
+    fn from(text: String) -> Self {
+        if text == "attached" {
+            return Self::Attached;
+        }
+        Self::Waiting(text.strip_prefix("waiting: ").unwrap_or(&text).into())
+    }
+}
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveSession {
+    /// Its id in hex; the same on both hosts.
+    pub session: String,
+    /// Which end this host is.
+    pub side: Side,
+    /// When its first packet was seen.
+    pub started: String,
+    /// The calling workload.
+    pub caller: WorkloadId,
+    /// The service.
+    pub service: ServiceId,
+    /// The port that was called.
+    pub port: u16,
+    /// The host at the other end.
+    pub peer: HostName,
+    /// Payload bytes from the caller to the service so far.
+    pub bytes_up: u64,
+    /// Payload bytes from the service to the caller so far.
+    pub bytes_down: u64,
+}
+
+/// What the policy says about a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// The whole chain, for people.
+    pub text: String,
+    /// The whole chain, for programs.
+    pub chain: serde_json::Value,
+}

@@ -1,0 +1,35 @@
+//! `ripstop agent`: logging and settings, then the fabric.
+
+use super::{
+    Exit,
+    args::{self, LogFormat},
+    files,
+};
+use anyhow::Context;
+use ripstop_config::AgentConfig;
+use std::io::{self, IsTerminal};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the agent until it is told to stop.
+pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
+    log_to_stderr(&agent.log, agent.log_format)?;
+    let path = &agent.config;
+    let text = files::read(path).context("the agent has no settings; name their file with --config")?;
+    let config = AgentConfig::parse(&path.display().to_string(), &text);
+    let config = config.map_err(|mistakes| files::mistakes_in(path, &mistakes))?;
+    crate::fabric::run(config)?;
+    Ok(Exit::Ok)
+}
+
+/// Standard output is left to session records.
+fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("`{filter}` is not a log filter; write `info` or `ripstop=debug`"))?;
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.with_target(false).with_ansi(io::stderr().is_terminal() && !unwanted).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The arguments of every command. Their doc comments are the help texts.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::{ffi::OsString, path::PathBuf};
+
+/// A service fabric without sidecars: the network between services, derived from a declared service graph
+#[derive(Debug, Parser)]
+#[command(name = "ripstop", version, propagate_version = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// How to print what has columns
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub(super) output: Format,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the agent of this host
+    Agent(Agent),
+    /// Build three hosts in network namespaces and make real requests between them
+    Demo(Demo),
+    #[command(hide = true)]
+    DemoServe(crate::demo::ServeArgs),
+    /// Run a command as a workload: its namespace or user, its resolver
+    Exec(Exec),
+    /// Make the fabric's certificates
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Look at a service graph's file
+    #[command(subcommand)]
+    Graph(GraphCommand),
+    /// Say whether a workload may call a service, by which rule, or what would allow it
+    ///
+    /// Asks the running agent, or reads a graph's file with --graph. Exits with 3 when it is denied.
+    Explain(Explain),
+    /// Show how the agent is: policy, other hosts, workloads
+    Status(Status),
+    /// Remove what an agent that was killed left in the kernel
+    Cleanup(Cleanup),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    /// The agent's settings
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ripstop/agent.yaml")]
+    pub(super) config: PathBuf,
+    /// What to log, such as `info` or `ripstop=debug`
+    #[arg(long, env = "RIPSTOP_LOG", value_name = "FILTER", default_value = "info")]
+    pub(super) log: String,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Stop after the requests; exit with 1 if any did not go as it should
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+/// The agent to ask.
+#[derive(Debug, Args)]
+pub(super) struct Socket {
+    /// The agent's admin socket [default: /run/ripstop/agent.sock, or those of /run/ripstop/*/agent.sock]
+    #[arg(long, env = "RIPSTOP_SOCKET", value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Exec {
+    /// The workload: TENANT/NAME, or NAME where only one tenant has it
+    pub(super) workload: String,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Make the fabric's certificate authority: ca.pem and ca.key
+    Init(CaInit),
+    /// Issue a certificate
+    #[command(subcommand)]
+    Issue(Issue),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CaInit {
+    /// The fabric's name, as in the graph
+    #[arg(long, value_name = "NAME")]
+    pub(super) fabric: ripstop_config::FabricName,
+    /// Where to keep the authority
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "ca")]
+    pub(super) dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Issue {
+    /// For a host: host.pem, host.key and ca.pem, to be put beside its agent.yaml
+    Host(IssueHost),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueHost {
+    /// The host's name, as in the graph
+    pub(super) name: ripstop_config::HostName,
+    /// Where the authority is kept
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "ca")]
+    pub(super) dir: PathBuf,
+    /// Where to put the three files [default: a directory with the host's name]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) out: Option<PathBuf>,
+    /// How many days the certificate is good for
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=825))]
+    pub(super) days: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GraphCommand {
+    /// Say every mistake in a graph, or what is in it
+    Check(GraphFile),
+    /// Show the services, workloads and edges of a graph with their addresses
+    Show(GraphFile),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GraphFile {
+    /// The graph
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The calling workload: TENANT/NAME, or NAME where only one tenant has it
+    pub(super) who: String,
+    /// The service: TENANT/NAME, NAME, its DNS name or its address, and a port such as 8080/tcp
+    #[arg(value_name = "SERVICE[:PORT]")]
+    pub(super) service: String,
+    /// Read this graph and ask no agent
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) graph: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cleanup {
+    /// The agent's run directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "/run/ripstop")]
+    pub(super) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell
+    pub(super) shell: clap_complete::Shell,
+}

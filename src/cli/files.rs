@@ -1,0 +1,81 @@
+//! Files that commands read and write.
+
+use anyhow::{Context, bail};
+use ripstop_config::Graph;
+use ripstop_policy::Policy;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// Bytes of a file that is read: the limit of a policy bundle (DESIGN section 12).
+const FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Reads a text file of bounded size.
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
+    let mut text = String::new();
+    let read = file.take(FILE_BYTES + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
+    if read as u64 > FILE_BYTES {
+        bail!("{shown} is larger than {} MiB", FILE_BYTES / 1024 / 1024);
+    }
+    Ok(text)
+}
+
+/// Reads and compiles a graph; its mistakes are shown all at once.
+pub(super) fn policy(path: &Path) -> anyhow::Result<Policy> {
+    let text = read(path)?;
+    let graph = Graph::parse(&path.display().to_string(), &text).map_err(|mistakes| mistakes_in(path, &mistakes))?;
+    ripstop_policy::compile(graph).with_context(|| format!("cannot compile {}", path.display()))
+}
+
+/// The mistakes of a file as they render themselves, below their number.
+pub(super) fn mistakes_in(path: &Path, mistakes: &ripstop_config::Diagnostics) -> anyhow::Error {
+    let count = mistakes.0.len();
+    let noun = if count == 1 { "mistake" } else { "mistakes" };
+    anyhow::anyhow!("{count} {noun} in {}\n\n{mistakes}", path.display())
+}
+
+/// A file to be written once.
+pub(super) struct NewFile<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+    /// Such as 0o600.
+    pub(super) mode: u32,
+}
+
+/// Writes files that must not exist: all of them, or none.
+pub(super) fn write_new(files: &[NewFile<'_>]) -> anyhow::Result<()> {
+    for file in files {
+        if file.path.symlink_metadata().is_ok() {
+            bail!(
+                "{} exists already and is left as it is; move it away, or choose another directory",
+                file.path.display()
+            );
+        }
+    }
+    for (written, file) in files.iter().enumerate() {
+        if let Err(error) = write_one(file) {
+            // What fails here is said by the error that made it necessary.
+            files[..written].iter().for_each(|file| drop(fs::remove_file(file.path)));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn write_one(file: &NewFile<'_>) -> anyhow::Result<()> {
+    let shown = file.path.display();
+    let opened = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(file.path);
+    let mut opened = match opened {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("{shown} exists already and is left as it is"),
+        opened => opened.with_context(|| format!("cannot write {shown}"))?,
+    };
+    opened
+        .write_all(file.text.as_bytes())
+        .and_then(|()| opened.sync_all())
+        .with_context(|| format!("cannot write {shown}"))
+}

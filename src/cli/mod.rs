@@ -1,0 +1,102 @@
+//! The command line: arguments, then one module per command.
+//!
+//! | exit code | when |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed; one message on standard error says what, where and what to do |
+//! | 2 | the arguments make no sense |
+//! | 3 | `explain`: the policy denies it |
+//! | 4 | no agent answers |
+
+mod agent;
+mod args;
+mod ca;
+mod exec;
+mod explain;
+mod files;
+mod graph;
+mod output;
+mod socket;
+mod status;
+
+use crate::{admin::ClientError, demo, kernel};
+use anyhow::Context;
+use args::{Arguments, CaCommand, Command, GraphCommand};
+use clap::{CommandFactory, Parser};
+use output::Output;
+use std::process::ExitCode;
+
+/// How a command ended; the number is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Ok = 0,
+    Failed = 1,
+    Denied = 3,
+    Unreachable = 4,
+}
+
+/// Parses the arguments, runs the command and says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let exit = run(arguments).unwrap_or_else(|error| {
+        output::print_error(&error);
+        exit_of(&error)
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let unreachable = error.chain().filter_map(|cause| cause.downcast_ref()).any(ClientError::is_unreachable);
+    if unreachable { Exit::Unreachable } else { Exit::Failed }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let output = Output::new(arguments.output);
+    match arguments.command {
+        Command::Agent(agent) => agent::run(&agent),
+        Command::Demo(demo) => demo::run(demo.once).map(|()| Exit::Ok),
+        Command::DemoServe(serve) => demo::serve(serve).map(|()| Exit::Ok),
+        Command::Exec(command) => exec::run(&command),
+        Command::Ca(CaCommand::Init(init)) => ca::init(&init),
+        Command::Ca(CaCommand::Issue(args::Issue::Host(host))) => ca::issue_host(&host),
+        Command::Graph(GraphCommand::Check(file)) => graph::check(&file.file, &output),
+        Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
+        Command::Explain(question) => explain::run(&question, &output),
+        Command::Status(status) => status::run(&status, &output),
+        Command::Cleanup(cleanup) => undo(&cleanup, &output),
+        Command::Completions(completions) => complete(completions.shell),
+    }
+}
+
+fn undo(cleanup: &args::Cleanup, output: &Output) -> anyhow::Result<Exit> {
+    let report =
+        kernel::cleanup(&cleanup.run).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
+    output.show(&report, || format!("{report}\n"))?;
+    Ok(Exit::Ok)
+}
+
+fn complete(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "ripstop", &mut script);
+    output::print(&String::from_utf8(script)?)?;
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unreachable_agent_is_told_apart_however_deep_it_is() {
+        let error = ClientError::Unreachable("/run/x".into(), std::io::ErrorKind::NotFound.into());
+        let error = anyhow::Error::new(error).context("failed to ask");
+        assert_eq!(exit_of(&error), Exit::Unreachable);
+        assert_eq!(exit_of(&anyhow::anyhow!("else")), Exit::Failed);
+    }
+}

@@ -1,0 +1,106 @@
+//! What commands print: tables or JSON on standard output, errors on standard error.
+
+use super::args::Format;
+use anyhow::Context;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+/// How a command prints.
+pub(super) struct Output {
+    format: Format,
+    colours: bool,
+}
+
+/// How a cell is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Bad,
+}
+
+impl Output {
+    pub(super) fn new(format: Format) -> Self {
+        // https://no-color.org: set and not empty means no colours.
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { format, colours: io::stdout().is_terminal() && !unwanted }
+    }
+
+    /// Prints a value as JSON, or the text made for people.
+    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table => print(&text())?,
+            Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(value)?))?,
+        }
+        Ok(())
+    }
+
+    /// A table without rules, which `cut` and `awk` can read as well.
+    pub(super) fn table(&self, head: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(head.iter().map(|title| {
+            if self.colours { Cell::new(title).add_attribute(Attribute::Bold) } else { Cell::new(title) }
+        }));
+        table
+    }
+
+    /// A cell that is green or red where there are colours.
+    pub(super) fn cell(&self, text: &str, tone: Tone) -> Cell {
+        let colour = match tone {
+            Tone::Good => Color::Green,
+            Tone::Bad => Color::Red,
+        };
+        if self.colours { Cell::new(text).fg(colour) } else { Cell::new(text) }
+    }
+}
+
+/// The table as lines, without the blanks at their ends.
+pub(super) fn lines(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim().trim_end())).collect()
+}
+
+/// Prints to standard output. A reader that has gone, as in `ripstop status | head -1`, is no failure.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// Prints an error and what caused it; a cause that the text above already says is left out.
+pub(super) fn print_error(error: &anyhow::Error) {
+    let text = render_error(error);
+    // There is nowhere left to say that this failed.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn render_error(error: &anyhow::Error) -> String {
+    let mut said = format!("error: {error}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(cause.trim_end()) {
+            said.push_str(&format!("\n  because: {}", cause.trim_end()));
+        }
+    }
+    format!("{}\n", said.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("failed to start");
+        assert_eq!(render_error(&error), "error: failed to start\n  because: cannot read x: no such file\n");
+    }
+
+    #[test]
+    fn tables_are_plain_when_not_on_a_terminal() {
+        let output = Output { format: Format::Table, colours: false };
+        let mut table = output.table(&["HOST", "STATE"]);
+        table.add_row(vec![Cell::new("a"), output.cell("up", Tone::Good)]);
+        assert_eq!(lines(&table), "HOST  STATE\na     up\n");
+    }
+}

@@ -1,0 +1,98 @@
+//! `ripstop status`.
+
+use super::{
+    Exit, args,
+    output::{self, Output, Tone},
+    socket,
+};
+use crate::admin::{PeerEntry, Status, WorkloadState};
+use comfy_table::Cell;
+use std::fmt::Write;
+
+/// Shows every agent that answers.
+pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit> {
+    let found = socket::answering(&status.socket)?;
+    let text = || found.iter().map(|one| describe(&one.status, output)).collect::<Vec<_>>().join("\n");
+    match found.as_slice() {
+        [one] => output.show(&one.status, text)?,
+        several => output.show(&several.iter().map(|one| &one.status).collect::<Vec<_>>(), text)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn describe(status: &Status, output: &Output) -> String {
+    [agent(status), peers(&status.peers, output), workloads(status, output)].join("\n")
+}
+
+fn agent(status: &Status) -> String {
+    let policy = &status.policy;
+    let mut text = format!(
+        "host {} of {}: ripstop {}, pid {}, since {}\n",
+        status.host, status.fabric, status.version, status.pid, status.started
+    );
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {name:<12} {value}");
+    };
+    line("sessions", &format!("{} open", status.sessions_open));
+    line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
+    line("certificate", &format!("good until {}", status.certificate_expires));
+    line("policy", &format!("{} of {}, loaded {}", policy.digest, policy.file, policy.loaded));
+    line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
+    if let Some(error) = &policy.last_error {
+        line("last reload", &format!("REFUSED, the policy above stays in force:\n{}", indented(error)));
+    }
+    text
+}
+
+fn indented(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn peers(peers: &[PeerEntry], output: &Output) -> String {
+    if peers.is_empty() {
+        return "no other hosts\n".into();
+    }
+    let mut table = output.table(&["PEER", "STATE", "ADDRESS", "RTT", "LOST", "MTU", "CIPHER"]);
+    for peer in peers {
+        let tone = if peer.state == "up" { Tone::Good } else { Tone::Bad };
+        let state = peer.why.as_ref().map_or(peer.state.clone(), |why| format!("{}: {why}", peer.state));
+        table.add_row(vec![
+            Cell::new(&peer.host),
+            output.cell(&state, tone),
+            optional(peer.address.as_ref()),
+            optional(peer.rtt_s.map(|rtt| format!("{:.2} ms", rtt * 1e3)).as_ref()),
+            optional(peer.lost_packets.as_ref()),
+            optional(peer.mtu.as_ref()),
+            optional(peer.cipher.as_ref()),
+        ]);
+    }
+    output::lines(&table)
+}
+
+fn optional<T: ToString>(value: Option<&T>) -> Cell {
+    Cell::new(value.map_or("-".into(), ToString::to_string))
+}
+
+fn workloads(status: &Status, output: &Output) -> String {
+    if status.workloads.is_empty() {
+        return "no workloads on this host\n".into();
+    }
+    let mut table = output.table(&["WORKLOAD", "STATE", "INTERFACE", "PLACE", "IPV4", "IPV6", "SESSIONS"]);
+    for workload in &status.workloads {
+        let tone = match workload.state {
+            WorkloadState::Attached => Tone::Good,
+            WorkloadState::Waiting(_) => Tone::Bad,
+        };
+        table.add_row(vec![
+            Cell::new(&workload.id),
+            output.cell(&workload.state.to_string(), tone),
+            Cell::new(&workload.link),
+            Cell::new(format!("{} {}", workload.kind, workload.place)),
+            Cell::new(workload.v4),
+            Cell::new(workload.v6),
+            Cell::new(workload.sessions),
+        ]);
+    }
+    output::lines(&table)
+}

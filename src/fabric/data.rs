@@ -1,0 +1,257 @@
+//! The data thread: QUIC, interfaces and sessions, on one current-thread runtime.
+
+use crate::{
+    admin::LiveSession,
+    interface::{self, Interface},
+    kernel::Tun,
+    session::{
+        context::{Context, ForwardQuery, Stats},
+        ingress,
+        live::Live,
+    },
+    stack::TunPort,
+    telemetry::RecordLog,
+};
+use anyhow::Context as _;
+use ripstop_config::{AgentConfig, HostName, Reason, WorkloadId};
+use ripstop_policy::Policy;
+use ripstop_transport::{Identity, Incoming, Settings, Transport};
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    rc::Rc,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+    time::Duration,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{
+    runtime, sync::{mpsc, oneshot},
+    task::LocalSet,
+};
+
+/// Commands that wait for the data thread; it takes them at once unless something is very wrong.
+const COMMANDS_MAX: usize = 4_096;
+/// Sessions shown at once to a person.
+const SHOWN_MAX: usize = 10_000;
+/// How long the control thread waits for the data thread to describe itself.
+const INSPECT_MAX: Duration = Duration::from_secs(1);
+/// How long sessions and peers have to take notice when the agent stops.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// What the control thread asks of the data thread.
+pub(super) enum Command {
+    /// Puts a policy in force.
+    Enforce(Arc<Policy>),
+    /// Takes up an interface.
+    Attach(Attached),
+    /// Lets go of an interface.
+    Detach(WorkloadId),
+    /// Describes the open sessions.
+    Inspect { list: bool, reply: std_mpsc::SyncSender<Inspection> },
+    /// Ends every session, and the thread.
+    Stop,
+}
+
+/// An interface that was just made.
+pub(super) struct Attached {
+    pub(super) workload: WorkloadId,
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+    pub(super) tun: Tun,
+}
+
+/// What the data thread says of itself.
+#[derive(Default)]
+pub(super) struct Inspection {
+    pub(super) per_workload: HashMap<WorkloadId, u64>,
+    pub(super) sessions: Vec<LiveSession>,
+}
+
+/// The way to the data thread.
+#[derive(Clone)]
+pub(super) struct DataHandle {
+    commands: mpsc::Sender<Command>,
+    transport: Transport,
+    stats: Arc<Stats>,
+    gone: Arc<tokio::sync::Mutex<mpsc::Receiver<WorkloadId>>>,
+}
+
+/// The data thread, to be stopped once.
+pub(super) struct Data {
+    handle: DataHandle,
+    ended: oneshot::Receiver<()>,
+}
+
+impl DataHandle {
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub(super) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    pub(super) fn send(&self, command: Command) -> Result<(), String> {
+        self.commands.try_send(command).map_err(|_| "the data thread does not answer".into())
+    }
+
+    /// Resolves to a workload whose interface has gone without being told to.
+    pub(super) async fn interface_gone(&self) -> Option<WorkloadId> {
+        self.gone.lock().await.recv().await
+    }
+
+    /// Asks the data thread about its sessions; empty when it does not answer in time.
+    pub(super) fn inspect(&self, list: bool) -> Inspection {
+        let (reply, answer) = std_mpsc::sync_channel(1);
+        let sent = self.send(Command::Inspect { list, reply });
+        sent.ok().and_then(|()| answer.recv_timeout(INSPECT_MAX).ok()).unwrap_or_default()
+    }
+}
+
+impl Data {
+    pub(super) fn handle(&self) -> DataHandle {
+        self.handle.clone()
+    }
+
+    /// Ends every session and waits for the thread, for a bounded time.
+    pub(super) async fn stop(self) {
+        let _ = self.handle.send(Command::Stop);
+        if tokio::time::timeout(STOP_MAX * 2, self.ended).await.is_err() {
+            tracing::error!("the data thread did not stop in time");
+        }
+    }
+}
+
+/// Starts the thread; resolves when it has its QUIC address.
+pub(super) async fn start(
+    config: &AgentConfig,
+    identity: Identity,
+    policy: Arc<Policy>,
+    records: RecordLog,
+    forward: mpsc::Sender<ForwardQuery>,
+) -> anyhow::Result<Data> {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let (bound, binding) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let (gone_sender, gone) = mpsc::channel(COMMANDS_MAX);
+    let stats = Arc::new(Stats::default());
+    let host = config.host.clone();
+    let settings = Settings { listen: config.listen, ..Settings::default() };
+    let thread_stats = Arc::clone(&stats);
+    let body = move || {
+        let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(bound.send(Err(anyhow::Error::new(error)))),
+        };
+        LocalSet::new().block_on(&runtime, async move {
+            match Transport::bind(settings, identity) {
+                Ok((transport, incoming)) => {
+                    let _ = bound.send(Ok(transport.clone()));
+                    let context = Context::new(host, transport, policy, records, forward, thread_stats);
+                    run(context, incoming, inbox, gone_sender).await;
+                }
+                Err(error) => drop(bound.send(Err(error.into()))),
+            }
+        });
+        // The runtime's tasks are gone from here on, and with them every session has its record.
+        drop(runtime);
+        let _ = end.send(());
+    };
+    thread::Builder::new().name("data".into()).spawn(body).context("failed to start the data thread")?;
+    let transport = binding.await.context("the data thread ended at once")??;
+    let gone = Arc::new(tokio::sync::Mutex::new(gone));
+    Ok(Data { handle: DataHandle { commands, transport, stats, gone }, ended })
+}
+
+async fn run(context: Rc<Context>, incoming: Incoming, mut inbox: mpsc::Receiver<Command>, gone: mpsc::Sender<WorkloadId>) {
+    tokio::task::spawn_local(ingress::accept(Rc::clone(&context), incoming));
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Enforce(policy) => context.enforce(policy),
+            Command::Attach(attached) => attach(&context, attached, &gone),
+            Command::Detach(workload) => {
+                if let Some(interface) = context.detach(&workload) {
+                    interface.close();
+                }
+            }
+            Command::Inspect { list, reply } => drop(reply.try_send(inspect(&context, list))),
+            Command::Stop => break,
+        }
+    }
+    context.live.for_each(|live| live.cut(Reason::Shutdown));
+    let ending = async {
+        while !context.live.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        context.transport.close();
+        context.transport.wait_idle().await;
+    };
+    if tokio::time::timeout(STOP_MAX, ending).await.is_err() {
+        context.transport.close();
+    }
+}
+
+fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<WorkloadId>) {
+    let Attached { workload, v4, v6, tun } = attached;
+    let tun = Rc::new(tun);
+    let port = TunPort::new(Rc::clone(&tun) as _);
+    let interface = Interface::new(context, workload.clone(), v4, v6, port);
+    if let Some(before) = context.attach(&interface) {
+        before.close();
+    }
+    let gone = gone.clone();
+    let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
+    let context = Rc::clone(context);
+    tokio::task::spawn_local(async move {
+        serving.await;
+        // Unless another took its place, it went by itself: its namespace is gone.
+        let current = context.interface(&workload);
+        if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {
+            context.detach(&workload);
+            let _ = gone.try_send(workload);
+        }
+    });
+}
+
+fn inspect(context: &Context, list: bool) -> Inspection {
+    let mut inspection = Inspection::default();
+    context.live.for_each(|live| {
+        let here = match live.request.side {
+            crate::telemetry::Side::Caller => Some(live.request.caller.clone()),
+            crate::telemetry::Side::Server => serving_workload(context, live),
+        };
+        if let Some(workload) = here {
+            *inspection.per_workload.entry(workload).or_default() += 1;
+        }
+        if list && inspection.sessions.len() < SHOWN_MAX {
+            inspection.sessions.push(describe(live, &context.host));
+        }
+    });
+    inspection
+}
+
+fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {
+    let policy = context.policy();
+    let service = policy.service_entry(policy.service(&live.request.service)?);
+    Some(policy.workload_entry(service.by).id.clone())
+}
+
+fn describe(live: &Live, host: &HostName) -> LiveSession {
+    let peer = match live.request.side {
+        crate::telemetry::Side::Caller => live.endpoint_host.borrow().clone().unwrap_or_else(|| host.clone()),
+        crate::telemetry::Side::Server => live.request.speaker.clone(),
+    };
+    let started = OffsetDateTime::now_utc() - live.started.elapsed();
+    LiveSession {
+        session: live.id.to_string(),
+        side: live.request.side,
+        started: started.format(&Rfc3339).unwrap_or_default(),
+        caller: live.request.caller.clone(),
+        service: live.request.service.clone(),
+        port: live.request.port.number,
+        peer,
+        bytes_up: live.up.bytes.get(),
+        bytes_down: live.down.bytes.get(),
+    }
+}

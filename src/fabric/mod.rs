@@ -1,0 +1,121 @@
+//! The agent: from its settings to a running host of the fabric, and back to a clean one.
+//!
+//! 1. Check what can be checked without changing anything: rights, identity, graph, addresses in use.
+//! 2. Take the run directory, which also undoes what a killed agent left behind.
+//! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding and reloads, so
+//!    that a scrape never costs a packet.
+//! 4. Attach the workloads of this host, and keep them attached.
+//! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
+
+mod attachments;
+mod data;
+mod forward;
+mod load;
+mod shared;
+mod watch;
+
+use crate::{
+    admin::{AdminSocket, SOCKET},
+    kernel::{self, Kernel},
+    telemetry::{self, Readiness, RecordLog, instruments},
+};
+use anyhow::{Context as _, bail};
+use ripstop_config::AgentConfig;
+use ripstop_transport::Identity;
+use shared::Shared;
+use std::{sync::Arc, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the last records may take to be written when the agent stops.
+const RECORDS_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting, with what to do about it; nothing is left half set up.
+pub fn run(config: AgentConfig) -> anyhow::Result<()> {
+    preflight()?;
+    let identity = load::identity(&config)?;
+    let policy = load::policy(&config, identity.fabric())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    runtime.block_on(serve(config, identity, Arc::new(policy)))
+}
+
+fn preflight() -> anyhow::Result<()> {
+    let missing = kernel::preflight();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = missing.iter().map(|one| format!("  {}: {}", one.what, one.remedy)).collect();
+    bail!("this host cannot run an agent:\n{}", lines.join("\n"))
+}
+
+/// What the agent listens to besides its own parts.
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self {
+            reload: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_policy::Policy>) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let readiness = Readiness::new();
+    let starting = readiness.hold("starting");
+    let metrics = instruments::install().context("failed to set up metrics")?;
+    instruments::build_info();
+    instruments::certificate_expires(identity.not_after());
+    if let Some(address) = config.metrics {
+        let listener = telemetry::http::bind(address).await?;
+        tokio::spawn(telemetry::http::serve(listener, metrics, readiness.clone()));
+    } else {
+        tokio::spawn(telemetry::http::upkeep(metrics));
+    }
+    let kernel = Arc::new(Kernel::open(&config.run)?);
+    let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
+    let records = RecordLog::start(&config.sessions)?;
+    let forward = forward::start(&config, &policy)?;
+    let expires = identity.not_after();
+    let data = data::start(&config, identity, Arc::clone(&policy), records.clone(), forward).await?;
+    let shared = Shared::new(config, policy, expires, data.handle());
+    tokio::spawn(admin.serve(Arc::clone(&shared) as _));
+    shared.connect_peers();
+    let stopped = run_until_told(&shared, &kernel, signals, starting).await;
+    let stopping = readiness.hold("stopping");
+    tracing::info!("stopping");
+    data.stop().await;
+    let written = records.finish(RECORDS_MAX).context("failed to write the last session records");
+    let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
+    drop(stopping);
+    stopped.and(restored).and(written)
+}
+
+async fn run_until_told(
+    shared: &Arc<Shared>,
+    kernel: &Arc<Kernel>,
+    mut signals: Signals,
+    starting: telemetry::Unready,
+) -> anyhow::Result<()> {
+    let mut changes = watch::graph(shared.graph_file())?;
+    let attaching = attachments::keep(shared, kernel, starting);
+    let mut attaching = std::pin::pin!(attaching);
+    loop {
+        tokio::select! {
+            ended = &mut attaching => return ended,
+            Some(()) = changes.recv() => shared.reload_if_changed(),
+            _ = signals.reload.recv() => shared.reload_now(),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The flows of one interface.
+
+use crate::{
+    packet::{FlowKey, Packet, Payload, Segment, craft, parse},
+    session::context::Context,
+    stack::{Endpoint, TunPort},
+    telemetry::DropCounters,
+};
+use ripstop_config::{Reason, WorkloadId};
+use rustc_hash::FxHashMap;
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::{Rc, Weak},
+};
+use tokio::sync::Notify;
+
+/// Flows that one workload may have at once (DESIGN section 12).
+const FLOWS_MAX: usize = 65_536;
+/// Ports tried for a connection toward the workload before it is given up: all above 1023, in the worst case.
+const PORTS: u16 = u16::MAX - 1_023;
+
+/// What is known of a flow.
+enum Flow {
+    /// Its SYN is held.
+    Held,
+    /// It has a connection.
+    Open(Rc<Endpoint>),
+}
+
+/// What becomes of a segment of a flow.
+pub(super) enum Known {
+    /// Nobody knows the flow.
+    Unknown,
+    /// Its SYN is held, and this is another copy or comes too early.
+    Held,
+    /// Its connection takes it.
+    Open(Rc<Endpoint>),
+}
+
+/// The TUN device through which one workload reaches the fabric.
+pub struct Interface {
+    workload: WorkloadId,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    port: TunPort,
+    drops: DropCounters,
+    flows: RefCell<FxHashMap<FlowKey, Flow>>,
+    held: Cell<usize>,
+    closing: Cell<bool>,
+    closed: Notify,
+    /// DNS work in hand for this workload, see the resolver.
+    pub(super) queries: Cell<usize>,
+    context: Weak<Context>,
+}
+
+/// A flow's place in its interface's table, until it is dropped.
+pub struct FlowGuard {
+    interface: Rc<Interface>,
+    key: FlowKey,
+    held: Cell<bool>,
+}
+
+impl Interface {
+    /// An interface of a workload with its addresses.
+    #[must_use]
+    pub fn new(context: &Rc<Context>, workload: WorkloadId, v4: Ipv4Addr, v6: Ipv6Addr, port: TunPort) -> Rc<Self> {
+        Rc::new(Self {
+            drops: DropCounters::new(&workload),
+            workload,
+            v4,
+            v6,
+            port,
+            flows: RefCell::default(),
+            held: Cell::new(0),
+            closing: Cell::new(false),
+            closed: Notify::new(),
+            queries: Cell::new(0),
+            context: Rc::downgrade(context),
+        })
+    }
+
+    /// Whose interface it is.
+    #[must_use]
+    pub fn workload(&self) -> &WorkloadId {
+        &self.workload
+    }
+
+    /// Whether an address is the interface's own.
+    #[must_use]
+    pub fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.v4,
+            IpAddr::V6(address) => address == self.v6,
+        }
+    }
+
+    /// The way to the workload.
+    #[must_use]
+    pub fn port(&self) -> &TunPort {
+        &self.port
+    }
+
+    /// Counters of dropped packets.
+    #[must_use]
+    pub fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// SYNs held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// One more flow fits.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.flows.borrow().len() < FLOWS_MAX
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    pub(super) fn known(&self, key: &FlowKey) -> Known {
+        match self.flows.borrow().get(key) {
+            None => Known::Unknown,
+            Some(Flow::Held) => Known::Held,
+            Some(Flow::Open(endpoint)) => Known::Open(Rc::clone(endpoint)),
+        }
+    }
+
+    /// Takes a place for a flow whose SYN is held.
+    #[must_use]
+    pub fn hold(self: &Rc<Self>, key: FlowKey) -> FlowGuard {
+        self.flows.borrow_mut().insert(key, Flow::Held);
+        self.count_held(1);
+        FlowGuard { interface: Rc::clone(self), key, held: Cell::new(true) }
+    }
+
+    fn count_held(&self, change: isize) {
+        self.held.set(self.held.get().saturating_add_signed(change));
+        if let Some(context) = self.context.upgrade() {
+            context.held.set(context.held.get().saturating_add_signed(change));
+        }
+    }
+
+    /// Takes a place for a flow with a connection, such as one to the resolver.
+    pub(super) fn insert(self: &Rc<Self>, key: FlowKey, endpoint: &Rc<Endpoint>) -> FlowGuard {
+        self.flows.borrow_mut().insert(key, Flow::Open(Rc::clone(endpoint)));
+        FlowGuard { interface: Rc::clone(self), key, held: Cell::new(false) }
+    }
+
+    /// Opens a connection to the workload at `target` from `source`, at the wished port or the next free one.
+    ///
+    /// # Errors
+    /// `AgentFull` when the table is full or no port is free.
+    pub fn connect(
+        self: &Rc<Self>,
+        source: IpAddr,
+        wished: u16,
+        target: SocketAddr,
+        seed: u64,
+    ) -> Result<(Rc<Endpoint>, FlowGuard), Reason> {
+        if !self.has_room() {
+            return Err(Reason::AgentFull);
+        }
+        let first = wished.max(1_024);
+        let key = (0..PORTS)
+            .map(|step| 1_024 + (first - 1_024 + step) % PORTS)
+            .map(|port| FlowKey { workload: target, fabric: SocketAddr::new(source, port) })
+            .find(|key| !self.flows.borrow().contains_key(key))
+            .ok_or(Reason::AgentFull)?;
+        let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed);
+        let guard = self.insert(key, &endpoint);
+        Ok((endpoint, guard))
+    }
+
+    /// Answers a SYN that is not let through, the way its reason would look without a fabric.
+    pub fn refuse(&self, packet: &Packet<'_>, segment: &Segment, reason: Reason) {
+        self.port.send(&match reason {
+            Reason::HostUnreachable
+            | Reason::NoEndpoint
+            | Reason::PeerLost
+            | Reason::EndpointTimeout
+            | Reason::EndpointUnreachable => craft::unreachable(packet, craft::Unreachable::Host),
+            Reason::OutsideFabric => craft::unreachable(packet, craft::Unreachable::Prohibited),
+            _ => craft::reset(packet, segment),
+        });
+    }
+
+    /// The same for a SYN that was held.
+    pub fn refuse_held(&self, syn: &[u8], reason: Reason) {
+        if let Ok(packet) = parse(syn)
+            && let Payload::Tcp(segment) = packet.payload
+        {
+            self.refuse(&packet, &segment, reason);
+        }
+    }
+
+    /// Counts packets toward the workload that the device refused.
+    pub(super) fn count_refused(&self) {
+        for _ in 0..self.port.take_refused() {
+            self.drops.count(Reason::InterfaceFull);
+        }
+    }
+
+    /// Ends the interface: its reader stops, and its sessions end.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.closed.notify_waiters();
+    }
+
+    /// Resolves when the interface is closed.
+    pub async fn closed(&self) {
+        let mut closed = std::pin::pin!(self.closed.notified());
+        closed.as_mut().enable();
+        if !self.closing.get() {
+            closed.await;
+        }
+    }
+}
+
+impl FlowGuard {
+    /// The flow.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        self.key
+    }
+
+    /// The held flow has its connection.
+    pub fn open(&self, endpoint: &Rc<Endpoint>) {
+        self.interface.flows.borrow_mut().insert(self.key, Flow::Open(Rc::clone(endpoint)));
+        self.release_held();
+    }
+
+    fn release_held(&self) {
+        if self.held.replace(false) {
+            self.interface.count_held(-1);
+        }
+    }
+}
+
+impl Drop for FlowGuard {
+    fn drop(&mut self) {
+        self.release_held();
+        self.interface.flows.borrow_mut().remove(&self.key);
+    }
+}

@@ -1,0 +1,53 @@
+//! The TUN device through which one workload reaches the fabric: the interface is the identity.
+//!
+//! 1. [`serve`] reads packets until there are none, at most [`BATCH`] a turn.
+//! 2. A packet is parsed; what hides its ports, or has another source than the interface's own address, is dropped with a
+//!    counted reason.
+//! 3. A segment of a known flow goes to its endpoint. A SYN opens a session. Any other segment is answered with a reset.
+//! 4. The resolver's address answers DNS; everything else gets the ICMP error that says why.
+
+mod dispatch;
+mod flows;
+mod resolver;
+
+pub use flows::{FlowGuard, Interface};
+
+use crate::{kernel::Tun, session::context::Context, stack::MTU, stack::VNET_HEADER};
+use std::{io, rc::Rc};
+
+/// Packets taken in one turn, so that one busy workload does not keep the others waiting.
+const BATCH: usize = 32;
+
+/// Reads the interface's packets until it is closed or its device is gone.
+pub async fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
+    let ended = tokio::select! {
+        ended = read_loop(&context, &interface, &tun) => ended,
+        () = interface.closed() => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(workload = %interface.workload(), link = tun.name(), %error, "the interface is gone");
+        interface.close();
+    }
+}
+
+async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) -> io::Result<()> {
+    let device = tun.watch()?;
+    let mut buffer = vec![0; VNET_HEADER + MTU];
+    loop {
+        let mut ready = device.readable().await?;
+        for _ in 0..BATCH {
+            match tun.recv(&mut buffer) {
+                Ok(length) => dispatch::packet(context, interface, buffer.get(VNET_HEADER..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        interface.count_refused();
+        // Lets the sessions that were just fed run before the next batch.
+        tokio::task::yield_now().await;
+    }
+}

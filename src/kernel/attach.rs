@@ -1,0 +1,172 @@
+//! One interface: the device, its addresses, the routes to it and, for a user of the host, the rules that choose it.
+//!
+//! In a namespace the main table sends the fabric's ranges to the interface. On the host a table of the interface's own
+//! does, and rules send one user's packets there; the main table refuses the ranges to everyone else. Behind every
+//! route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
+
+use super::{
+    AttachPlan, Error, Place, Tun, USER_INTERFACES,
+    journal::{Attachment, Journal},
+    link, netlink,
+    netns::{self, NsId},
+    resolv,
+    route::{self, MAIN, Route, Rule, Via},
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ripstop_config::graph::Ranges;
+use rtnetlink::Handle;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+/// Bytes of a packet at most: TCP is terminated by the agent, so the path's MTU is not the interface's.
+const MTU: u32 = 65_535;
+/// Packets that wait for the agent at most; at the usual 500 a burst of one flow already drops.
+const QUEUE: u32 = 4000;
+/// Longest interface name, bytes (`IFNAMSIZ` less its end).
+const NAME_LIMIT: usize = 15;
+
+/// The routing table of the first `user` interface; the others follow.
+const TABLE_BASE: u32 = 214_000;
+/// The rule priority of the first `user` interface; the others follow. Before main (32766) and the usual VPN rules.
+const PRIORITY_BASE: u32 = 2_140;
+
+/// The routing table of a `user` interface.
+pub(super) fn table_of(slot: u32) -> u32 {
+    TABLE_BASE + slot
+}
+
+/// Checks a plan and says what carrying it out will change.
+pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<Attachment, Error> {
+    let refuse = |why: &str| Error::Plan { link: plan.link.clone(), why: why.to_owned() };
+    let bad_byte = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
+    if plan.link.is_empty() || plan.link.len() > NAME_LIMIT || plan.link.bytes().any(bad_byte) {
+        return Err(refuse("an interface's name is 1 to 15 bytes without `/`, `:` and spaces"));
+    }
+    if journal.find(&plan.link).is_some() {
+        return Err(refuse("an interface of this name is attached already"));
+    }
+    let id = |path: &Path| NsId::of(path).map_err(|source| Error::namespace("find", path, source));
+    let own = id(Path::new(netns::OWN))?;
+    let (resolver_for, directories) = resolv::plan(plan);
+    let attachment = |namespace: Option<&Path>, id: NsId, slot: Option<u32>| Attachment {
+        link: plan.link.clone(),
+        namespace: namespace.map(Path::to_owned),
+        id,
+        slot,
+        resolver_for,
+        directories,
+    };
+    match &plan.place {
+        Place::Netns(path) => match id(path)? {
+            inside if inside == own => {
+                Err(refuse("its namespace is the agent's own: run the workload as a user, or in a namespace"))
+            }
+            inside => Ok(attachment(Some(path), inside, None)),
+        },
+        Place::User { uid: 0 } => Err(refuse("root is not a workload: its packets cannot be told from the host's")),
+        Place::User { .. } => match free_slot(journal) {
+            Some(slot) => Ok(attachment(None, own, Some(slot))),
+            None => Err(refuse("the host has no routing table left for another user")),
+        },
+    }
+}
+
+/// Carries a plan out. On failure the caller undoes the attachment.
+pub(super) fn attach(plan: &AttachPlan, attachment: &Attachment) -> Result<Tun, Error> {
+    let create = || create_here(plan, attachment.slot);
+    let tun = match &plan.place {
+        Place::Netns(path) => netns::run_in(path, create)??,
+        Place::User { .. } => create()?,
+    };
+    resolv::create(plan, attachment)?;
+    Ok(tun)
+}
+
+fn free_slot(journal: &Journal) -> Option<u32> {
+    let taken = |slot: u32| journal.entries().iter().any(|other| other.slot == Some(slot));
+    (0..USER_INTERFACES).find(|slot| !taken(*slot))
+}
+
+/// Creates the device in the calling thread's namespace and configures it.
+fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
+    if link::exists(&plan.link)? {
+        let why = "a link of this name is there, and is not ours: delete it, or rename the workload".to_owned();
+        return Err(Error::Plan { link: plan.link.clone(), why });
+    }
+    let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
+    netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
+    Ok(tun)
+}
+
+async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
+    let index = link::index_of(handle, &plan.link).await?;
+    link::set_up_tun(handle, index, MTU, QUEUE).await?;
+    link::add_address(handle, index, plan.v4.into(), 32).await?;
+    let has_v6 = add_v6_address(handle, index, plan.v6).await?;
+    let destinations = destinations(&plan.ranges, plan.isolated);
+    let destinations: Vec<_> = destinations.into_iter().filter(|to| has_v6 || matches!(to, IpNet::V4(_))).collect();
+    let table = slot.map_or(MAIN, table_of);
+    for &to in &destinations {
+        let source = source_for(plan, to);
+        // The standing route first, so that at no moment a packet takes the host's default route.
+        route::add_route(handle, Route { to, table, via: Via::Unreachable }).await?;
+        route::add_route(handle, Route { to, table, via: Via::Interface { index, source } }).await?;
+    }
+    match (&plan.place, slot) {
+        (Place::User { uid }, Some(slot)) => choose_by_user(handle, plan, *uid, slot, &destinations).await,
+        (Place::User { .. } | Place::Netns(_), _) => Ok(()),
+    }
+}
+
+/// Adds the IPv6 address; `false` where this namespace has IPv6 switched off.
+async fn add_v6_address(handle: &Handle, index: u32, address: Ipv6Addr) -> Result<bool, Error> {
+    match link::add_address(handle, index, address.into(), 128).await {
+        Ok(()) => Ok(true),
+        Err(error) if is_v6_off(&error) => {
+            tracing::warn!(%address, "IPv6 is switched off there: the interface has an IPv4 address only");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// `disable_ipv6` gives EACCES; a kernel without IPv6 knows no such family.
+fn is_v6_off(error: &Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
+}
+
+/// Rules that send one user's packets to the interface's table, and the main table's refusal to everyone else.
+async fn choose_by_user(
+    handle: &Handle, plan: &AttachPlan, uid: u32, slot: u32, destinations: &[IpNet],
+) -> Result<(), Error> {
+    let (table, priority) = (table_of(slot), PRIORITY_BASE + slot);
+    for &to in destinations {
+        if to.prefix_len() > 0 {
+            route::add_route(handle, Route { to, table: MAIN, via: Via::Unreachable }).await?;
+        }
+        route::add_rule(handle, Rule { uid, from: None, to, table, priority }).await?;
+        // The kernel itself answers for sockets that are gone, and checks sources of what the agent writes (rp_filter),
+        // as user 0 with the workload's address. Only root could use this rule otherwise.
+        let from = Some(source_for(plan, to));
+        route::add_rule(handle, Rule { uid: 0, from, to, table, priority }).await?;
+    }
+    Ok(())
+}
+
+fn destinations(ranges: &Ranges, isolated: bool) -> Vec<IpNet> {
+    let fabric = [IpNet::V4(ranges.services_v4), IpNet::V4(ranges.workloads_v4), IpNet::V6(ranges.v6)];
+    let everything = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    ];
+    fabric.into_iter().chain(everything.into_iter().filter(|_| isolated)).collect()
+}
+
+fn source_for(plan: &AttachPlan, to: IpNet) -> IpAddr {
+    match to {
+        IpNet::V4(_) => plan.v4.into(),
+        IpNet::V6(_) => plan.v6.into(),
+    }
+}

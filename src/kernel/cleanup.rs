@@ -1,0 +1,121 @@
+//! Undoing: from the journal, and by the protocol number that everything of ours carries.
+//!
+//! 1. Each namespace of the journal is found again by its identity; one that is gone took everything with it.
+//! 2. In it: our rules, our interfaces (only TUN devices, only by the journal's names), our routes.
+//! 3. The `resolv.conf` files that were made, and the directories made for them, if nothing else is in them.
+//! 4. What was undone is struck out of the journal; what failed stays in it.
+
+use super::{
+    Error,
+    attach::table_of,
+    journal::{Attachment, Journal},
+    netlink,
+    netns,
+    resolv,
+    route::{self, MAIN},
+};
+use rtnetlink::{Handle, packet_route::link::InfoKind};
+use std::{fmt, path::Path};
+
+/// What was undone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Interfaces deleted; one whose process is gone went with it and is not counted.
+    pub links: usize,
+    /// Rules deleted.
+    pub rules: usize,
+    /// Routes deleted.
+    pub routes: usize,
+    /// Files deleted.
+    pub files: usize,
+    /// Attachments whose namespace was gone.
+    pub gone: usize,
+}
+
+impl Report {
+    /// Whether there was anything to undo.
+    #[must_use]
+    pub fn is_anything(&self) -> bool {
+        *self != Self::default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.links += other.links;
+        self.rules += other.rules;
+        self.routes += other.routes;
+        self.files += other.files;
+        self.gone += other.gone;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { links, rules, routes, files, gone } = self;
+        write!(f, "removed {links} interfaces, {rules} rules, {routes} routes, {files} files; {gone} namespaces were gone")
+    }
+}
+
+/// Undoes what an agent that was killed left behind in this namespace and those of its workloads.
+///
+/// # Errors
+/// [`Error::Locked`] while an agent uses the directory; [`Error::CorruptJournal`] as [`Kernel::open`]; otherwise the
+/// first thing the kernel refused, the rest being undone all the same.
+///
+/// [`Kernel::open`]: super::Kernel::open
+pub fn cleanup(run_dir: &Path) -> Result<Report, Error> {
+    replay(&mut Journal::open(run_dir)?)
+}
+
+/// Undoes all of a journal.
+pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
+    let mut report = Report::default();
+    let mut failed = None;
+    if let Some(corrupt) = journal.set_aside() {
+        let undone = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await);
+        failed = Some(undone.err().unwrap_or(corrupt));
+    }
+    for attachment in journal.entries().to_vec() {
+        let undone = undo_attachment(&attachment, true);
+        let struck_out = undone.and_then(|one| {
+            report.add(one);
+            journal.remove(&attachment.link)
+        });
+        // The first is reported; the batch is finished all the same.
+        failed = failed.or(struck_out.err());
+    }
+    failed.map_or(Ok(report), Err)
+}
+
+/// Undoes one attachment; `standing` says whether to take this host's standing routes too, as with its last `user`
+/// interface.
+pub(super) fn undo_attachment(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
+    let hint = attachment.namespace.as_deref().unwrap_or(Path::new(netns::OWN));
+    let mut report = Report::default();
+    match netns::find(attachment.id, Some(hint)) {
+        None => report.gone += 1,
+        Some(file) => report.add(netns::run_in_file(&file, hint, || undo_here(attachment, standing))??),
+    }
+    report.files += resolv::remove(attachment)?;
+    Ok(report)
+}
+
+fn undo_here(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
+    let which = |table: u32| match attachment.slot {
+        Some(slot) => table == table_of(slot) || (standing && table == MAIN),
+        None => true,
+    };
+    netlink::run(async |handle: Handle| {
+        let links = super::link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await?;
+        let mut report = purge(&handle, &which).await?;
+        report.links += usize::from(links);
+        Ok(report)
+    })
+}
+
+/// Deletes our rules and routes of some tables in the calling thread's namespace.
+async fn purge(handle: &Handle, which: &(dyn Fn(u32) -> bool + Sync)) -> Result<Report, Error> {
+    let rules = route::delete_rules(handle, which).await?;
+    let routes = route::delete_routes(handle, which).await?;
+    Ok(Report { rules, routes, ..Report::default() })
+}
+

@@ -1,0 +1,211 @@
+//! The journal: what was or was about to be changed, on disk before it is, so that a kill loses nothing.
+//!
+//! `journal.json` in the run directory is replaced as a whole: written beside it, synchronised, renamed, the directory
+//! synchronised. `lock` in the same directory is held by the one agent that may write it.
+
+use super::{Error, netns::NsId};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// The version of the journal's form; another one is not guessed at.
+const VERSION: u32 = 1;
+/// Bytes of journal that are read at most: 4 096 interfaces take less than 2 MiB.
+const SIZE_LIMIT: u64 = 16 << 20;
+
+const JOURNAL: &str = "journal.json";
+const NEXT: &str = "journal.json.next";
+const CORRUPT: &str = "journal.json.corrupt";
+const LOCK: &str = "lock";
+
+/// One interface and what came with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attachment {
+    /// The interface's name.
+    pub(super) link: String,
+    /// The path of the namespace it is in; none for the agent's own.
+    pub(super) namespace: Option<PathBuf>,
+    /// Which namespace that was.
+    pub(super) id: NsId,
+    /// The routing table and rules of a `user` interface, counted from 0.
+    pub(super) slot: Option<u32>,
+    /// The namespace's name, if a `resolv.conf` was made for it.
+    pub(super) resolver_for: Option<String>,
+    /// Directories made for that file, outermost first.
+    pub(super) directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    attachments: Vec<Attachment>,
+}
+
+/// The journal of one run directory, locked. The lock goes when it is dropped, or its process ends.
+#[derive(Debug)]
+pub(super) struct Journal {
+    dir: PathBuf,
+    attachments: Vec<Attachment>,
+    /// What is wrong with the file that was found, if anything.
+    corrupt: Option<String>,
+    _lock: File,
+}
+
+impl Journal {
+    /// Locks the directory, making it if need be, and reads what is there.
+    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(dir).map_err(|source| Error::file("create", dir, source))?;
+        let lock = lock(dir)?;
+        let mut journal = Self { dir: dir.to_owned(), attachments: Vec::new(), corrupt: None, _lock: lock };
+        match read(&dir.join(JOURNAL)) {
+            Ok(attachments) => journal.attachments = attachments,
+            Err(why) => journal.corrupt = Some(why),
+        }
+        Ok(journal)
+    }
+
+    /// What is attached.
+    pub(super) fn entries(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// The entry of one interface.
+    pub(super) fn find(&self, link: &str) -> Option<&Attachment> {
+        self.attachments.iter().find(|attachment| attachment.link == link)
+    }
+
+    /// Writes down one more interface; returns once it is on disk.
+    pub(super) fn add(&mut self, attachment: Attachment) -> Result<(), Error> {
+        self.attachments.push(attachment);
+        self.store().inspect_err(|_| drop(self.attachments.pop()))
+    }
+
+    /// Strikes out one interface; returns once that is on disk. The last one takes the file with it.
+    pub(super) fn remove(&mut self, link: &str) -> Result<(), Error> {
+        self.attachments.retain(|attachment| attachment.link != link);
+        self.store()
+    }
+
+    /// Moves a journal that cannot be read out of the way; says what is wrong and where it is, if there was one.
+    pub(super) fn set_aside(&mut self) -> Option<Error> {
+        let why = self.corrupt.take()?;
+        let kept = self.dir.join(CORRUPT);
+        let moved = fs::rename(self.dir.join(JOURNAL), &kept);
+        Some(moved.err().map_or(Error::CorruptJournal { kept, why }, |source| {
+            Error::file("move aside the unreadable", self.dir.join(JOURNAL), source)
+        }))
+    }
+
+    fn store(&self) -> Result<(), Error> {
+        let path = self.dir.join(JOURNAL);
+        let stored = if self.attachments.is_empty() { remove_file(&path) } else { self.replace(&path) };
+        stored
+            .and_then(|()| File::open(&self.dir)?.sync_all())
+            .map_err(|source| Error::file("write the journal", path, source))
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let document = Document { version: VERSION, attachments: self.attachments.clone() };
+        let next = self.dir.join(NEXT);
+        let mut file = File::create(&next)?;
+        file.write_all(&serde_json::to_vec_pretty(&document)?)?;
+        file.sync_all()?;
+        fs::rename(next, path)
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(LOCK);
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.map_err(|source| Error::file("open", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            drop(file.read_to_string(&mut pid));
+            return Err(Error::Locked { dir: dir.to_owned(), pid: pid.trim().parse().ok() });
+        }
+        Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path, source)),
+    }
+    let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    noted.map_err(|source| Error::file("write", &path, source))?;
+    Ok(file)
+}
+
+fn read(path: &Path) -> Result<Vec<Attachment>, String> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened.map_err(|error| error.to_string())?,
+    };
+    let mut bytes = Vec::new();
+    file.take(SIZE_LIMIT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let document: Document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if document.version != VERSION {
+        return Err(format!("it is of version {}, this program knows {VERSION}", document.version));
+    }
+    Ok(document.attachments)
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::netns;
+
+    fn attachment(link: &str) -> Attachment {
+        let id = NsId::of(Path::new(netns::OWN)).unwrap();
+        let namespace = Some(netns::path_of("web"));
+        let name = Some("web".to_owned());
+        Attachment { link: link.into(), namespace, id, slot: None, resolver_for: name, directories: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_the_last_entry_takes_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        journal.add(attachment("rs-a")).unwrap();
+        journal.add(attachment("rs-b")).unwrap();
+        drop(journal);
+        let mut journal = Journal::open(dir.path()).unwrap();
+        assert_eq!(journal.entries(), [attachment("rs-a"), attachment("rs-b")]);
+        journal.remove("rs-a").unwrap();
+        assert_eq!(journal.entries(), [attachment("rs-b")]);
+        journal.remove("rs-b").unwrap();
+        assert!(!dir.path().join(JOURNAL).exists());
+    }
+
+    #[test]
+    fn two_agents_cannot_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Journal::open(dir.path()).unwrap();
+        let error = Journal::open(dir.path()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("another agent (pid {})", std::process::id())), "{text}");
+        drop(first);
+        Journal::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn an_unreadable_journal_is_set_aside_once() {
+        for text in ["{", r#"{"version":2,"attachments":[]}"#, r#"{"version":1,"attachments":[],"more":1}"#] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(JOURNAL), text).unwrap();
+            let mut journal = Journal::open(dir.path()).unwrap();
+            let error = journal.set_aside().unwrap();
+            assert!(matches!(error, Error::CorruptJournal { .. }), "{text}: {error}");
+            assert_eq!(fs::read_to_string(dir.path().join(CORRUPT)).unwrap(), text);
+            assert!(journal.set_aside().is_none());
+        }
+    }
+}

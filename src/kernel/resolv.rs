@@ -1,0 +1,59 @@
+//! `/etc/netns/NAME/resolv.conf`, through which `ip netns exec NAME` and [`netns::spawn_in`](super::netns::spawn_in)
+//! give programs of a named namespace the fabric's resolver.
+
+use super::{AttachPlan, Error, Place, journal::Attachment, netns};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+const DIRECTORY: &str = "/etc/netns";
+/// The first line of the file, by which it is known as ours.
+const MARK: &str = "# Made by ripstop for as long as its agent runs.\n";
+
+/// The name of the namespace that is to get a file, and the directories to make for it; none where one is there.
+pub(super) fn plan(plan: &AttachPlan) -> (Option<String>, Vec<PathBuf>) {
+    let Place::Netns(path) = &plan.place else { return (None, Vec::new()) };
+    let Some(name) = netns::name_of(path) else { return (None, Vec::new()) };
+    if file_of(name).exists() {
+        return (None, Vec::new());
+    }
+    let wanted = [PathBuf::from(DIRECTORY), Path::new(DIRECTORY).join(name)];
+    (Some(name.to_owned()), wanted.into_iter().filter(|directory| !directory.exists()).collect())
+}
+
+/// Makes the file as planned.
+pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
+    let Some(name) = &attachment.resolver_for else { return Ok(()) };
+    let path = file_of(name);
+    let written = fs::create_dir_all(Path::new(DIRECTORY).join(name))
+        .and_then(|()| File::options().write(true).create_new(true).open(&path))
+        .and_then(|mut file| write!(file, "{MARK}nameserver {}\n", plan.resolver));
+    written.map_err(|source| Error::file("write", path, source))
+}
+
+/// Removes the file and the directories made for it; says how many files.
+pub(super) fn remove(attachment: &Attachment) -> Result<usize, Error> {
+    let Some(name) = &attachment.resolver_for else { return Ok(0) };
+    let path = file_of(name);
+    let ours = fs::read_to_string(&path).is_ok_and(|text| text.starts_with(MARK));
+    if ours {
+        fs::remove_file(&path).map_err(|source| Error::file("remove", &path, source))?;
+    }
+    for directory in attachment.directories.iter().rev() {
+        remove_if_empty(directory).map_err(|source| Error::file("remove", directory, source))?;
+    }
+    Ok(usize::from(ours))
+}
+
+fn file_of(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name).join("resolv.conf")
+}
+
+fn remove_if_empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        removed => removed,
+    }
+}

@@ -1,0 +1,110 @@
+//! The TUN device: the one door through which packets of workloads come and go, and the one file with `unsafe`.
+#![expect(unsafe_code, reason = "two ioctls and one descriptor that the `tun` crate hands over raw")]
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::{Interest, unix::AsyncFd};
+use std::{
+    fs::File,
+    io::{self, IoSlice, Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd},
+};
+
+/// Bytes of the virtio network header in front of every packet, read or written (`struct virtio_net_hdr`).
+pub const VNET_HEADER: usize = 10;
+
+/// `TUN_F_CSUM`: packets come with their checksum left out.
+const TUN_F_CSUM: u64 = 0x01;
+/// `TUN_F_TSO4`: and as IPv4 segments of up to 64 KiB.
+const TUN_F_TSO4: u64 = 0x02;
+/// `TUN_F_TSO6`: and as IPv6 segments of up to 64 KiB.
+const TUN_F_TSO6: u64 = 0x04;
+
+mod request {
+    nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+    nix::ioctl_write_ptr!(tun_set_vnet_hdr_size, b'T', 216, libc::c_int);
+}
+
+/// A TUN device. Closing it removes the interface. Never blocks.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    name: String,
+}
+
+impl Tun {
+    /// Creates the device in the calling thread's network namespace: down, without addresses.
+    pub(super) fn create(name: &str) -> io::Result<Self> {
+        let mut configuration = tun::Configuration::default();
+        configuration.tun_name(name).platform_config(|platform| {
+            platform.vnet_hdr(true);
+        });
+        let device = tun::create(&configuration).map_err(into_io)?;
+        // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
+        let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
+        set_offloads(&file)?;
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { file, name: name.to_owned() })
+    }
+
+    /// The interface's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads one packet that the workload sent, [`VNET_HEADER`] first; give it 65 535 + [`VNET_HEADER`] bytes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; anything else means that the interface is gone.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Registers the device with the runtime, to wait for packets.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch another descriptor.
+    pub fn watch(&self) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+        // SAFETY: the borrow keeps the descriptor open, and the same one, for as long as the registration lives.
+        let registered = unsafe { AsyncFd::register_with_interest(self.as_fd(), Interest::READABLE) };
+        registered.map_err(io::Error::from)
+    }
+
+    /// Writes one packet to the workload, [`VNET_HEADER`] first, from several pieces.
+    ///
+    /// # Errors
+    /// `WouldBlock` or `ENOBUFS` when the kernel does not take it, `EINVAL` when the header does not fit the packet.
+    pub fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.file).write_vectored(pieces)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Tun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+fn set_offloads(file: &File) -> io::Result<()> {
+    let size = VNET_HEADER as libc::c_int;
+    // SAFETY: the descriptor is open for the calls' duration; the kernel reads one `int` through the pointer, which
+    // points to a live one, and takes the offload mask by value.
+    unsafe {
+        request::tun_set_vnet_hdr_size(file.as_raw_fd(), &raw const size)?;
+        request::tun_set_offload(file.as_raw_fd(), TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)?;
+    }
+    Ok(())
+}
+
+fn into_io(error: tun::Error) -> io::Error {
+    match error {
+        tun::Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}

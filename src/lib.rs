@@ -1,0 +1,13 @@
+//! The agent: interfaces, userspace TCP, sessions, admin and the command line.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod admin;
+pub mod cli;
+pub mod demo;
+pub mod fabric;
+pub mod interface;
+pub mod kernel;
+pub mod packet;
+pub mod session;
+pub mod stack;
+pub mod telemetry;

@@ -1,0 +1,135 @@
+//! Packets that the agent itself answers with: resets, ICMP errors, echo replies and datagrams. Checksums are complete.
+
+use super::{Packet, Segment, TCP, UDP, checksum};
+use std::net::{IpAddr, SocketAddr};
+
+/// Hop limit of packets that the agent makes: the common default (RFC 1700, "IP time to live").
+const HOP_LIMIT: u8 = 64;
+/// How much of the offending packet an ICMP error quotes: within the 576 bytes that every IPv4 host takes (RFC 1812
+/// section 4.3.2.3), and enough for any TCP header.
+const QUOTE: usize = 512;
+
+/// Why a destination cannot be had, as ICMP says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    /// The host is out of reach; connect(2) gives `EHOSTUNREACH`.
+    Host,
+    /// The port is closed; a UDP socket gets `ECONNREFUSED`.
+    Port,
+    /// An administrator forbids it; connect(2) gives `EHOSTUNREACH` (IPv4) or `EACCES` (IPv6).
+    Prohibited,
+}
+
+/// A reset that refuses or ends the connection a segment belongs to (RFC 9293 section 3.10.7.1). The caller makes sure
+/// that the segment is not a reset itself.
+#[must_use]
+pub fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
+    let consumed = segment.length + u32::from(segment.syn) + u32::from(segment.fin);
+    let (sequence, acknowledgement, flags) = if segment.ack {
+        (segment.acknowledgement, 0, 0x04)
+    } else {
+        (0, segment.sequence.wrapping_add(consumed), 0x14)
+    };
+    let mut tcp = Vec::with_capacity(20);
+    tcp.extend_from_slice(&segment.destination.to_be_bytes());
+    tcp.extend_from_slice(&segment.source.to_be_bytes());
+    tcp.extend_from_slice(&sequence.to_be_bytes());
+    tcp.extend_from_slice(&acknowledgement.to_be_bytes());
+    tcp.extend_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
+    transport(packet.destination, packet.source, TCP, tcp, 16)
+}
+
+/// A UDP datagram. `data` is at most 65 507 bytes (IPv4); longer data is the caller's mistake and is cut.
+#[must_use]
+pub fn datagram(source: SocketAddr, destination: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let data = &data[..data.len().min(65_507)];
+    let mut udp = Vec::with_capacity(8 + data.len());
+    udp.extend_from_slice(&source.port().to_be_bytes());
+    udp.extend_from_slice(&destination.port().to_be_bytes());
+    udp.extend_from_slice(&length16(8 + data.len()).to_be_bytes());
+    udp.extend_from_slice(&[0, 0]);
+    udp.extend_from_slice(data);
+    transport(source.ip(), destination.ip(), UDP, udp, 6)
+}
+
+/// The reply to an echo request (RFC 792, RFC 4443 section 4.2); `echo` is the request from its type on.
+#[must_use]
+pub fn echo_reply(packet: &Packet<'_>, echo: &[u8]) -> Vec<u8> {
+    let mut message = echo.to_vec();
+    message[0] = if packet.source.is_ipv4() { 0 } else { 129 };
+    icmp(packet.destination, packet.source, message)
+}
+
+/// An ICMP error about a packet of the workload (RFC 792, RFC 4443 section 3.1), from the packet's destination.
+#[must_use]
+pub fn unreachable(packet: &Packet<'_>, why: Unreachable) -> Vec<u8> {
+    let (kind, code) = match (packet.source.is_ipv4(), why) {
+        (true, Unreachable::Host) => (3, 1),
+        (true, Unreachable::Port) => (3, 3),
+        (true, Unreachable::Prohibited) => (3, 13),
+        (false, Unreachable::Host) => (1, 3),
+        (false, Unreachable::Port) => (1, 4),
+        (false, Unreachable::Prohibited) => (1, 1),
+    };
+    let quoted = &packet.bytes[..packet.bytes.len().min(QUOTE)];
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(quoted);
+    icmp(packet.destination, packet.source, message)
+}
+
+fn icmp(source: IpAddr, destination: IpAddr, mut message: Vec<u8>) -> Vec<u8> {
+    message[2..4].fill(0);
+    if source.is_ipv6() {
+        return transport(source, destination, super::ICMPV6, message, 2);
+    }
+    // ICMP for IPv4 has no pseudo-header (RFC 792).
+    let sum = !checksum::fold(checksum::add(0, &message));
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    ip(source, destination, super::ICMP, &message)
+}
+
+fn transport(source: IpAddr, destination: IpAddr, protocol: u8, mut data: Vec<u8>, at: usize) -> Vec<u8> {
+    let length = u32::from(length16(data.len()));
+    let sum = checksum::add(checksum::pseudo_header(source, destination, protocol, length), &data);
+    let sum = match !checksum::fold(sum) {
+        // Zero means "no checksum" in UDP (RFC 768).
+        0 => 0xffff,
+        sum => sum,
+    };
+    data[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    ip(source, destination, protocol, &data)
+}
+
+fn ip(source: IpAddr, destination: IpAddr, protocol: u8, data: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::with_capacity(40 + data.len());
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = length16(20 + data.len()).to_be_bytes();
+            // Version and length, DSCP, total length, identification 0, don't fragment, hop limit, protocol.
+            packet.extend_from_slice(&[0x45, 0, total[0], total[1], 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0]);
+            packet.extend_from_slice(&source.octets());
+            packet.extend_from_slice(&destination.octets());
+            let sum = !checksum::fold(checksum::add(0, &packet));
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        (source, destination) => {
+            let length = length16(data.len()).to_be_bytes();
+            packet.extend_from_slice(&[0x60, 0, 0, 0, length[0], length[1], protocol, HOP_LIMIT]);
+            packet.extend_from_slice(&octets(source));
+            packet.extend_from_slice(&octets(destination));
+        }
+    }
+    packet.extend_from_slice(data);
+    packet
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn length16(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,198 @@
+//! What every session of a data thread shares. One thread owns it, so nothing here is locked.
+
+use super::{
+    balance::Balancer,
+    limits::{Admission, EdgeLimits},
+    live::{LiveTable, Request},
+};
+use crate::{
+    interface::Interface,
+    telemetry::{EdgeInstruments, RecordLog, Side},
+};
+use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
+use ripstop_policy::{Permit, Policy};
+use ripstop_transport::{SessionId, Transport};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// A DNS query for a name outside the fabric, on its way to the thread that forwards it.
+pub struct ForwardQuery {
+    /// Who asks.
+    pub workload: WorkloadId,
+    /// The message.
+    pub query: Vec<u8>,
+    /// How it came.
+    pub via: ripstop_dns::Via,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<ripstop_dns::Answer>,
+}
+
+/// Counts that other threads read.
+#[derive(Debug, Default)]
+pub struct Stats {
+    sessions: AtomicI64,
+}
+
+impl Stats {
+    /// Sessions open.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        u64::try_from(self.sessions.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    pub(super) fn sessions_open(&self, change: i64) {
+        self.sessions.fetch_add(change, Ordering::Relaxed);
+    }
+}
+
+/// Edges are told apart by what they connect and on which ports, so that limits outlive a change of policy.
+type EdgeKey = (WorkloadId, ServiceId, Vec<Port>);
+
+/// What every session of a data thread shares.
+pub struct Context {
+    /// This host.
+    pub host: HostName,
+    /// The way to other hosts.
+    pub transport: Transport,
+    /// Where records go.
+    pub records: RecordLog,
+    /// Where queries for other names go.
+    pub forward: mpsc::Sender<ForwardQuery>,
+    /// The open sessions.
+    pub live: LiveTable,
+    /// Which endpoint next.
+    pub balancer: Balancer,
+    /// Counts for other threads.
+    pub stats: Arc<Stats>,
+    /// SYNs held on this agent.
+    pub held: Cell<usize>,
+    policy: RefCell<Arc<Policy>>,
+    interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
+    edges: RefCell<HashMap<EdgeKey, Rc<EdgeLimits>>>,
+    instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), EdgeInstruments>>,
+    ids: Cell<u64>,
+    seed: u64,
+}
+
+impl Context {
+    /// A context without interfaces or sessions.
+    #[must_use]
+    pub fn new(
+        host: HostName,
+        transport: Transport,
+        policy: Arc<Policy>,
+        records: RecordLog,
+        forward: mpsc::Sender<ForwardQuery>,
+        stats: Arc<Stats>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            host,
+            transport,
+            records,
+            forward,
+            live: LiveTable::default(),
+            balancer: Balancer::default(),
+            stats,
+            held: Cell::new(0),
+            policy: RefCell::new(policy),
+            interfaces: RefCell::default(),
+            edges: RefCell::default(),
+            instruments: RefCell::default(),
+            ids: Cell::new(0),
+            seed: random(),
+        })
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
+    }
+
+    /// Puts a policy in force: open sessions are decided again by it, and cut when it does not allow them.
+    pub fn enforce(&self, policy: Arc<Policy>) {
+        self.edges.borrow_mut().retain(|_, limits| limits.is_used());
+        self.instruments.borrow_mut().clear();
+        self.live.for_each(|live| {
+            if let Err(reason) = live.request.authorise(&policy, &self.host) {
+                tracing::debug!(session = %live.id, %reason, "cut by the new policy");
+                live.cut(Reason::PolicyChanged);
+            }
+        });
+        *self.policy.borrow_mut() = policy;
+    }
+
+    /// The interface of a workload, if it is attached.
+    #[must_use]
+    pub fn interface(&self, workload: &WorkloadId) -> Option<Rc<Interface>> {
+        self.interfaces.borrow().get(workload).cloned()
+    }
+
+    /// Every interface.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<Rc<Interface>> {
+        self.interfaces.borrow().values().cloned().collect()
+    }
+
+    /// Adds an interface; returns the one that served the workload before.
+    pub fn attach(&self, interface: &Rc<Interface>) -> Option<Rc<Interface>> {
+        self.interfaces.borrow_mut().insert(interface.workload().clone(), Rc::clone(interface))
+    }
+
+    /// Removes a workload's interface.
+    pub fn detach(&self, workload: &WorkloadId) -> Option<Rc<Interface>> {
+        self.interfaces.borrow_mut().remove(workload)
+    }
+
+    /// The right to open a session on the edge that permits it.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn admit(&self, policy: &Policy, permit: &Permit) -> Result<Admission, Reason> {
+        let edge = policy.edge(permit.edge);
+        let key = (edge.from.clone(), edge.to.clone(), edge.ports.clone());
+        let mut edges = self.edges.borrow_mut();
+        let limits = edges.entry(key).or_insert_with(|| EdgeLimits::new(permit.limits));
+        limits.update(permit.limits);
+        limits.admit()
+    }
+
+    /// The instruments of a session's edge, looked up once.
+    #[must_use]
+    pub fn edge_instruments(&self, request: &Request) -> EdgeInstruments {
+        let known = self.policy.borrow();
+        if known.workload(&request.caller).is_none() || known.service(&request.service).is_none() {
+            // A peer may name anything: such names are not kept.
+            return EdgeInstruments::new(&request.caller, &request.service, request.side);
+        }
+        let key = (request.caller.clone(), request.service.clone(), request.side);
+        let mut instruments = self.instruments.borrow_mut();
+        instruments.entry(key).or_insert_with_key(|(caller, service, side)| EdgeInstruments::new(caller, service, *side)).clone()
+    }
+
+    /// A new session id: unique on this agent, and by its random half among all.
+    #[must_use]
+    pub fn session_id(&self) -> SessionId {
+        let count = self.ids.get() + 1;
+        self.ids.set(count);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.seed.to_be_bytes());
+        id[8..].copy_from_slice(&count.to_be_bytes());
+        SessionId(id)
+    }
+}
+
+/// Random bits of the process: the hasher's keys come from the system's random source.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,263 @@
+//! Sessions that a workload of this host opens.
+//!
+//! 1. A SYN of no known flow: which service is it for, and may this workload call it? No: a reset, a record, done.
+//! 2. Yes: the SYN is held. The session dials endpoints in the balancer's order until one accepts; a denial by a serving
+//!    host ends the search, as another would not know better.
+//! 3. Accepted: the SYN-ACK leaves, and bytes are carried. Refused: the workload gets the answer that the endpoint, or
+//!    its absence, would have given it directly.
+
+use super::{
+    balance::Using,
+    carry::{self, Stream},
+    context::{Context, random},
+    limits::Admission,
+    live::{Request, SESSIONS_MAX, Session},
+    pump::{Sink as _, Source as _},
+    reach::{Reached, reach},
+    sides::{QuicSink, QuicSource},
+};
+use crate::{
+    interface::{FlowGuard, Interface},
+    packet::{FlowKey, Packet, Segment},
+    stack::Endpoint,
+    telemetry::{RecordSlot, Side},
+};
+use ripstop_config::{HostName, Port, Protocol, Reason};
+use ripstop_policy::{Permit, Policy, ServiceIx};
+use ripstop_transport::{SessionHeader, code::End};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// SYNs held per workload and per agent (DESIGN section 12).
+const HELD_PER_WORKLOAD: usize = 1_024;
+const HELD_PER_AGENT: usize = 16_384;
+/// Wait for a verdict, over all endpoints tried (DESIGN section 12).
+const VERDICT_MAX: Duration = Duration::from_secs(10);
+
+/// Wait for the caller's last step of the handshake: it is on this machine, and has given up if it takes longer.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// What a session needs from the decision to its end.
+struct Opening {
+    session: Session,
+    policy: Arc<Policy>,
+    permit: Permit,
+    service: ServiceIx,
+    flow: FlowGuard,
+    syn: Vec<u8>,
+    _admission: Admission,
+}
+
+/// Why a session could not be had.
+struct Refused {
+    reason: Reason,
+    detail: Option<String>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
+enum Far {
+    Stream(Stream),
+    Endpoint(Reached),
+}
+
+impl Far {
+    /// Ends what nobody will use.
+    fn abort(self) {
+        match self {
+            Self::Stream(mut stream) => {
+                stream.source.stop(Reason::CallerGone);
+                stream.sink.reset(Reason::CallerGone);
+            }
+            Self::Endpoint(reached) => reached.abort(),
+        }
+    }
+}
+
+/// Takes the SYN of a new flow.
+pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) {
+    let refuse = |reason| {
+        interface.drops().count(reason);
+        interface.refuse(packet, segment, reason);
+    };
+    let Some(slot) = room(context, interface) else { return refuse(Reason::AgentFull) };
+    let policy = context.policy();
+    let Some(service) = policy.service_at(packet.destination) else {
+        slot.release();
+        return refuse(Reason::NoService);
+    };
+    let session = begin(context, interface, &policy, service, packet, segment, slot);
+    let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
+        session.permitted(&policy, &permit);
+        Ok((permit, context.admit(&policy, &permit)?))
+    });
+    match admitted {
+        Ok((permit, admission)) => {
+            let flow = interface.hold(packet.flow(segment));
+            let syn = packet.bytes.to_vec();
+            let opening = Opening { session, policy, permit, service, flow, syn, _admission: admission };
+            tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
+        }
+        Err(reason) => {
+            session.end(reason, None);
+            interface.refuse(packet, segment, reason);
+        }
+    }
+}
+
+fn room(context: &Context, interface: &Interface) -> Option<RecordSlot> {
+    let full = context.live.len() >= SESSIONS_MAX
+        || context.held.get() >= HELD_PER_AGENT
+        || interface.held() >= HELD_PER_WORKLOAD
+        || !interface.has_room();
+    if full { None } else { context.records.reserve() }
+}
+
+fn begin(
+    context: &Rc<Context>,
+    interface: &Interface,
+    policy: &Policy,
+    service: ServiceIx,
+    packet: &Packet<'_>,
+    segment: &Segment,
+    slot: RecordSlot,
+) -> Session {
+    let request = Request {
+        side: Side::Caller,
+        caller: interface.workload().clone(),
+        service: policy.service_entry(service).id.clone(),
+        port: Port { number: segment.destination, protocol: Protocol::Tcp },
+        speaker: context.host.clone(),
+    };
+    let session = Session::begin(context, context.session_id(), request, slot);
+    session.draft.borrow_mut().destination = Some(packet.destination);
+    session
+}
+
+async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
+    let dialled = tokio::select! {
+        dialled = tokio::time::timeout(VERDICT_MAX, dial(&context, &opening)) => {
+            dialled.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into()))
+        }
+        reason = opening.session.live().when_cut() => Err(reason.into()),
+        () = interface.closed() => Err(Reason::NoInterface.into()),
+    };
+    match dialled {
+        Ok((far, _using)) => {
+            let Opening { session, permit, flow, syn, _admission, .. } = opening;
+            let caller = Endpoint::accept(interface.port(), flow.key().fabric, &syn, random());
+            drop(syn);
+            flow.open(&caller);
+            if !matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
+                caller.abort();
+                far.abort();
+                return session.end(Reason::CallerGone, None);
+            }
+            session.opened();
+            match far {
+                Far::Stream(stream) => carry::caller_to_stream(session, &permit.limits, &caller, stream).await,
+                Far::Endpoint(reached) => carry::caller_to_endpoint(session, &permit.limits, &caller, reached).await,
+            }
+        }
+        Err(refused) => {
+            interface.refuse_held(&opening.syn, refused.reason);
+            opening.session.end(refused.reason, refused.detail);
+        }
+    }
+}
+
+async fn dial(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
+    let Opening { session, policy, service, flow, .. } = opening;
+    let service = policy.service_entry(*service);
+    let is_up = |host: &HostName| *host == context.host || context.transport.is_up(host);
+    let order = context.balancer.order(&service.id, &service.hosts, is_up, Instant::now());
+    let mut last = Refused::from(Reason::NoEndpoint);
+    for host in order {
+        session.draft.borrow_mut().attempts += 1;
+        *session.live().endpoint_host.borrow_mut() = Some(host.clone());
+        let started = Instant::now();
+        match attempt(context, opening, &host, flow.key()).await {
+            Ok((far, load)) => {
+                let using = context.balancer.accepted(&service.id, &host, started.elapsed(), load);
+                return Ok((far, using));
+            }
+            Err(refused) if is_of_endpoint(refused.reason) => {
+                context.balancer.failed(&service.id, &host, Instant::now());
+                last = refused;
+            }
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(last)
+}
+
+/// The failure is of one endpoint or its host, so another may do better.
+fn is_of_endpoint(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::HostUnreachable
+            | Reason::PeerLost
+            | Reason::EndpointRefused
+            | Reason::EndpointTimeout
+            | Reason::EndpointUnreachable
+            | Reason::WrongListener
+            | Reason::NoInterface
+            | Reason::NotServedHere
+            | Reason::AgentFull
+            | Reason::Shutdown
+            | Reason::Protocol
+    )
+}
+
+async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName, key: FlowKey) -> Result<(Far, u16), Refused> {
+    if *host == context.host {
+        return local(context, opening, key).await.map(|reached| (Far::Endpoint(reached), 0));
+    }
+    let Opening { session, policy, .. } = opening;
+    let header = SessionHeader {
+        session: session.live().id,
+        caller: session.live().request.caller.clone(),
+        service: session.live().request.service.clone(),
+        port: session.live().request.port,
+        policy: *policy.digest().as_bytes(),
+        source_port: key.workload.port(),
+        trace: None,
+    };
+    match context.transport.open(host, &header).await {
+        Ok(opened) => {
+            let mut draft = session.draft.borrow_mut();
+            draft.endpoint = Some(opened.accepted.endpoint);
+            draft.cipher = Some(opened.cipher);
+            draft.peer = Some(host.clone());
+            let source = QuicSource { stream: opened.recv, sender: End::Endpoint };
+            let sink = QuicSink { stream: opened.send, receiver: End::Endpoint };
+            Ok((Far::Stream(Stream { source, sink }), opened.accepted.load))
+        }
+        Err(error) => Err(Refused { reason: error.reason(), detail: Some(error.to_string()) }),
+    }
+}
+
+/// The endpoint is on this host: nothing leaves it, and this agent is both ends, so it decides as the serving end too.
+async fn local(context: &Rc<Context>, opening: &Opening, key: FlowKey) -> Result<Reached, Refused> {
+    let Opening { session, policy, service, .. } = opening;
+    let request = Request { side: Side::Server, ..session.live().request.clone() };
+    request.authorise(policy, &context.host)?;
+    let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
+    let entry = policy.service_entry(*service);
+    let reached = reach(context, policy, entry, caller, request.port.number, key.workload.port()).await;
+    match reached {
+        Ok(reached) => {
+            let at = super::reach::target(policy, entry, request.port.number);
+            session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
+            Ok(reached)
+        }
+        Err(unreached) => Err(Refused { reason: unreached.reason, detail: Some(unreached.detail) }),
+    }
+}

@@ -1,0 +1,112 @@
+//! Sessions that other hosts open to endpoints of this one.
+//!
+//! The peer's certificate says which host it is; the header says for whom it speaks and what it wants. This host decides
+//! by its own policy, reaches the endpoint, and only then answers.
+
+use super::{
+    carry::{self, Stream},
+    context::Context,
+    live::{Request, SESSIONS_MAX, Session},
+    reach::{Reached, Unreached, reach, target},
+    sides::{QuicSink, QuicSource},
+};
+use crate::telemetry::Side;
+use ripstop_config::{Protocol, Reason};
+use ripstop_policy::{Permit, Policy};
+use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Refusal, code::End};
+use std::rc::Rc;
+
+/// Takes streams until the transport is closed.
+pub async fn accept(context: Rc<Context>, mut incoming: Incoming) {
+    while let Some(stream) = incoming.next().await {
+        tokio::task::spawn_local(serve(Rc::clone(&context), stream));
+    }
+}
+
+async fn serve(context: Rc<Context>, stream: IncomingStream) {
+    let peer = stream.peer.clone();
+    let incoming = match stream.header().await {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            tracing::warn!(%peer, %error, "a stream without a valid session header");
+            return;
+        }
+    };
+    let slot = if context.live.len() < SESSIONS_MAX { context.records.reserve() } else { None };
+    let Some(slot) = slot else {
+        incoming.refuse(refusal(Reason::AgentFull, String::new())).await;
+        return;
+    };
+    let request = Request {
+        side: Side::Server,
+        caller: incoming.header.caller.clone(),
+        service: incoming.header.service.clone(),
+        port: incoming.header.port,
+        speaker: peer.clone(),
+    };
+    let session = Session::begin(&context, incoming.header.session, request, slot);
+    {
+        let mut draft = session.draft.borrow_mut();
+        draft.peer = Some(peer);
+        draft.attempts = 1;
+    }
+    run(&context, session, incoming).await;
+}
+
+async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession) {
+    let policy = context.policy();
+    let reached = tokio::select! {
+        reached = admit(context, &policy, &session, &incoming) => reached,
+        reason = session.live().when_cut() => Err(Unreached { reason, detail: String::new() }),
+    };
+    match reached {
+        Ok((permit, reached, endpoint)) => {
+            let load = u16::try_from(context.live.len()).unwrap_or(u16::MAX);
+            match incoming.accept(Accepted { endpoint, load }).await {
+                Ok((send, recv)) => {
+                    session.opened();
+                    let source = QuicSource { stream: recv, sender: End::Caller };
+                    let sink = QuicSink { stream: send, receiver: End::Caller };
+                    carry::stream_to_endpoint(session, &permit.limits, Stream { source, sink }, reached).await;
+                }
+                Err(error) => {
+                    reached.abort();
+                    session.end(Reason::CallerGone, Some(error.to_string()));
+                }
+            }
+        }
+        Err(Unreached { reason, detail }) => {
+            incoming.refuse(refusal(reason, detail.clone())).await;
+            session.end(reason, (!detail.is_empty()).then_some(detail));
+        }
+    }
+}
+
+async fn admit(
+    context: &Rc<Context>,
+    policy: &Policy,
+    session: &Session,
+    incoming: &IncomingSession,
+) -> Result<(Permit, Reached, String), Unreached> {
+    let request = &session.live().request;
+    let denied = |reason: Reason| Unreached { reason, detail: format!("{}: {}", context.host, reason.describe()) };
+    let permit = request.authorise(policy, &context.host).map_err(denied)?;
+    session.permitted(policy, &permit);
+    *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
+    match request.port.protocol {
+        Protocol::Tcp => {}
+        Protocol::Udp => return Err(denied(Reason::UdpNotCarried)),
+    }
+    let service = policy.service(&request.service).ok_or_else(|| denied(Reason::NoService))?;
+    let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
+    let entry = policy.service_entry(service);
+    let port = request.port.number;
+    let reached = reach(context, policy, entry, caller, port, incoming.header.source_port).await?;
+    let endpoint = format!("{} {}", context.host, target(policy, entry, port));
+    session.draft.borrow_mut().endpoint = Some(endpoint.clone());
+    Ok((permit, reached, endpoint))
+}
+
+fn refusal(reason: Reason, detail: String) -> Refusal {
+    Refusal { reason, detail }
+}

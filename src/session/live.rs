@@ -1,0 +1,277 @@
+//! Open sessions, and the guard that writes each one's record.
+
+use super::{
+    context::Context,
+    pump::{Meter, Way},
+};
+use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
+use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
+use ripstop_policy::{Permit, Policy};
+use ripstop_transport::SessionId;
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// Sessions that one agent may have at once; beyond it they are refused cleanly (DESIGN section 12).
+pub const SESSIONS_MAX: usize = 1_000_000;
+
+/// Who wants what: all that a decision needs to know of a session, both when it opens and when the policy changes.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which end of the session this host is.
+    pub side: Side,
+    /// The calling workload.
+    pub caller: WorkloadId,
+    /// The service that is called.
+    pub service: ServiceId,
+    /// Its port.
+    pub port: Port,
+    /// The host that speaks for the caller.
+    pub speaker: HostName,
+}
+
+impl Request {
+    /// Decides on a policy: the one function for new and for open sessions, on both ends. `host` is this host.
+    ///
+    /// # Errors
+    /// The reason for a denial.
+    pub fn authorise(&self, policy: &Policy, host: &HostName) -> Result<Permit, Reason> {
+        let caller = policy.workload(&self.caller).ok_or(Reason::UnknownCaller)?;
+        let service = policy.service(&self.service).ok_or(Reason::NoService)?;
+        if !policy.may_speak_for(&self.speaker, caller) {
+            return Err(Reason::HostNotEntitled);
+        }
+        if self.side == Side::Server && !policy.service_entry(service).hosts.contains(host) {
+            return Err(Reason::NotServedHere);
+        }
+        match policy.decide(caller, service, self.port) {
+            ripstop_policy::Verdict::Allow(permit) => Ok(permit),
+            ripstop_policy::Verdict::Deny(reason) => Err(reason),
+        }
+    }
+}
+
+/// What the table and the live view know of an open session.
+pub struct Live {
+    /// The session's id, the same on both hosts.
+    pub id: SessionId,
+    /// Who wants what.
+    pub request: Request,
+    /// When its first packet was seen.
+    pub started: Instant,
+    /// From the caller to the service.
+    pub up: Meter,
+    /// From the service to the caller.
+    pub down: Meter,
+    /// The host of the endpoint, once one was chosen.
+    pub endpoint_host: RefCell<Option<HostName>>,
+    cut: Cell<Option<Reason>>,
+    wake: Notify,
+}
+
+impl Live {
+    /// Ends the session from outside.
+    pub fn cut(&self, reason: Reason) {
+        if self.cut.get().is_none() {
+            self.cut.set(Some(reason));
+            self.wake.notify_one();
+        }
+    }
+
+    /// Resolves when the session was cut.
+    pub async fn when_cut(&self) -> Reason {
+        loop {
+            if let Some(reason) = self.cut.get() {
+                return reason;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// The meter of one way.
+    #[must_use]
+    pub fn meter(&self, way: Way) -> &Meter {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+}
+
+/// The open sessions of one data thread.
+#[derive(Default)]
+pub struct LiveTable(RefCell<rustc_hash::FxHashMap<(SessionId, Side), Rc<Live>>>);
+
+impl LiveTable {
+    /// Sessions open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// No session is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `each` for every open session; `each` must neither open nor end one.
+    pub fn for_each(&self, mut each: impl FnMut(&Live)) {
+        for live in self.0.borrow().values() {
+            each(live);
+        }
+    }
+}
+
+/// A session from its beginning to its record. Whoever drops it has ended it.
+pub struct Session {
+    context: Rc<Context>,
+    live: Rc<Live>,
+    instruments: EdgeInstruments,
+    slot: Option<RecordSlot>,
+    start: time::OffsetDateTime,
+    opened: Cell<bool>,
+    /// What else its record will say.
+    pub draft: RefCell<Draft>,
+}
+
+/// The parts of a record that become known on the way.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// The address that was called.
+    pub destination: Option<IpAddr>,
+    /// The rule that allowed it.
+    pub rule: Option<String>,
+    /// The endpoint, as its host names it.
+    pub endpoint: Option<String>,
+    /// Time to the endpoint's answer.
+    pub connect: Option<Duration>,
+    /// Endpoints tried.
+    pub attempts: u8,
+    /// Cipher between the hosts.
+    pub cipher: Option<&'static str>,
+    /// The other host.
+    pub peer: Option<HostName>,
+    ended: Option<(Reason, Option<String>)>,
+}
+
+impl Session {
+    /// Begins a session and puts it into the table before anything is decided, so that no change of policy can fall
+    /// between the two.
+    pub fn begin(context: &Rc<Context>, id: SessionId, request: Request, slot: RecordSlot) -> Self {
+        let instruments = context.edge_instruments(&request);
+        let live = Rc::new(Live {
+            id,
+            request,
+            started: Instant::now(),
+            up: Meter::default(),
+            down: Meter::default(),
+            endpoint_host: RefCell::default(),
+            cut: Cell::default(),
+            wake: Notify::new(),
+        });
+        let key = (id, live.request.side);
+        context.live.0.borrow_mut().insert(key, Rc::clone(&live));
+        context.stats.sessions_open(1);
+        Self {
+            context: Rc::clone(context),
+            live,
+            instruments,
+            slot: Some(slot),
+            start: time::OffsetDateTime::now_utc(),
+            opened: Cell::new(false),
+            draft: RefCell::default(),
+        }
+    }
+
+    /// What the table knows of it.
+    #[must_use]
+    pub fn live(&self) -> &Rc<Live> {
+        &self.live
+    }
+
+    /// The instruments of its edge.
+    #[must_use]
+    pub fn instruments(&self) -> &EdgeInstruments {
+        &self.instruments
+    }
+
+    /// The policy allows it: its rule is known from here on.
+    pub fn permitted(&self, policy: &Policy, permit: &Permit) {
+        self.draft.borrow_mut().rule = Some(policy.edge(permit.edge).at.to_string());
+    }
+
+    /// The endpoint has answered: the session is open.
+    pub fn opened(&self) {
+        let took = self.live.started.elapsed();
+        self.draft.borrow_mut().connect = Some(took);
+        self.opened.set(true);
+        let Request { caller, service, side, .. } = &self.live.request;
+        instruments::verdict(caller, Some(service), *side, None);
+        self.instruments.opened();
+        self.instruments.connected(took);
+    }
+
+    /// Ends it: closed if it was open, denied if it was not.
+    pub fn end(self, reason: Reason, detail: Option<String>) {
+        self.draft.borrow_mut().ended = Some((reason, detail));
+    }
+
+    fn record(&self, draft: &mut Draft, reason: Reason, detail: Option<String>) -> SessionRecord {
+        let Live { request, up, down, .. } = &*self.live;
+        let opened = self.opened.get();
+        SessionRecord {
+            session: self.live.id.to_string(),
+            side: request.side,
+            start: self.start,
+            duration_s: self.live.started.elapsed().as_secs_f64(),
+            caller: request.caller.clone(),
+            caller_host: request.speaker.clone(),
+            service: Some(request.service.clone()),
+            destination: draft.destination.map_or_else(|| request.service.to_string(), |to| to.to_string()),
+            port: request.port.number,
+            protocol: request.port.protocol,
+            endpoint_host: self.live.endpoint_host.take(),
+            endpoint: draft.endpoint.take(),
+            verdict: if opened { "allow" } else { "deny" },
+            rule: draft.rule.take(),
+            reason,
+            detail,
+            bytes_up: up.bytes.get(),
+            bytes_down: down.bytes.get(),
+            connect_s: draft.connect.map(|took| took.as_secs_f64()),
+            waited_s: (up.waited.get() + down.waited.get()).as_secs_f64(),
+            attempts: draft.attempts,
+            policy: self.context.policy().digest().to_string(),
+            cipher: draft.cipher,
+            peer: draft.peer.take(),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Request { caller, service, side, .. } = &self.live.request;
+        self.context.live.0.borrow_mut().remove(&(self.live.id, *side));
+        self.context.stats.sessions_open(-1);
+        let mut draft = self.draft.take();
+        // A session that nobody ended was dropped with its task: the agent is stopping.
+        let (reason, detail) = draft.ended.take().unwrap_or((Reason::Shutdown, None));
+        if self.opened.get() {
+            let waited = self.live.up.waited.get() + self.live.down.waited.get();
+            if !waited.is_zero() {
+                self.instruments.throttled(waited);
+            }
+            self.instruments.closed(reason, self.live.started.elapsed());
+        } else {
+            instruments::verdict(caller, Some(service), *side, Some(reason));
+        }
+        if let Some(slot) = self.slot.take() {
+            slot.write(self.record(&mut draft, reason, detail));
+        }
+    }
+}

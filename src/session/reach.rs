@@ -1,0 +1,120 @@
+//! The way to an endpoint on this host, for a session whose caller is allowed to have it.
+
+use super::{
+    context::{Context, random},
+    sides::KernelTcp,
+};
+use crate::{interface::FlowGuard, stack::Endpoint};
+use ripstop_config::{Reason, graph::Run};
+use ripstop_policy::{Policy, ServiceEntry, WorkloadIx};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// How long an endpoint may take to answer, so that another can be tried within the wait for a verdict (10 s).
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+
+/// A connection to an endpoint, ready for bytes.
+pub enum Reached {
+    /// Through the interface of a workload in a namespace.
+    User(Rc<Endpoint>, FlowGuard),
+    /// Through the host's own TCP.
+    Kernel(Rc<TcpStream>),
+}
+
+/// Why an endpoint could not be had.
+#[derive(Debug)]
+pub struct Unreached {
+    /// The reason.
+    pub reason: Reason,
+    /// What was tried, for people.
+    pub detail: String,
+}
+
+/// Where the endpoint of a service listens on this host.
+#[must_use]
+pub fn target(policy: &Policy, service: &ServiceEntry, port: u16) -> SocketAddr {
+    let by = policy.workload_entry(service.by);
+    let address = match by.run {
+        Run::Netns(_) => IpAddr::V4(by.v4),
+        Run::User(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    service.to.unwrap_or(SocketAddr::new(address, port))
+}
+
+/// Connects to the endpoint of a service on this host.
+///
+/// # Errors
+/// [`Unreached`] with what the endpoint, or its absence, answered.
+pub async fn reach(
+    context: &Rc<Context>,
+    policy: &Policy,
+    service: &ServiceEntry,
+    caller: WorkloadIx,
+    port: u16,
+    source_port: u16,
+) -> Result<Reached, Unreached> {
+    let target = target(policy, service, port);
+    let by = policy.workload_entry(service.by);
+    let reaching = async {
+        match by.run {
+            Run::User(_) => kernel(target).await,
+            Run::Netns(_) => {
+                let caller = policy.workload_entry(caller);
+                let source = if target.is_ipv4() { IpAddr::V4(caller.v4) } else { IpAddr::V6(caller.v6) };
+                let interface = context.interface(&by.id).ok_or(Reason::NoInterface)?;
+                let (endpoint, guard) = interface.connect(source, source_port, target, random())?;
+                endpoint.established().await.map_err(|broken| broken.0)?;
+                Ok(Reached::User(endpoint, guard))
+            }
+        }
+    };
+    let reached = tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or(Err(Reason::EndpointTimeout));
+    reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}: {}", context.host, reason.describe()) })
+}
+
+async fn kernel(target: SocketAddr) -> Result<Reached, Reason> {
+    let connecting = async {
+        let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let stream = socket.connect(target).await?;
+        stream.set_nodelay(true)?;
+        // A host that defaults to a pacing congestion control would slow its own loopback down; where cubic is not to
+        // be had, the default serves.
+        let _ = socket2::SockRef::from(&stream).set_tcp_congestion(b"cubic");
+        Ok::<_, io::Error>(stream)
+    };
+    match connecting.await {
+        Ok(stream) => Ok(Reached::Kernel(Rc::new(stream))),
+        Err(error) => Err(connect_reason(&error)),
+    }
+}
+
+fn connect_reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::EndpointRefused,
+        io::ErrorKind::TimedOut => Reason::EndpointTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Reason::EndpointUnreachable,
+        // Out of descriptors or ports: this host's own limit.
+        _ => Reason::AgentFull,
+    }
+}
+
+impl Reached {
+    /// Ends a connection that nobody will use, by a reset.
+    pub fn abort(self) {
+        match self {
+            Self::User(endpoint, _flow) => endpoint.abort(),
+            Self::Kernel(stream) => super::sides::reset_on_close(&stream),
+        }
+    }
+
+    /// The two halves of a kernel socket.
+    #[must_use]
+    pub fn kernel_halves(stream: &Rc<TcpStream>) -> (KernelTcp, KernelTcp) {
+        (KernelTcp::new(stream), KernelTcp::new(stream))
+    }
+}

@@ -1,0 +1,163 @@
+//! The way of packets from the agent into an interface.
+
+use crate::packet::{TCP, checksum};
+use smoltcp::{
+    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    time::Instant,
+};
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    rc::Rc,
+};
+
+/// Length of the virtio header before each packet of a device with `IFF_VNET_HDR` (virtio 1.2, section 5.1.6).
+pub const VNET_HEADER: usize = 10;
+/// MTU of every interface: TCP ends here, so no path depends on it, and the kernel hands over its largest segments.
+pub const MTU: usize = 65_535;
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the receiver completes the checksum.
+const NEEDS_CHECKSUM: u8 = 1;
+/// Where the checksum lies in a TCP header.
+const TCP_CHECKSUM: u16 = 16;
+
+/// What takes packets toward a workload: a TUN device, or memory in tests.
+pub trait PacketSink {
+    /// Sends one packet given in parts, virtio header first.
+    ///
+    /// # Errors
+    /// When the device does not take it.
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+}
+
+impl PacketSink for crate::kernel::Tun {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        Self::send(self, parts).map(drop)
+    }
+}
+
+/// The sending side of one interface, shared by all its sessions on one thread.
+#[derive(Clone)]
+pub struct TunPort(Rc<Shared>);
+
+struct Shared {
+    sink: Rc<dyn PacketSink>,
+    /// One packet is built at a time, so one buffer serves every session.
+    scratch: RefCell<Vec<u8>>,
+    refused: Cell<u64>,
+}
+
+impl TunPort {
+    /// A port over a device.
+    #[must_use]
+    pub fn new(sink: Rc<dyn PacketSink>) -> Self {
+        Self(Rc::new(Shared { sink, scratch: RefCell::new(vec![0; MTU]), refused: Cell::new(0) }))
+    }
+
+    /// Sends a packet whose checksums are complete. A packet that the device refuses is counted: TCP sends it again,
+    /// and a datagram may be lost anyway.
+    pub fn send(&self, packet: &[u8]) {
+        self.write(&[0; VNET_HEADER], packet);
+    }
+
+    /// Packets that the device refused since the last call.
+    pub fn take_refused(&self) -> u64 {
+        self.0.refused.take()
+    }
+
+    fn write(&self, header: &[u8; VNET_HEADER], packet: &[u8]) {
+        if self.0.sink.send(&[IoSlice::new(header), IoSlice::new(packet)]).is_err() {
+            self.0.refused.set(self.0.refused.get() + 1);
+        }
+    }
+
+    fn build<R>(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut scratch = self.0.scratch.borrow_mut();
+        if scratch.len() < length {
+            scratch.resize(length, 0);
+        }
+        let packet = &mut scratch[..length];
+        let result = fill(packet);
+        match offload_checksum(packet) {
+            Some(header) => self.write(&header, packet),
+            None => self.0.refused.set(self.0.refused.get() + 1),
+        }
+        result
+    }
+}
+
+/// Leaves the TCP checksum to the kernel: puts the pseudo-header's sum in its place and says where it starts.
+fn offload_checksum(packet: &mut [u8]) -> Option<[u8; VNET_HEADER]> {
+    let (source, destination, start): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<20>()?;
+            let source: [u8; 4] = header[12..16].try_into().ok()?;
+            let destination: [u8; 4] = header[16..20].try_into().ok()?;
+            (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), usize::from(header[0] & 15) * 4)
+        }
+        _ => {
+            let header = packet.first_chunk::<40>()?;
+            let source: [u8; 16] = header[8..24].try_into().ok()?;
+            let destination: [u8; 16] = header[24..40].try_into().ok()?;
+            (Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into(), 40)
+        }
+    };
+    let length = u32::try_from(packet.len().checked_sub(start)?).ok()?;
+    let sum = checksum::fold(checksum::pseudo_header(source, destination, TCP, length));
+    let at = start + usize::from(TCP_CHECKSUM);
+    packet.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    let start = u16::try_from(start).ok()?.to_ne_bytes();
+    let offset = TCP_CHECKSUM.to_ne_bytes();
+    Some([NEEDS_CHECKSUM, 0, 0, 0, 0, 0, start[0], start[1], offset[0], offset[1]])
+}
+
+/// One turn of an endpoint as smoltcp's device: at most one packet in, any number out.
+pub(super) struct Turn<'t> {
+    pub(super) packet: Option<&'t [u8]>,
+    pub(super) port: &'t TunPort,
+}
+
+impl Device for Turn<'_> {
+    type RxToken<'a>
+        = Received<'a>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = Sending<'a>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
+        Some((Received(self.packet.take()?), Sending(self.port)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
+        Some(Sending(self.port))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        // Packets come from the same machine's memory with checksums left out; the kernel completes ours.
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        capabilities.checksum.ipv4 = Checksum::Tx;
+        capabilities
+    }
+}
+
+pub(super) struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+pub(super) struct Sending<'a>(&'a TunPort);
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        self.0.build(length, fill)
+    }
+}

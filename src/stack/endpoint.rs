@@ -1,0 +1,344 @@
+//! One TCP connection between a workload and the agent.
+
+use super::device::{TunPort, Turn};
+use bytes::Bytes;
+use ripstop_config::Reason;
+use smoltcp::{
+    iface::{Config, Interface, SocketHandle, SocketSet},
+    socket::tcp::{RecvError, Socket, SocketBuffer, State},
+    time::Instant as StackInstant,
+    wire::{HardwareAddress, IpCidr},
+};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+/// Bytes that may wait in each direction of one session. Between the agent and the kernel of the same machine a round
+/// trip takes microseconds, so this carries tens of gigabits; a slow reader closes the window at this many bytes.
+const BUFFER: usize = 256 * 1024;
+/// Largest piece handed on at once, so that one session's turn is bounded.
+const PIECE: usize = 64 * 1024;
+/// How long an ended session may wait for the workload to acknowledge the last bytes.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Why a side of a session can neither be read nor written any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken(pub Reason);
+
+/// The fabric's end of a workload's TCP connection.
+pub struct Endpoint(RefCell<Inner>);
+
+struct Inner {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    port: TunPort,
+    started: Instant,
+    /// When the driver will wake, and whom to wake when that is too late.
+    armed: Option<Instant>,
+    driver: Option<Waker>,
+    /// Who waits for the connection to be established or gone.
+    watcher: Option<Waker>,
+}
+
+impl Endpoint {
+    /// Takes a connection: `syn` is the packet that asked for it, `fabric` the address it asked for. The SYN-ACK leaves
+    /// before this returns.
+    #[must_use]
+    pub fn accept(port: &TunPort, fabric: SocketAddr, syn: &[u8], seed: u64) -> Rc<Self> {
+        let endpoint = Self::new(port, fabric, seed);
+        {
+            let mut inner = endpoint.0.borrow_mut();
+            // A fresh socket listens on a port that is not zero: a SYN to port 0 was refused as no port of a service.
+            let listening = inner.socket().listen((fabric.ip(), fabric.port()));
+            debug_assert!(listening.is_ok(), "listen on {fabric}: {listening:?}");
+        }
+        endpoint.ingest(syn);
+        endpoint
+    }
+
+    /// Opens a connection from `fabric` (the caller's address) to the workload's listener. The SYN leaves before this
+    /// returns; wait for the answer with [`Endpoint::established`].
+    #[must_use]
+    pub fn connect(port: &TunPort, fabric: SocketAddr, workload: SocketAddr, seed: u64) -> Rc<Self> {
+        let endpoint = Self::new(port, fabric, seed);
+        {
+            let mut inner = endpoint.0.borrow_mut();
+            let Inner { interface, sockets, handle, .. } = &mut *inner;
+            let socket = sockets.get_mut::<Socket>(*handle);
+            let connecting = socket.connect(interface.context(), (workload.ip(), workload.port()), fabric);
+            debug_assert!(connecting.is_ok(), "connect to {workload}: {connecting:?}");
+            inner.transmit();
+        }
+        endpoint
+    }
+
+    fn new(port: &TunPort, fabric: SocketAddr, seed: u64) -> Rc<Self> {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let started = Instant::now();
+        let mut turn = Turn { packet: None, port };
+        let mut interface = Interface::new(config, &mut turn, StackInstant::ZERO);
+        // A prefix of zero puts every peer on the link: there is nothing to route.
+        interface.update_ip_addrs(|addresses| {
+            // The list is empty and has room for two.
+            let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
+        });
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let port = port.clone();
+        let inner =
+            Inner { interface, sockets, handle, port, started, armed: None, driver: None, watcher: None };
+        Rc::new(Self(RefCell::new(inner)))
+    }
+
+    /// Takes a packet of this flow and answers it.
+    pub fn ingest(&self, packet: &[u8]) {
+        self.0.borrow_mut().turn(Some(packet));
+    }
+
+    /// Resolves when the handshake is done, running the timers meanwhile.
+    ///
+    /// # Errors
+    /// [`Broken`] with `EndpointRefused` when the workload answered with a reset.
+    pub async fn established(&self) -> Result<(), Broken> {
+        tokio::select! {
+            done = self.handshake() => done,
+            never = self.drive() => match never {},
+        }
+    }
+
+    async fn handshake(&self) -> Result<(), Broken> {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            match inner.socket().state() {
+                State::SynSent | State::SynReceived | State::Listen => {
+                    inner.watcher = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                State::Closed => Poll::Ready(Err(Broken(Reason::EndpointRefused))),
+                _ => Poll::Ready(Ok(())),
+            }
+        })
+        .await
+    }
+
+    /// Runs the timers; never resolves.
+    pub async fn drive(&self) -> std::convert::Infallible {
+        loop {
+            let deadline = self.next_deadline().await;
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => self.0.borrow_mut().turn(None),
+                () = self.rearmed(deadline) => {}
+            }
+        }
+    }
+
+    /// The time at which something must happen, once there is one.
+    async fn next_deadline(&self) -> Instant {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            inner.armed = inner.deadline();
+            match inner.armed {
+                Some(at) => Poll::Ready(at),
+                None => {
+                    inner.driver = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Resolves when something must happen before `deadline`.
+    async fn rearmed(&self, deadline: Instant) {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            if inner.armed.is_some_and(|armed| armed < deadline) {
+                return Poll::Ready(());
+            }
+            inner.driver = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Reads what the workload sent, at most `max` bytes and one piece; `None` after its FIN.
+    ///
+    /// # Errors
+    /// [`Broken`] with `reset` when the workload reset the connection.
+    pub async fn read(&self, max: usize, reset: Reason) -> Result<Option<Bytes>, Broken> {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            let socket = inner.socket();
+            let piece = socket.recv(|data| {
+                let length = data.len().min(max).min(PIECE);
+                (length, Bytes::copy_from_slice(&data[..length]))
+            });
+            match piece {
+                Ok(piece) if !piece.is_empty() => {
+                    inner.transmit();
+                    Poll::Ready(Ok(Some(piece)))
+                }
+                Ok(_) => {
+                    socket.register_recv_waker(cx.waker());
+                    Poll::Pending
+                }
+                Err(RecvError::Finished) => Poll::Ready(Ok(None)),
+                Err(RecvError::InvalidState) => Poll::Ready(Err(Broken(reset))),
+            }
+        })
+        .await
+    }
+
+    /// Writes all the bytes toward the workload, waiting while its window is closed.
+    ///
+    /// # Errors
+    /// [`Broken`] with `reset` when the workload reset the connection.
+    pub async fn write(&self, bytes: &[Bytes], reset: Reason) -> Result<(), Broken> {
+        let (mut index, mut offset) = (0, 0);
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            while let Some(piece) = bytes.get(index) {
+                let Ok(taken) = inner.socket().send_slice(&piece[offset..]) else {
+                    return Poll::Ready(Err(Broken(reset)));
+                };
+                offset += taken;
+                if offset == piece.len() {
+                    (index, offset) = (index + 1, 0);
+                } else {
+                    inner.transmit();
+                    if inner.socket().can_send() {
+                        continue;
+                    }
+                    inner.socket().register_send_waker(cx.waker());
+                    return Poll::Pending;
+                }
+            }
+            inner.transmit();
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Resolves when the workload has reset the connection.
+    pub async fn broken(&self, reset: Reason) -> Broken {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            if inner.socket().state() == State::Closed {
+                return Poll::Ready(Broken(reset));
+            }
+            inner.watcher = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends a FIN after the bytes written so far; reading goes on.
+    pub fn finish(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.socket().close();
+        inner.transmit();
+    }
+
+    /// Sends a reset and forgets what was not delivered.
+    pub fn abort(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.socket().abort();
+        inner.transmit();
+    }
+
+    /// Both directions are done, or the connection is gone: nothing the workload sends would be missed. TIME-WAIT is
+    /// not waited out, as nothing between the workload and the agent delays or repeats a segment.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.0.borrow_mut().socket().state(), State::Closed | State::TimeWait)
+    }
+
+    /// Waits until the workload has acknowledged everything, but not for ever.
+    pub async fn linger(&self) {
+        let gone = poll_fn(|cx| {
+            if self.is_gone() {
+                return Poll::Ready(());
+            }
+            self.0.borrow_mut().watcher = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        tokio::select! {
+            () = gone => {}
+            _ = self.drive() => {}
+            () = tokio::time::sleep(LINGER) => self.abort(),
+        }
+    }
+}
+
+fn buffer() -> SocketBuffer<'static> {
+    // Zeroed memory comes untouched from the kernel, so an idle session costs only the pages it has used.
+    SocketBuffer::new(vec![0; BUFFER])
+}
+
+impl Inner {
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    fn now(&self) -> StackInstant {
+        let elapsed = self.started.elapsed();
+        StackInstant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// One packet in, everything due out, timers set.
+    fn turn(&mut self, packet: Option<&[u8]>) {
+        let now = self.now();
+        let before = self.socket().state();
+        if packet.is_some() {
+            let mut turn = Turn { packet, port: &self.port };
+            self.interface.poll_ingress_single(now, &mut turn, &mut self.sockets);
+        }
+        self.transmit_at(now);
+        if self.socket().state() != before
+            && let Some(watcher) = self.watcher.take()
+        {
+            watcher.wake();
+        }
+    }
+
+    fn transmit(&mut self) {
+        let now = self.now();
+        self.transmit_at(now);
+    }
+
+    fn transmit_at(&mut self, now: StackInstant) {
+        let mut turn = Turn { packet: None, port: &self.port };
+        while self.interface.poll_egress(now, &mut turn, &mut self.sockets)
+            == smoltcp::iface::PollResult::SocketStateChanged
+        {}
+        self.rearm();
+    }
+
+    fn deadline(&mut self) -> Option<Instant> {
+        let now = self.now();
+        let at = self.interface.poll_at(now, &self.sockets)?;
+        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+        Some(self.started + Duration::from_micros(micros))
+    }
+
+    /// Wakes the driver only when it would come too late: a timer that moves on costs nothing.
+    fn rearm(&mut self) {
+        let Some(deadline) = self.deadline() else { return };
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.armed = Some(deadline);
+            if let Some(driver) = self.driver.take() {
+                driver.wake();
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Userspace TCP: the fabric's end of a workload's connection.
+//!
+//! One [`Endpoint`] per session holds one smoltcp interface with one socket, so that no packet's cost depends on how
+//! many other sessions there are. Its driver's contract:
+//!
+//! 1. Make it with [`Endpoint::accept`] from the SYN that was held, or with [`Endpoint::connect`] toward a workload.
+//! 2. Hand every later packet of the flow to [`Endpoint::ingest`].
+//! 3. Keep [`Endpoint::drive`] polled while the endpoint lives: it runs the retransmission timers.
+//! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`]; end with [`Endpoint::finish`] or
+//!    [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
+
+mod device;
+mod endpoint;
+
+pub use device::{MTU, TunPort, VNET_HEADER};
+pub use endpoint::{Broken, Endpoint};

@@ -1,0 +1,16 @@
+//! What the agent says of itself: metrics, session records, and the page that Prometheus scrapes.
+//!
+//! - [`instruments`] holds every metric of the agent, with its name, unit, help and labels;
+//! - [`record`] takes exactly one [`SessionRecord`] per session and writes it as a JSON line;
+//! - [`http`] serves `/metrics`, `/livez` and `/readyz`;
+//! - [`web`] is the bounded HTTP server below that page and below the admin socket.
+
+pub mod http;
+pub mod instruments;
+mod process;
+pub mod record;
+pub mod web;
+
+pub use http::{BindError, Readiness, Unready};
+pub use instruments::{DnsSource, DropCounters, EdgeInstruments, Side};
+pub use record::{RecordLog, RecordSlot, SessionRecord};
