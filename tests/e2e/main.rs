@@ -1,0 +1,28 @@
+//! End-to-end tests: whole hosts with real agents, real clients and real servers. They need root and /dev/net/tun, and run
+//! one at a time; `tests/run.sh` runs them with the rest.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![expect(unreachable_pub, reason = "one binary: nothing of it is public, and `pub` reads better than `pub(crate)`")]
+
+mod apps;
+mod bad_input;
+mod balance;
+mod both_ends;
+mod cleanup;
+mod demo;
+mod denied;
+mod dns;
+mod dns_upstream;
+mod exec;
+mod http;
+mod lab;
+mod lab_itself;
+mod limits;
+mod packets;
+mod pattern;
+mod reload;
+mod scale;
+mod servers;
+mod tcp;
+mod telemetry;
+mod users;

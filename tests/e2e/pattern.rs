@@ -1,0 +1,64 @@
+//! A stream of bytes in which every word tells its place: a byte lost, doubled, moved or changed is found where it is.
+
+use std::io::{ErrorKind, Read, Write};
+
+/// Bytes that are made and compared at a time.
+const BLOCK: usize = 64 * 1024;
+
+fn block(offset: u64, seed: u64) -> Vec<u8> {
+    let first = offset / 8;
+    let words =
+        (first..first + (BLOCK as u64) / 8 + 1).map(|n| (n ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let skip = usize::try_from(offset % 8).unwrap();
+    bytes[skip..skip + BLOCK].to_vec()
+}
+
+/// Writes `length` bytes of the stream `seed`.
+pub fn write(mut to: impl Write, length: u64, seed: u64) -> std::io::Result<()> {
+    let mut offset = 0;
+    while offset < length {
+        let bytes = block(offset, seed);
+        let size = usize::try_from((length - offset).min(BLOCK as u64)).unwrap();
+        to.write_all(&bytes[..size])?;
+        offset += size as u64;
+    }
+    Ok(())
+}
+
+/// Reads to the end of the stream and checks every byte; returns how many there were.
+pub fn read_to_end(from: impl Read, seed: u64) -> std::io::Result<u64> {
+    read(from, u64::MAX, seed)
+}
+
+/// Reads at most `length` bytes and checks every one; returns how many there were.
+pub fn read(mut from: impl Read, length: u64, seed: u64) -> std::io::Result<u64> {
+    let mut buffer = vec![0; BLOCK];
+    let mut offset = 0;
+    while offset < length {
+        let want = usize::try_from((length - offset).min(BLOCK as u64)).unwrap();
+        let got = match from.read(&mut buffer[..want]) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let expected = block(offset, seed);
+        if buffer[..got] != expected[..got] {
+            let at = (0..got).find(|at| buffer[*at] != expected[*at]).unwrap_or(0);
+            panic!("the stream differs at byte {} of a read of {got} at {offset}", offset + at as u64);
+        }
+        offset += got as u64;
+    }
+    Ok(offset)
+}
+
+#[test]
+fn a_changed_byte_is_found() {
+    let mut bytes = Vec::new();
+    write(&mut bytes, 200_001, 7).unwrap();
+    assert_eq!(read_to_end(&bytes[..], 7).unwrap(), 200_001);
+    bytes[150_000] ^= 1;
+    let broken = std::panic::catch_unwind(|| read_to_end(&bytes[..], 7));
+    assert!(broken.is_err());
+}

@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# Every test of Ripstop, from formatting to whole fabrics, on a fresh Debian machine with Rust and git.
+#
+#   sudo tests/run.sh            everything; installs the Debian packages that are missing, and says which
+#   tests/run.sh quick           what needs neither root nor packages: format, lints, unit and property tests
+#   sudo tests/run.sh e2e NAME   only the end-to-end tests whose name contains NAME
+#
+# The last line is `N passed, N failed`. Nothing is skipped silently: what cannot run is a failure where CI=true, and a
+# line that starts with SKIPPED elsewhere.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+mode=${1:-all}
+filter=${2:-}
+passed=0
+failed=0
+failures=()
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+# Agents and servers hold a descriptor for each session of a test.
+ulimit -n "$(ulimit -Hn)"
+
+say() { printf '\n== %s\n' "$*"; }
+
+ok() { passed=$((passed + ${1:-1})); }
+
+bad() {
+  failed=$((failed + ${2:-1}))
+  failures+=("$1")
+  printf 'FAILED: %s\n' "$1"
+}
+
+skip() {
+  if [ "${CI:-}" = true ]; then
+    bad "$1"
+  else
+    printf 'SKIPPED: %s\n' "$1"
+  fi
+}
+
+# One step that passes or fails as a whole.
+step() {
+  local name=$1
+  shift
+  say "$name"
+  local start=$SECONDS
+  if "$@"; then ok; else bad "$name"; fi
+  printf '(%s s)\n' $((SECONDS - start))
+}
+
+# Runs a test command, shows it, and adds up the results of its tests.
+tests() {
+  local name=$1 log code start=$SECONDS
+  shift
+  say "$name"
+  log=$(mktemp)
+  "$@" 2>&1 | tee "$log"
+  code=${PIPESTATUS[0]}
+  local good wrong
+  good=$(grep -Eo '^test result: .* ([0-9]+) passed' "$log" | grep -Eo '[0-9]+ passed' | awk '{n += $1} END {print n + 0}')
+  wrong=$(grep -Eo '^test result: .* ([0-9]+) failed' "$log" | grep -Eo '[0-9]+ failed' | awk '{n += $1} END {print n + 0}')
+  rm -f "$log"
+  ok "$good"
+  if [ "$wrong" -gt 0 ]; then
+    bad "$name: $wrong tests" "$wrong"
+  elif [ "$code" -ne 0 ]; then
+    bad "$name: exit code $code"
+  elif [ "$good" -eq 0 ]; then
+    bad "$name: no test ran"
+  fi
+  printf '(%s s)\n' $((SECONDS - start))
+}
+
+# package:program, by whose absence we know that the package is missing. What the build needs comes first.
+packages=(
+  build-essential:cc cmake:cmake
+  iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps python3-minimal:/usr/bin/python3
+  curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3
+  postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
+  bind9-dnsutils:dig openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
+)
+
+present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }
+
+install_packages() {
+  local missing=() one
+  for one in "${packages[@]}"; do
+    present "${one#*:}" || missing+=("${one%%:*}")
+  done
+  # python3-minimal alone lacks asyncio and http.server.
+  /usr/bin/python3 -c 'import asyncio, http.server' 2>/dev/null || missing+=(python3)
+  [ ${#missing[@]} -eq 0 ] && return
+  mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+  say "installing Debian packages for the tests: ${missing[*]}"
+  if [ "$(id -u)" -ne 0 ]; then
+    skip "root is needed to install ${missing[*]}"
+    return
+  fi
+  # The tests start their own servers in namespaces: those of the packages stay off.
+  local policy=/usr/sbin/policy-rc.d made=no
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=yes
+  fi
+  # No cluster is made when PostgreSQL is installed: the test makes one of its own.
+  mkdir -p /etc/postgresql-common
+  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" || bad "apt-get install ${missing[*]}"
+  [ $made = yes ] && rm -f $policy
+}
+
+can_make_hosts() {
+  [ "$(id -u)" -eq 0 ] && [ -c /dev/net/tun ] && unshare --net --mount --pid --fork true
+}
+
+# The static binary of the Dockerfile, and the demo with it.
+static_release() {
+  local target binary
+  target="$(uname -m)-unknown-linux-gnu"
+  binary=target/$target/release/ripstop
+  RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" --bin ripstop || return 1
+  file "$binary" | grep -Eq 'static-pie linked|statically linked' || { file "$binary"; return 1; }
+  ls -l "$binary"
+  timeout 60 "$binary" demo --once
+}
+
+purity() {
+  cargo check --target wasm32-unknown-unknown -p ripstop-config -p ripstop-policy
+}
+
+# Unit and property tests of all crates, the command line's, and the rules of the layers.
+run_unit_tests() {
+  local others=() file
+  for file in tests/*.rs; do
+    others+=(--test "$(basename "$file" .rs)")
+  done
+  tests "unit and property tests" cargo test --workspace --locked --lib --bins "${others[@]}" -q
+}
+
+run_e2e() {
+  if can_make_hosts; then
+    tests "end-to-end tests" cargo test --locked --test e2e -- --test-threads=1 ${filter:+"$filter"}
+  else
+    skip "the end-to-end tests need root, /dev/net/tun and network namespaces (in a container: --privileged)"
+  fi
+}
+
+case $mode in
+  quick)
+    step "format" cargo fmt --all --check
+    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    run_unit_tests
+    ;;
+  e2e)
+    install_packages
+    run_e2e
+    ;;
+  all)
+    install_packages
+    step "format" cargo fmt --all --check
+    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
+      step "config and policy build without an operating system" purity
+    else
+      printf 'not run: the wasm32-unknown-unknown target is not installed (rustup target add wasm32-unknown-unknown)\n'
+    fi
+    if cargo deny --version >/dev/null 2>&1; then
+      step "licences, bans and advisories" cargo deny check
+    else
+      printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
+    fi
+    run_unit_tests
+    run_e2e
+    if can_make_hosts; then
+      step "the static release binary, and its demo" static_release
+    else
+      skip "the demo needs root, /dev/net/tun and network namespaces"
+    fi
+    ;;
+  *)
+    echo "usage: tests/run.sh [quick | e2e [NAME]]" >&2
+    exit 2
+    ;;
+esac
+
+printf '\nin %s s\n' "$SECONDS"
+for one in ${failures[@]+"${failures[@]}"}; do
+  printf 'FAILED: %s\n' "$one"
+done
+printf '%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
