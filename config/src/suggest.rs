@@ -37,6 +37,10 @@ fn distance(from: &str, to: &str, allowed: usize) -> Option<usize> {
             }
             next.push(least);
         }
+        // A swap looks two rows back, so both must be too far for the rest to be.
+        if [&last, &next].iter().all(|row| row.iter().all(|far| *far > allowed)) {
+            return None;
+        }
         (before, last) = (last, next);
         previous = Some(ours);
     }

@@ -185,12 +185,12 @@ impl Draft {
 }
 
 impl Ede {
-    fn option(mut self) -> EdnsOption {
-        if self.text.len() > EDE_TEXT_MAX {
-            self.text.truncate(self.text.floor_char_boundary(EDE_TEXT_MAX));
-        }
+    /// Printable characters only: texts quote names, which may hold any byte, and end up on terminals.
+    fn option(&self) -> EdnsOption {
+        let printable = |char: char| if char.is_ascii_graphic() || char == ' ' { char } else { '?' };
+        let text: String = self.text.chars().map(printable).take(EDE_TEXT_MAX).collect();
         let mut data = (self.code as u16).to_be_bytes().to_vec();
-        data.extend_from_slice(self.text.as_bytes());
+        data.extend_from_slice(text.as_bytes());
         EdnsOption::Unknown(EDE_OPTION, data)
     }
 }

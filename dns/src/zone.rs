@@ -177,10 +177,9 @@ fn part(text: &str, v6: bool) -> Option<u8> {
 /// The length of the range's prefix that an address is in.
 fn prefix_of(ranges: &Ranges, address: IpAddr) -> Option<u8> {
     match address {
-        IpAddr::V4(v4) => {
-            let nets = [ranges.services_v4, ranges.workloads_v4];
-            nets.iter().find(|net| net.contains(&v4)).map(|net| net.prefix_len())
-        }
-        IpAddr::V6(v6) => ranges.v6.contains(&v6).then(|| ranges.v6.prefix_len()),
+        IpAddr::V4(v4) if ranges.services_v4.contains(&v4) => Some(ranges.services_v4.prefix_len()),
+        IpAddr::V4(v4) if ranges.workloads_v4.contains(&v4) => Some(ranges.workloads_v4.prefix_len()),
+        IpAddr::V6(v6) if ranges.v6.contains(&v6) => Some(ranges.v6.prefix_len()),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
     }
 }

@@ -144,13 +144,16 @@ fn limited(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
     let off = rate.abs_diff(FILE_RATE) * 100 / FILE_RATE;
     ensure!(off <= RATE_TOLERANCE, "the rate is {rate} bytes/s, {off} % off {FILE_RATE}");
     let record = stage.alpha.wait("web", "files")?;
+    // What files sends is held back where it is sent.
+    let held = Records::of(Host::Gamma).wait_for_side("server", "web", "files")?.waited_s;
+    ensure!(held > 0.0, "the record of gamma says that it was not held back");
     let what = format!(
         "web → {name}:9000  asked for {} MB at once, got {:.1} mbit/s in {:.1} s",
         FILE_BYTES / 1_000_000,
         rate as f64 * 8.0 / 1e6,
         took.as_secs_f64()
     );
-    let why = format!("limit session: 8 mbit/s; {}; held back for {:.1} s", record.describe(), record.waited_s);
+    let why = format!("limit session: 8 mbit/s, held back for {held:.1} s; {}", record.describe());
     Ok(vec![Line { label: "rate-limited", what, why }])
 }
 
@@ -178,8 +181,10 @@ fn edited(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
     ensure!(cut <= EDIT && opened <= EDIT, "cut after {}, let through after {}", millis(cut), millis(opened));
     let record = stage.alpha.wait("batch", "db")?;
     ensure!(record.reason == Reason::PolicyChanged.as_str(), "the cut session's record says {}", record.reason);
-    let allowed = format!("web → {name}:5432  denied before, now \"{greeting}\", {} after the file was saved", millis(opened));
-    let ended = format!("batch → db, open since before, cut after {}: {}", millis(cut), Reason::PolicyChanged.describe());
+    let allowed =
+        format!("web → {name}:5432  denied before, now \"{greeting}\", {} after the file was saved", millis(opened));
+    let ended =
+        format!("batch → db, open since before, cut after {}: {}", millis(cut), Reason::PolicyChanged.describe());
     Ok(vec![
         Line { label: "edit: allowed", what: allowed, why: format!("graph.yaml gained `{}`", cast::ADDED) },
         Line { label: "edit: cut", what: ended, why: format!("graph.yaml lost `{}`", cast::REMOVED) },
@@ -188,8 +193,9 @@ fn edited(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
 
 fn failover(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
     // The host that the balancer likes best is the one whose death web would notice.
-    let victim = answering_host(&stage.get_api("/")?)?;
     stage.alpha.skip();
+    let victim = answering_host(&stage.get_api("/")?)?;
+    stage.record_of_api()?;
     stage.world.kill(victim)?;
     let pages = thread::scope(|scope| {
         let stage = &*stage;
@@ -207,6 +213,8 @@ fn failover(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
     let (took, survivor) = slowest;
     ensure!(took <= FAILOVER, "the slowest request took {}", millis(took));
     let record = stage.record_of_api()?;
+    let recorded = record.endpoint_host.as_deref().unwrap_or("no host");
+    ensure!(recorded == survivor.name(), "{} answered, the record says {recorded}", survivor.name());
     let what = format!(
         "kill -9 of all on {}, which answered web last; at once {AFTER_DEATH} × web → {}:8080  all answered by {}, the \
          slowest in {}",

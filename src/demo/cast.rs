@@ -116,7 +116,8 @@ pub(super) fn graph(edited: bool) -> String {
 
 /// The policy of the graph before the edit.
 pub(super) fn policy() -> anyhow::Result<Policy> {
-    let graph = Graph::parse("graph.yaml", &graph(false)).map_err(|mistakes| anyhow!("the demo's graph: {mistakes}"))?;
+    let graph =
+        Graph::parse("graph.yaml", &graph(false)).map_err(|mistakes| anyhow!("the demo's graph: {mistakes}"))?;
     Ok(ripstop_policy::compile(graph)?)
 }
 

@@ -31,9 +31,7 @@ pub(super) fn as_workload<T: Send>(workload: &str, work: impl FnOnce() -> io::Re
 }
 
 /// Fetches `http://NAME:PORT/PATH` as the workload.
-pub(super) fn get(
-    workload: &str, resolver: Ipv4Addr, service: &str, port: u16, path: &str,
-) -> anyhow::Result<Page> {
+pub(super) fn get(workload: &str, resolver: Ipv4Addr, service: &str, port: u16, path: &str) -> anyhow::Result<Page> {
     let name = cast::dns_name(service);
     let page = as_workload(workload, || fetch(resolver, &name, port, path));
     page.with_context(|| format!("{workload} cannot fetch http://{name}:{port}{path}"))

@@ -39,7 +39,8 @@ pub(super) fn ask(resolver: Ipv4Addr, name: &str) -> io::Result<Answer> {
     socket.send(&question(id, name)?)?;
     let mut bytes = [0; ANSWER_SIZE as usize];
     let length = socket.recv(&mut bytes)?;
-    parse(&bytes[..length], id).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the resolver's answer is malformed"))
+    parse(&bytes[..length], id)
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the resolver's answer is malformed"))
 }
 
 /// One address of a name.

@@ -60,17 +60,24 @@ impl Records {
 
     /// Waits for the record of a call seen from the caller's side; records read on the way are passed over.
     pub(super) fn wait(&mut self, caller: &str, service: &str) -> anyhow::Result<Record> {
+        self.wait_for_side("caller", caller, service)
+    }
+
+    /// Waits for the record that the caller's or the server's side wrote of a call.
+    pub(super) fn wait_for_side(&mut self, side: &str, caller: &str, service: &str) -> anyhow::Result<Record> {
         let (caller, service) = (format!("shop/{caller}"), format!("shop/{service}"));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let is_it = |one: &Record| {
-                one.side == "caller" && one.caller == caller && one.service.as_ref() == Some(&service)
-            };
+            let is_it =
+                |one: &Record| one.side == side && one.caller == caller && one.service.as_ref() == Some(&service);
             if let Some(record) = self.next_lines().into_iter().find(is_it) {
                 return Ok(record);
             }
             if Instant::now() > deadline {
-                return Err(anyhow!("{} has no record of {caller} calling {service}", self.file.display()));
+                return Err(anyhow!(
+                    "{} has no record of {caller} calling {service} from the {side}'s side",
+                    self.file.display()
+                ));
             }
             thread::sleep(PAUSE);
         }

@@ -50,11 +50,8 @@ impl Signals {
     fn listen(&self, ready: &mpsc::SyncSender<anyhow::Result<()>>) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
-            let [mut interrupt, mut terminate, mut hangup] = [
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ];
+            let [mut interrupt, mut terminate, mut hangup] =
+                [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
             drop(ready.try_send(Ok(())));
             tokio::select! {
                 _ = interrupt.recv() => {}

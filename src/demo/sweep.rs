@@ -38,7 +38,9 @@ impl DemoLock {
         let file = file.with_context(|| format!("failed to create {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { path, _file: file }),
-            Err(TryLockError::WouldBlock) => bail!("another demo is running on this machine: stop it with Ctrl-C first"),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another demo is running on this machine: stop it with Ctrl-C first")
+            }
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("failed to lock {}", path.display())),
         }
     }
@@ -71,7 +73,9 @@ pub(super) fn sweep() -> Vec<anyhow::Error> {
     for host in Host::ALL {
         match fs::remove_dir_all(host.directory()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                failed.push(anyhow::Error::from(error).context(format!("failed to remove {}", host.directory().display())));
+                failed.push(
+                    anyhow::Error::from(error).context(format!("failed to remove {}", host.directory().display())),
+                );
             }
             Ok(()) | Err(_) => {}
         }
@@ -103,7 +107,8 @@ fn processes() -> Vec<Pid> {
 
 fn is_ours(command_line: &[u8]) -> bool {
     let mut words = command_line.split(|byte| *byte == 0).skip(1);
-    let is_settings = |word: &[u8]| Host::ALL.iter().any(|host| word == settings_of(*host).as_os_str().as_encoded_bytes());
+    let is_settings =
+        |word: &[u8]| Host::ALL.iter().any(|host| word == settings_of(*host).as_os_str().as_encoded_bytes());
     match words.next() {
         Some(b"demo-serve") => true,
         Some(b"agent") => words.any(is_settings),

@@ -113,7 +113,8 @@ impl World {
         }
         signals.check()?;
         self.wait_until_ready()?;
-        let pids: Vec<_> = self.agents.iter().map(|(host, child)| format!("{} (pid {})", host.name(), child.id())).collect();
+        let pids: Vec<_> =
+            self.agents.iter().map(|(host, child)| format!("{} (pid {})", host.name(), child.id())).collect();
         screen.say(&format!(
             "three hosts with an agent each, {}, up in {:.1} s\n",
             pids.join(", "),
@@ -160,7 +161,8 @@ impl World {
         for (host, agent) in &mut self.agents {
             let client = Client::new(&host.directory().join("agent.sock"));
             let log = host.directory().join("agent.log");
-            while let Err(why) = client.status().map_err(|error| error.to_string()).and_then(|status| is_ready(&status)) {
+            while let Err(why) = client.status().map_err(|error| error.to_string()).and_then(|status| is_ready(&status))
+            {
                 if let Some(status) = agent.try_wait()? {
                     bail!("the agent of {} ended ({status}): {}", host.name(), tail(&log));
                 }

@@ -174,6 +174,7 @@ async fn run(context: Rc<Context>, incoming: Incoming, mut inbox: mpsc::Receiver
                 if let Some(interface) = context.detach(&workload) {
                     interface.close();
                 }
+                context.cut_workload(&workload);
             }
             Command::Inspect { list, reply } => drop(reply.try_send(inspect(&context, list))),
             Command::Stop => break,
@@ -209,6 +210,7 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
         let current = context.interface(&workload);
         if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {
             context.detach(&workload);
+            context.cut_workload(&workload);
             let _ = gone.try_send(workload);
         }
     });

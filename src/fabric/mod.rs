@@ -20,6 +20,7 @@ use crate::{
     telemetry::{self, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
 use shared::Shared;
@@ -50,6 +51,16 @@ fn preflight() -> anyhow::Result<()> {
     bail!("this host cannot run an agent:\n{}", lines.join("\n"))
 }
 
+/// Each session of an endpoint on the host takes a descriptor, and the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "descriptors"),
+        Err(error) => tracing::warn!(%error, "failed to raise the limit of open descriptors"),
+    }
+}
+
 /// What the agent listens to besides its own parts.
 struct Signals {
     reload: Signal,
@@ -69,6 +80,7 @@ impl Signals {
 }
 
 async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_policy::Policy>) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let signals = Signals::listen()?;
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");

@@ -20,6 +20,12 @@ const FLOWS_MAX: usize = 65_536;
 /// Ports tried for a connection toward the workload before it is given up: all above 1023, in the worst case.
 const PORTS: u16 = u16::MAX - 1_023;
 
+/// A flow in the table. Ports are used again: a place is only ever given up by the one who took it.
+struct Place {
+    taker: u64,
+    flow: Flow,
+}
+
 /// What is known of a flow.
 enum Flow {
     /// Its SYN is held.
@@ -45,7 +51,8 @@ pub struct Interface {
     v6: Ipv6Addr,
     port: TunPort,
     drops: DropCounters,
-    flows: RefCell<FxHashMap<FlowKey, Flow>>,
+    flows: RefCell<FxHashMap<FlowKey, Place>>,
+    takers: Cell<u64>,
     held: Cell<usize>,
     closing: Cell<bool>,
     closed: Notify,
@@ -58,6 +65,7 @@ pub struct Interface {
 pub struct FlowGuard {
     interface: Rc<Interface>,
     key: FlowKey,
+    taker: u64,
     held: Cell<bool>,
 }
 
@@ -72,6 +80,7 @@ impl Interface {
             v6,
             port,
             flows: RefCell::default(),
+            takers: Cell::new(0),
             held: Cell::new(0),
             closing: Cell::new(false),
             closed: Notify::new(),
@@ -126,7 +135,7 @@ impl Interface {
     }
 
     pub(super) fn known(&self, key: &FlowKey) -> Known {
-        match self.flows.borrow().get(key) {
+        match self.flows.borrow().get(key).map(|place| &place.flow) {
             None => Known::Unknown,
             Some(Flow::Held) => Known::Held,
             Some(Flow::Open(endpoint)) => Known::Open(Rc::clone(endpoint)),
@@ -136,9 +145,16 @@ impl Interface {
     /// Takes a place for a flow whose SYN is held.
     #[must_use]
     pub fn hold(self: &Rc<Self>, key: FlowKey) -> FlowGuard {
-        self.flows.borrow_mut().insert(key, Flow::Held);
         self.count_held(1);
-        FlowGuard { interface: Rc::clone(self), key, held: Cell::new(true) }
+        self.take(key, Flow::Held)
+    }
+
+    fn take(self: &Rc<Self>, key: FlowKey, flow: Flow) -> FlowGuard {
+        let taker = self.takers.get() + 1;
+        self.takers.set(taker);
+        let held = Cell::new(matches!(flow, Flow::Held));
+        self.flows.borrow_mut().insert(key, Place { taker, flow });
+        FlowGuard { interface: Rc::clone(self), key, taker, held }
     }
 
     fn count_held(&self, change: isize) {
@@ -150,8 +166,7 @@ impl Interface {
 
     /// Takes a place for a flow with a connection, such as one to the resolver.
     pub(super) fn insert(self: &Rc<Self>, key: FlowKey, endpoint: &Rc<Endpoint>) -> FlowGuard {
-        self.flows.borrow_mut().insert(key, Flow::Open(Rc::clone(endpoint)));
-        FlowGuard { interface: Rc::clone(self), key, held: Cell::new(false) }
+        self.take(key, Flow::Open(Rc::clone(endpoint)))
     }
 
     /// Opens a connection to the workload at `target` from `source`, at the wished port or the next free one.
@@ -233,7 +248,11 @@ impl FlowGuard {
 
     /// The held flow has its connection.
     pub fn open(&self, endpoint: &Rc<Endpoint>) {
-        self.interface.flows.borrow_mut().insert(self.key, Flow::Open(Rc::clone(endpoint)));
+        if let Some(place) = self.interface.flows.borrow_mut().get_mut(&self.key)
+            && place.taker == self.taker
+        {
+            place.flow = Flow::Open(Rc::clone(endpoint));
+        }
         self.release_held();
     }
 
@@ -247,6 +266,9 @@ impl FlowGuard {
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.release_held();
-        self.interface.flows.borrow_mut().remove(&self.key);
+        let mut flows = self.interface.flows.borrow_mut();
+        if flows.get(&self.key).is_some_and(|place| place.taker == self.taker) {
+            flows.remove(&self.key);
+        }
     }
 }

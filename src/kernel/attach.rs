@@ -139,7 +139,11 @@ fn is_v6_off(error: &Error) -> bool {
 
 /// Rules that send one user's packets to the interface's table, and the main table's refusal to everyone else.
 async fn choose_by_user(
-    handle: &Handle, plan: &AttachPlan, uid: u32, slot: u32, destinations: &[IpNet],
+    handle: &Handle,
+    plan: &AttachPlan,
+    uid: u32,
+    slot: u32,
+    destinations: &[IpNet],
 ) -> Result<(), Error> {
     let (table, priority) = (table_of(slot), PRIORITY_BASE + slot);
     for &to in destinations {

@@ -9,9 +9,7 @@ use super::{
     Error,
     attach::table_of,
     journal::{Attachment, Journal},
-    netlink,
-    netns,
-    resolv,
+    netlink, netns, resolv,
     route::{self, MAIN},
 };
 use rtnetlink::{Handle, packet_route::link::InfoKind};
@@ -51,7 +49,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { links, rules, routes, files, gone } = self;
-        write!(f, "removed {links} interfaces, {rules} rules, {routes} routes, {files} files; {gone} namespaces were gone")
+        write!(
+            f,
+            "removed {links} interfaces, {rules} rules, {routes} routes, {files} files; {gone} namespaces were gone"
+        )
     }
 }
 
@@ -118,4 +119,3 @@ async fn purge(handle: &Handle, which: &(dyn Fn(u32) -> bool + Sync)) -> Result<
     let routes = route::delete_routes(handle, which).await?;
     Ok(Report { rules, routes, ..Report::default() })
 }
-

@@ -12,12 +12,7 @@ use rtnetlink::{
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo},
     },
 };
-use std::{
-    fs::File,
-    net::IpAddr,
-    os::fd::AsRawFd,
-    path::Path,
-};
+use std::{fs::File, net::IpAddr, os::fd::AsRawFd, path::Path};
 
 /// One end of a pair of links.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +105,8 @@ pub fn route(to: IpNet, gateway: IpAddr) -> Result<(), Error> {
         let message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.addr(), to.prefix_len())
             .and_then(|message| message.gateway(gateway));
-        let message = message.map_err(|error| Error::Netlink { what: what.clone(), source: std::io::Error::other(error) })?;
+        let message =
+            message.map_err(|error| Error::Netlink { what: what.clone(), source: std::io::Error::other(error) })?;
         handle.route().add(message.build()).execute().await.map_err(|error| Error::netlink(what.as_str(), error))
     })
 }
@@ -189,4 +185,3 @@ fn change(link: &str, what: &str, apply: impl FnOnce(Change) -> Change + Send) -
         set.map_err(|error| Error::netlink(format!("{what} the link {link}"), error))
     })
 }
-

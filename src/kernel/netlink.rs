@@ -26,7 +26,8 @@ fn converse<T>(work: impl AsyncFnOnce(Handle) -> Result<T, Error>) -> Result<T, 
 
 /// Everything of one dump.
 pub(super) async fn collect<T>(
-    what: &str, dump: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    what: &str,
+    dump: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Error> {
     dump.try_collect().await.map_err(|error| Error::netlink(what, error))
 }

@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn each_missing_capability_is_named_with_its_remedy() {
         assert_eq!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), []);
-        let named: Vec<_> = missing_capabilities("CapEff:\t0000000000001000\n").iter().map(Missing::to_string).collect();
+        let named: Vec<_> =
+            missing_capabilities("CapEff:\t0000000000001000\n").iter().map(Missing::to_string).collect();
         assert_eq!(
             named,
             ["the capability CAP_SYS_ADMIN is missing: run as root, or in a container with `--cap-add SYS_ADMIN`"]

@@ -391,7 +391,8 @@ fn programs_of_a_named_namespace_see_the_resolver_unless_they_have_one() {
 fn links_join_namespaces_through_a_bridge() {
     let Some(lab) = Lab::new() else { return };
     let (host, workload) = (netns::path_of(&lab.host), lab.workload_path());
-    link::veth(link::End { namespace: &host, link: "port0" }, link::End { namespace: &workload, link: "eth0" }).unwrap();
+    link::veth(link::End { namespace: &host, link: "port0" }, link::End { namespace: &workload, link: "eth0" })
+        .unwrap();
     lab.on_host(|| {
         link::bridge("br0").unwrap();
         link::join_bridge("port0", "br0").unwrap();

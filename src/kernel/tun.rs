@@ -2,12 +2,12 @@
 #![expect(unsafe_code, reason = "two ioctls and one descriptor that the `tun` crate hands over raw")]
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use tokio::io::{Interest, unix::AsyncFd};
 use std::{
     fs::File,
     io::{self, IoSlice, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Bytes of the virtio network header in front of every packet, read or written (`struct virtio_net_hdr`).
 pub const VNET_HEADER: usize = 10;

@@ -152,6 +152,23 @@ impl Context {
         self.interfaces.borrow_mut().remove(workload)
     }
 
+    /// Ends the sessions of a workload whose interface is gone, at either end.
+    pub fn cut_workload(&self, workload: &WorkloadId) {
+        let policy = self.policy();
+        self.live.for_each(|live| {
+            let Request { side, caller, service, .. } = &live.request;
+            let is_its = match side {
+                Side::Caller => caller == workload,
+                Side::Server => policy
+                    .service(service)
+                    .is_some_and(|service| policy.workload_entry(policy.service_entry(service).by).id == *workload),
+            };
+            if is_its {
+                live.cut(Reason::NoInterface);
+            }
+        });
+    }
+
     /// The right to open a session on the edge that permits it.
     ///
     /// # Errors

@@ -37,6 +37,9 @@ const HELD_PER_AGENT: usize = 16_384;
 /// Wait for a verdict, over all endpoints tried (DESIGN section 12).
 const VERDICT_MAX: Duration = Duration::from_secs(10);
 
+/// Wait for one endpoint while there are others to try: a connection takes milliseconds, so one that takes this long is
+/// better looked for elsewhere, and a host that just died is passed over before its connection is known to be lost.
+const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 /// Wait for the caller's last step of the handshake: it is on this machine, and has given up if it takes longer.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
@@ -179,17 +182,19 @@ async fn dial(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), 
     let is_up = |host: &HostName| *host == context.host || context.transport.is_up(host);
     let order = context.balancer.order(&service.id, &service.hosts, is_up, Instant::now());
     let mut last = Refused::from(Reason::NoEndpoint);
-    for host in order {
+    for (index, host) in order.iter().enumerate() {
+        let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
         session.draft.borrow_mut().attempts += 1;
         *session.live().endpoint_host.borrow_mut() = Some(host.clone());
         let started = Instant::now();
-        match attempt(context, opening, &host, flow.key()).await {
+        let attempted = tokio::time::timeout(wait, attempt(context, opening, host, flow.key())).await;
+        match attempted.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into())) {
             Ok((far, load)) => {
-                let using = context.balancer.accepted(&service.id, &host, started.elapsed(), load);
+                let using = context.balancer.accepted(&service.id, host, started.elapsed(), load);
                 return Ok((far, using));
             }
             Err(refused) if is_of_endpoint(refused.reason) => {
-                context.balancer.failed(&service.id, &host, Instant::now());
+                context.balancer.failed(&service.id, host, Instant::now());
                 last = refused;
             }
             Err(refused) => return Err(refused),

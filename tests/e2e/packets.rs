@@ -109,5 +109,6 @@ fn a_syn_flood_leaves_the_agent_standing() {
     );
     let grown = raw.lab.agent("alpha").resident().saturating_sub(before);
     assert!(grown < 512 << 20, "grew by {grown}");
-    raw.lab.workload("web").connect(raw.lab.service("shop/api", 8080)).expect("honest callers still get through");
+    let honest = || raw.web.connect(raw.lab.service("shop/api", 8080)).is_ok();
+    crate::lab::within(std::time::Duration::from_secs(10), "the flooding workload itself to get through again", honest);
 }

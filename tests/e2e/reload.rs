@@ -124,10 +124,11 @@ fn a_new_workload_is_attached_and_an_old_one_taken_away() {
 
 #[test]
 fn a_namespace_that_comes_late_is_attached() {
-    let graph = SHOP.replace("netns: web }", "netns: /run/netns/soon }");
+    let graph = SHOP.replace("netns: web }", "netns: soon }");
     let lab = Lab::of(&["alpha", "beta"]).graph(&graph).without_agent("alpha").start();
     let _server = lab.workload("api").serve(8080, echo);
     let soon = lab.host("alpha");
+    soon.sh("ip netns del soon");
     lab.agent("alpha").start();
     lab.agent("alpha").wait_up(&["beta"]);
     let status = lab.agent("alpha").status();

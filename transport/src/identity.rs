@@ -80,7 +80,9 @@ pub enum IdentityError {
         key: PathBuf,
     },
     /// The certificate's time is over.
-    #[error("the certificate in {path} of host `{host}` has expired: issue a new one with `ripstop ca issue host {host}`")]
+    #[error(
+        "the certificate in {path} of host `{host}` has expired: issue a new one with `ripstop ca issue host {host}`"
+    )]
     Expired {
         /// The certificate's file.
         path: PathBuf,

@@ -79,10 +79,8 @@ impl Leaf {
 fn identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError> {
     let names = certificate.subject_alternative_name().map_err(|_| LeafError::Malformed)?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let uris: Vec<&str> = names
-        .iter()
-        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
-        .collect();
+    let uris: Vec<&str> =
+        names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();
     match uris.as_slice() {
         [uri] => uri.parse().map_err(|error: ripstop_config::name::NameError| LeafError::Identity(error.to_string())),
         several => Err(LeafError::Uris(several.len())),

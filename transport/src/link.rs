@@ -124,7 +124,8 @@ fn said(reason: &[u8]) -> String {
 
 /// rustls shows errors of a verifier of ours as they are built, ours in the middle.
 fn unwrapped(reason: &str) -> String {
-    let ours = reason.strip_prefix("invalid peer certificate: Other(OtherError(").and_then(|rest| rest.strip_suffix("))"));
+    let ours =
+        reason.strip_prefix("invalid peer certificate: Other(OtherError(").and_then(|rest| rest.strip_suffix("))"));
     ours.map_or_else(|| reason.to_owned(), |why| format!("the certificate is not accepted: {why}"))
 }
 

@@ -109,7 +109,6 @@ async fn retire(shared: Arc<Shared>, link: Arc<Link>) {
     time::sleep(RETIRED_MIN).await;
     let mut unused = 0;
     while link.is_open() && link.is_retired() {
-        eprintln!("DBG {} {:?} age {:?} {link:?}", link.host, link.dialled, link.age());
         unused = if link.is_unused() { unused + 1 } else { 0 };
         if unused >= RETIRED_LOOKS {
             shared.table().close_replaced(&link);

@@ -16,11 +16,11 @@ use std::{
 };
 
 /// How often an otherwise silent connection is probed.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(600);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Silence after which a peer is taken for dead. The timer restarts with the first probe after the last answer (RFC 9000
-/// section 10.1), so death is noticed [`KEEP_ALIVE`] + this after the last sign of life at most: 2.8 s, within the 3 s
+/// section 10.1), so death is noticed [`KEEP_ALIVE`] + this after the last sign of life at most: 2.5 s, within the 3 s
 /// promised.
-pub const IDLE: Duration = Duration::from_millis(2_200);
+pub const IDLE: Duration = Duration::from_millis(2_000);
 /// Payload of one session that may wait unread at a receiver: 100 Mbit/s at 100 ms of round trip.
 pub const STREAM_WINDOW: u32 = 1_250_000;
 /// Payload of all sessions of a connection that may wait unread. More than fifty slow readers fill it before they
@@ -112,10 +112,7 @@ impl Settings {
 
     pub(crate) fn transport(&self) -> Arc<TransportConfig> {
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(self.mtu())
-            .interval(MTU_INTERVAL)
-            .black_hole_cooldown(MTU_COOLDOWN)
-            .minimum_change(MTU_STEP);
+        mtu.upper_bound(self.mtu()).interval(MTU_INTERVAL).black_hole_cooldown(MTU_COOLDOWN).minimum_change(MTU_STEP);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(ACK_EVERY.into());
         let mut config = TransportConfig::default();

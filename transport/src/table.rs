@@ -216,13 +216,19 @@ impl Table {
         }
     }
 
+    /// Connections that are open, replaced ones included.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.values().flat_map(|peer| peer.live.iter().chain(&peer.retired)).filter(|link| link.is_open()).count()
+    }
+
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
         self.0.iter().map(|(host, peer)| peer.status(host)).collect()
     }
 
     /// A host that nobody dials and nothing leads to needs no entry: hosts that only dial us must not pile up.
     fn forget_if_gone(&mut self, host: &HostName) {
-        if self.0.get(host).is_some_and(|peer| peer.address.is_none() && peer.live.is_none() && peer.retired.is_empty()) {
+        if self.0.get(host).is_some_and(|peer| peer.address.is_none() && peer.live.is_none() && peer.retired.is_empty())
+        {
             self.0.remove(host);
         }
     }

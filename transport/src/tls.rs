@@ -60,11 +60,8 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 
 /// What dials one host: its answer must come from that host.
 pub(crate) fn client(identity: &Identity, host: &HostName) -> Result<Arc<dyn quinn::crypto::ClientConfig>, TlsError> {
-    let verifier = DialledHost {
-        roots: Arc::clone(identity.roots()),
-        fabric: identity.fabric().clone(),
-        host: host.clone(),
-    };
+    let verifier =
+        DialledHost { roots: Arc::clone(identity.roots()), fabric: identity.fabric().clone(), host: host.clone() };
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -82,7 +79,8 @@ pub(crate) fn client(identity: &Identity, host: &HostName) -> Result<Arc<dyn qui
 
 /// What is dialled by any host of the fabric.
 pub(crate) fn server(identity: &Identity) -> Result<Arc<dyn quinn::crypto::ServerConfig>, TlsError> {
-    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(identity.roots()), Arc::clone(provider())).build()?;
+    let chain =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(identity.roots()), Arc::clone(provider())).build()?;
     let verifier = AnyHost { chain, fabric: identity.fabric().clone() };
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?

@@ -55,9 +55,8 @@ impl Transport {
         let address = settings.listen;
         let server = settings.server(&identity)?;
         let socket = socket::bind(address);
-        let endpoint = socket.and_then(|socket| {
-            Endpoint::new(settings.endpoint(), Some(server), socket, Arc::new(TokioRuntime))
-        });
+        let endpoint =
+            socket.and_then(|socket| Endpoint::new(settings.endpoint(), Some(server), socket, Arc::new(TokioRuntime)));
         let endpoint = endpoint.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse(address),
             _ => BindError::Socket { address, source },
@@ -118,10 +117,10 @@ impl Transport {
         self.shared().table().is_up(host)
     }
 
-    /// How many connections there are, those included that end or are being made.
+    /// How many connections to other hosts there are, those included that another one has replaced.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.shared().endpoint.open_connections()
+        self.shared().table().connections()
     }
 
     /// What happened since the start.

@@ -11,77 +11,49 @@ use hickory_proto::{
     rr::{Name, RecordType, rdata::opt::EdnsOption},
 };
 use ripstop_config::{
-    Location, WorkloadId,
-    graph::{Edge, Graph, Host, Limits, Ranges, Run, Service, Workload},
+    WorkloadId,
+    graph::{Graph, Ranges},
 };
 use ripstop_policy::{Policy, WorkloadIx, compile};
-use std::collections::BTreeMap;
 
-/// Workloads as `tenant/name: hosts`, services as `tenant/name: workload, ports, exported to`.
-const WORKLOADS: &[(&str, &[&str])] = &[
-    ("shop/web", &["alpha"]),
-    ("shop/api", &["alpha", "beta"]),
-    ("shop/db", &["beta"]),
-    ("billing/report", &["alpha"]),
-    ("billing/ledger", &["beta"]),
-];
-const SERVICES: &[(&str, &str, &[&str], &[&str])] = &[
-    ("shop/api", "api", &["8080/tcp", "9090/tcp", "53/udp"], &[]),
-    ("shop/db", "db", &["5432/tcp"], &["billing"]),
-    ("billing/ledger", "ledger", &["7000/tcp"], &[]),
-    ("billing/report", "report", &["7001/tcp"], &["shop"]),
-];
-/// Edges as caller, service, ports (empty for all).
-const EDGES: &[(&str, &str, &[&str])] = &[
-    ("shop/web", "shop/api", &["8080/tcp", "53/udp"]),
-    ("shop/api", "shop/db", &[]),
-    ("billing/report", "shop/db", &[]),
-    ("billing/report", "billing/ledger", &[]),
-];
+const GRAPH: &str = r#"
+fabric: shop.example
+ranges: { v6: "fd5e:1c00:77::/48" }
+hosts: { alpha: {}, beta: {} }
+tenants:
+  shop:
+    workloads:
+      web: { on: [alpha], run: { netns: web } }
+      api: { on: [alpha, beta], run: { netns: api } }
+      db: { on: [beta], run: { netns: db } }
+    services:
+      api: { by: api, ports: [8080/tcp, 9090/tcp, 53/udp] }
+      db: { by: db, port: 5432/tcp, export: [billing] }
+    allow:
+      - { from: web, to: api, ports: [8080/tcp, 53/udp] }
+      - { from: api, to: db }
+      - { from: billing/report, to: db }
+  billing:
+    workloads:
+      report: { on: [alpha], run: { netns: report } }
+      ledger: { on: [beta], run: { netns: ledger } }
+    services:
+      ledger: { by: ledger, port: 7000/tcp }
+      report: { by: report, port: 7001/tcp, export: [shop] }
+    allow:
+      - { from: report, to: ledger }
+"#;
 
 pub(crate) fn policy() -> Policy {
     compile(graph()).unwrap()
 }
 
 pub(crate) fn ranges() -> Ranges {
-    Ranges {
-        services_v4: "198.18.0.0/16".parse().unwrap(),
-        workloads_v4: "198.19.0.0/16".parse().unwrap(),
-        v6: "fd5e:1c00:77::/48".parse().unwrap(),
-    }
+    graph().ranges
 }
 
 fn graph() -> Graph {
-    let at = Location { file: "shop.yaml".into(), line: 1, column: 1 };
-    let host = |name: &&str| name.parse().unwrap();
-    let ports = |list: &[&str]| list.iter().map(|port| port.parse().unwrap()).collect::<Vec<_>>();
-    let workloads = WORKLOADS.iter().map(|(id, on)| {
-        let run = Run::Netns(id.replace('/', "-"));
-        let on = on.iter().map(host).collect();
-        (id.parse().unwrap(), Workload { on, run, isolated: false, at: at.clone() })
-    });
-    let services = SERVICES.iter().map(|(id, by, list, export)| {
-        let export = export.iter().map(|tenant| tenant.parse().unwrap()).collect();
-        let service = Service { by: by.parse().unwrap(), ports: ports(list), to: None, export, at: at.clone() };
-        (id.parse().unwrap(), service)
-    });
-    let edges = EDGES.iter().map(|(from, to, list)| Edge {
-        from: from.parse().unwrap(),
-        to: to.parse().unwrap(),
-        ports: ports(list),
-        limits: Limits::default(),
-        at: at.clone(),
-    });
-    let hosts = ["alpha", "beta"].iter().map(|name| (host(name), Host { zone: None, address: None, at: at.clone() }));
-    Graph {
-        fabric: "shop.example".parse().unwrap(),
-        ranges: ranges(),
-        hosts: hosts.collect::<BTreeMap<_, _>>(),
-        tenants: ["shop", "billing"].iter().map(|tenant| tenant.parse().unwrap()).collect(),
-        workloads: workloads.collect(),
-        services: services.collect(),
-        edges: edges.collect(),
-    }
+    Graph::parse("shop.yaml", GRAPH).unwrap()
 }
 
 pub(crate) fn id(text: &str) -> WorkloadId {

@@ -142,6 +142,18 @@ fn the_error_goes_only_to_those_who_sent_edns() {
 }
 
 #[test]
+fn the_errors_text_is_printable_and_short() {
+    let mut bytes = query("abcdefg.shop.shop.example.", RecordType::A).to_vec().unwrap();
+    bytes[13..16].copy_from_slice(b"\x1b[\xff");
+    let policy = policy();
+    let Answer::Reply(reply) = answer(&policy, who(&policy, "shop/web"), &bytes, Via::Udp) else { panic!() };
+    let (_, text) = ede(&Message::from_vec(&reply.bytes).unwrap()).unwrap();
+    assert_eq!(text, "tenant shop has no service `?[?defg` in the graph");
+    let long = format!("{}.{}.shop.example.", "s".repeat(63), "t".repeat(63));
+    assert!(ede(&ask("shop/web", &long, RecordType::A).0).unwrap().1.len() <= 200);
+}
+
+#[test]
 fn the_zone_describes_itself() {
     assert!(
         shown("shop/web", "shop.example.", RecordType::SOA)

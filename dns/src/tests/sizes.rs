@@ -42,8 +42,7 @@ fn additional_records_go_before_truncation() {
     let mut graph = graph();
     // So many SRV records of 42 bytes fit 1232 bytes only without the addresses.
     let service = graph.services.get_mut(&"shop/api".parse().unwrap()).unwrap();
-    let room = |ports: u16| (1..=ports).map(|port| format!("{port}/tcp").parse().unwrap()).collect::<Vec<_>>();
-    service.ports = room(28);
+    service.ports = (1..=28).map(|port| format!("{port}/tcp").parse().unwrap()).collect();
     graph.edges[0].ports.clear();
     let policy = compile(graph).unwrap();
     let query = query("api.shop.shop.example.", RecordType::SRV).to_vec().unwrap();

@@ -220,6 +220,19 @@ impl Agent {
         hosts.iter().all(|name| up(name))
     }
 
+    /// The hosts that it wants to be connected to: those whose services its workloads may call.
+    fn wanted(&self, running: &[&str]) -> Vec<String> {
+        let peers = self.status()["peers"].as_array().cloned().unwrap_or_default();
+        let names = peers.iter().filter_map(|peer| peer["host"].as_str());
+        names.filter(|name| running.contains(name)).map(str::to_owned).collect()
+    }
+
+    /// Waits until it is connected to those of the running hosts that it calls.
+    pub fn wait_connected(&self, running: &[&str]) {
+        let wanted = self.wanted(running);
+        self.wait_up(&wanted.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
     /// Waits until it is connected to all these hosts.
     pub fn wait_up(&self, hosts: &[&str]) {
         let start = Instant::now();

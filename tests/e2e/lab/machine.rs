@@ -92,7 +92,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/sshd /run/lab/etc /run/lab/work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/work /etc 2>/dev/null ||
   {{ cp -a /etc/. /run/lab/etc/; mount --bind /run/lab/etc /etc; }}
-rm -f /etc/resolv.conf
+rm -rf /etc/resolv.conf /etc/netns
 cat > /etc/resolv.conf <<'END'
 {resolver}
 END

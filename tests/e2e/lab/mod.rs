@@ -85,7 +85,7 @@ impl Builder {
         self
     }
 
-    /// Builds the hosts and starts their agents, and waits until all are connected.
+    /// Builds the hosts and starts their agents, and waits until every one is connected to those that it calls.
     pub fn start(self) -> Lab {
         let lab = Lab::build(&self);
         let running: Vec<_> = self.hosts.iter().copied().filter(|host| !self.silent.contains(host)).collect();
@@ -96,8 +96,7 @@ impl Builder {
             lab.agent(host).wait_ready();
         }
         for host in &running {
-            let others: Vec<_> = running.iter().copied().filter(|other| other != host).collect();
-            lab.agent(host).wait_up(&others);
+            lab.agent(host).wait_connected(&running);
         }
         lab
     }
@@ -366,9 +365,8 @@ fn parse(text: &str) -> Graph {
 fn namespaces_on(graph: &Graph, host: &str) -> Vec<String> {
     let here = graph.workloads.values().filter(|workload| workload.on.iter().any(|on| on.as_str() == host));
     here.filter_map(|workload| match &workload.run {
-        // A namespace named by its path is the test's to make, when it wants to.
-        Run::Netns(name) if !name.starts_with('/') => Some(name.clone()),
-        Run::Netns(_) | Run::User(_) => None,
+        Run::Netns(name) => Some(name.clone()),
+        Run::User(_) => None,
     })
     .collect()
 }

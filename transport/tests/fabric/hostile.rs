@@ -96,7 +96,11 @@ impl Raw {
         let accepting = endpoint.clone();
         tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {
-                tokio::spawn(async move { if let Ok(c) = incoming.await { c.closed().await; } });
+                tokio::spawn(async move {
+                    if let Ok(c) = incoming.await {
+                        c.closed().await;
+                    }
+                });
             }
         });
         Self(endpoint)
@@ -221,11 +225,10 @@ async fn streams_that_say_nothing_are_few_and_do_not_stay() {
 #[tokio::test]
 async fn more_than_the_streams_allowed_cannot_be_opened() {
     let fabric = Fabric::new("shop.example");
-    let settings = ripstop_transport::Settings {
-        sessions: 8,
-        ..ripstop_transport::Settings::listen(crate::lab::LOOPBACK)
-    };
-    let (alpha, _incoming) = ripstop_transport::Transport::bind(settings, fabric.issue("alpha").load().unwrap()).unwrap();
+    let settings =
+        ripstop_transport::Settings { sessions: 8, ..ripstop_transport::Settings::listen(crate::lab::LOOPBACK) };
+    let (alpha, _incoming) =
+        ripstop_transport::Transport::bind(settings, fabric.issue("alpha").load().unwrap()).unwrap();
     let connection = Raw::new(Some(&fabric.issue("mallory"))).connect(alpha.local_address().unwrap()).await;
     let mut held = Vec::new();
     for _ in 0..8 {

@@ -264,7 +264,9 @@ async fn both_families_reach_a_host_that_listens_on_all() {
     for (host, target, source) in [("beta", "127.0.0.1", "0.0.0.0:0"), ("gamma", "::1", "[::]:0")] {
         let identity: Identity = fabric.issue(host).load().unwrap();
         let other = Host::start(identity, source.parse().unwrap());
-        other.transport.set_peers([(name("alpha"), (target.parse::<std::net::IpAddr>().unwrap(), alpha.address.port()).into())].into());
+        other.transport.set_peers(
+            [(name("alpha"), (target.parse::<std::net::IpAddr>().unwrap(), alpha.address.port()).into())].into(),
+        );
         other.up(&alpha).await;
         let [status] = &other.transport.peers()[..] else { panic!("one peer") };
         assert_eq!(status.address.unwrap().ip().to_string(), target);

