@@ -18,7 +18,7 @@ pub mod view;
 pub use client::{Client, ClientError};
 pub use server::{AdminError, AdminSocket, serve};
 pub use view::{
-    AgentView, Explained, LiveSession, PeerEntry, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus,
+    AgentView, Explained, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus,
 };
 
 /// The socket's name in the run directory.

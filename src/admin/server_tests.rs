@@ -1,9 +1,10 @@
 use super::*;
 use crate::admin::{
     Client, ClientError, PolicyStatus, Resolver,
-    view::{PeerEntry, WorkloadState, WorkloadStatus},
+    view::{WorkloadState, WorkloadStatus},
 };
 use ripstop_config::{Graph, HostName};
+use ripstop_transport::{PeerState, PeerStatus};
 
 const GRAPH: &str = "\
 fabric: shop.example
@@ -56,16 +57,16 @@ impl AgentView for Fake {
                 services: 4,
                 edges: 1,
             },
-            peers: vec![PeerEntry {
+            peers: vec![PeerStatus {
                 host: HostName::new("beta").unwrap(),
                 address: None,
-                state: "down".into(),
-                why: Some("no address".into()),
-                rtt_s: None,
-                lost_packets: None,
+                state: PeerState::Down { reason: "no address".into() },
+                rtt: None,
+                sent_packets: 0,
+                lost_packets: 0,
                 mtu: None,
                 cipher: None,
-                since: None,
+                since: 0.0,
             }],
             workloads: vec![WorkloadStatus {
                 id: "shop/web".parse().unwrap(),

@@ -3,6 +3,7 @@
 use crate::telemetry::Side;
 use ripstop_config::{FabricName, HostName, ServiceId, WorkloadId};
 use ripstop_policy::Policy;
+use ripstop_transport::PeerStatus;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -46,7 +47,7 @@ pub struct Status {
     /// The policy in force.
     pub policy: PolicyStatus,
     /// The other hosts.
-    pub peers: Vec<PeerEntry>,
+    pub peers: Vec<PeerStatus>,
     /// The workloads of this host.
     pub workloads: Vec<WorkloadStatus>,
     /// Open sessions, of both sides.
@@ -79,29 +80,6 @@ pub struct PolicyStatus {
     pub services: usize,
     /// How many `allow` edges it has.
     pub edges: usize,
-}
-
-/// Another host, as seen from this one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PeerEntry {
-    /// Its name.
-    pub host: HostName,
-    /// Where its agent is dialled; `None` when the graph gives no address.
-    pub address: Option<String>,
-    /// `up`, `connecting` or `down`.
-    pub state: String,
-    /// Why it is not up.
-    pub why: Option<String>,
-    /// Smoothed round trip time in seconds.
-    pub rtt_s: Option<f64>,
-    /// Packets lost on this connection.
-    pub lost_packets: Option<u64>,
-    /// Bytes per QUIC packet on the path.
-    pub mtu: Option<u16>,
-    /// The cipher of the connection.
-    pub cipher: Option<String>,
-    /// Since when it is in this state.
-    pub since: Option<String>,
 }
 
 /// A workload of this host.

@@ -5,8 +5,9 @@ use super::{
     output::{self, Output, Tone},
     socket,
 };
-use crate::admin::{PeerEntry, Status, WorkloadState};
+use crate::admin::{Status, WorkloadState};
 use comfy_table::Cell;
+use ripstop_transport::{PeerState, PeerStatus};
 use std::fmt::Write;
 
 /// Shows every agent that answers.
@@ -49,20 +50,23 @@ fn indented(text: &str) -> String {
     text.trim_end().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-fn peers(peers: &[PeerEntry], output: &Output) -> String {
+fn peers(peers: &[PeerStatus], output: &Output) -> String {
     if peers.is_empty() {
         return "no other hosts\n".into();
     }
     let mut table = output.table(&["PEER", "STATE", "ADDRESS", "RTT", "LOST", "MTU", "CIPHER"]);
     for peer in peers {
-        let tone = if peer.state == "up" { Tone::Good } else { Tone::Bad };
-        let state = peer.why.as_ref().map_or(peer.state.clone(), |why| format!("{}: {why}", peer.state));
+        let (tone, state) = match &peer.state {
+            PeerState::Up => (Tone::Good, "up".into()),
+            PeerState::Connecting => (Tone::Bad, "connecting".into()),
+            PeerState::Down { reason } => (Tone::Bad, format!("down: {reason}")),
+        };
         table.add_row(vec![
             Cell::new(&peer.host),
             output.cell(&state, tone),
             optional(peer.address.as_ref()),
-            optional(peer.rtt_s.map(|rtt| format!("{:.2} ms", rtt * 1e3)).as_ref()),
-            optional(peer.lost_packets.as_ref()),
+            optional(peer.rtt.map(|rtt| format!("{:.2} ms", rtt * 1e3)).as_ref()),
+            Cell::new(peer.lost_packets),
             optional(peer.mtu.as_ref()),
             optional(peer.cipher.as_ref()),
         ]);

@@ -13,6 +13,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an HTTP answer at most: the built-in servers send a line.
 const ANSWER_SIZE: u64 = 64 << 10;
+/// Bytes of a line at most: the servers greet with a few words.
+const LINE_SIZE: usize = 4 << 10;
 
 /// What an HTTP server answered.
 #[derive(Debug, Clone)]
@@ -52,16 +54,18 @@ pub(super) fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads up to and with the next line's end.
+/// Reads up to and with the next line's end, and not a byte further: what follows is for whoever reads next.
 pub(super) fn read_line(stream: &mut impl Read) -> io::Result<String> {
     let mut line = Vec::new();
-    for byte in stream.take(ANSWER_SIZE).bytes() {
-        match byte? {
-            b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
-            byte => line.push(byte),
+    let mut byte = [0];
+    while line.len() < LINE_SIZE {
+        stream.read_exact(&mut byte)?;
+        match byte {
+            [b'\n'] => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            [byte] => line.push(byte),
         }
     }
-    Err(io::ErrorKind::UnexpectedEof.into())
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the line does not end"))
 }
 
 fn fetch(resolver: Ipv4Addr, name: &str, port: u16, path: &str) -> io::Result<Page> {

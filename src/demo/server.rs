@@ -73,29 +73,29 @@ fn become_user(uid: u32) -> anyhow::Result<()> {
 }
 
 fn accept(listener: &TcpListener, arguments: &ServeArgs) {
-    let open = AtomicUsize::new(0);
+    let open = &AtomicUsize::new(0);
     thread::scope(|scope| {
         for stream in listener.incoming().flatten() {
             if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
                 open.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            scope.spawn(|| {
+            scope.spawn(move || {
                 // A caller that goes away is its own affair.
-                drop(answer(stream, arguments));
+                drop(answer(&stream, arguments));
                 open.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
 }
 
-fn answer(stream: TcpStream, arguments: &ServeArgs) -> io::Result<()> {
+fn answer(stream: &TcpStream, arguments: &ServeArgs) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE))?;
     match arguments.kind {
-        Kind::Http => answer_http(&stream, arguments),
-        Kind::Lines => answer_lines(&stream, arguments),
-        Kind::Bytes => answer_bytes(&stream),
+        Kind::Http => answer_http(stream, arguments),
+        Kind::Lines => answer_lines(stream, arguments),
+        Kind::Bytes => answer_bytes(stream),
     }
 }
 

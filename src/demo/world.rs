@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use ripstop_policy::Policy;
-use ripstop_transport::pki::Authority;
+use ripstop_transport::{PeerState, pki::Authority};
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
@@ -215,10 +215,12 @@ fn is_ready(status: &Status) -> Result<(), String> {
     if let Some(workload) = detached {
         return Err(format!("{} is {}", workload.id, workload.state));
     }
-    match status.peers.iter().find(|peer| peer.state != "up") {
-        Some(peer) => Err(format!("{} is {}: {}", peer.host, peer.state, peer.why.as_deref().unwrap_or("no reason"))),
-        None => Ok(()),
-    }
+    let missing = status.peers.iter().find_map(|peer| match &peer.state {
+        PeerState::Up => None,
+        PeerState::Connecting => Some(format!("it is connecting to {}", peer.host)),
+        PeerState::Down { reason } => Some(format!("{} is down: {reason}", peer.host)),
+    });
+    missing.map_or(Ok(()), Err)
 }
 
 /// Namespaces for hosts and workloads; the hosts joined by a bridge.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
+    interface::Owner,
     kernel::{AttachPlan, Kernel, Place},
     telemetry::Unready,
 };
@@ -112,9 +113,13 @@ fn report(shared: &Shared, entry: &WorkloadEntry, link: &str, state: WorkloadSta
 
 async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, plan: AttachPlan) -> anyhow::Result<()> {
     let kernel = Arc::clone(kernel);
+    let user = match plan.place {
+        Place::User { uid } => Some(uid),
+        Place::Netns(_) => None,
+    };
     let tun = tokio::task::spawn_blocking(move || kernel.attach(&plan)).await.context("attaching broke off")??;
-    let attached = Attached { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, tun };
-    shared.data().send(Command::Attach(attached)).map_err(anyhow::Error::msg)
+    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, user };
+    shared.data().send(Command::Attach(Attached { owner, tun })).map_err(anyhow::Error::msg)
 }
 
 async fn detach(kernel: &Arc<Kernel>, plan: AttachPlan) -> anyhow::Result<()> {

@@ -2,8 +2,8 @@
 
 use crate::{
     admin::LiveSession,
-    interface::{self, Interface},
-    kernel::Tun,
+    interface::{self, Interface, Owner},
+    kernel::{SocketOwners, Tun},
     session::{
         context::{Context, ForwardQuery, Stats},
         ingress,
@@ -18,7 +18,6 @@ use ripstop_policy::Policy;
 use ripstop_transport::{Identity, Incoming, Settings, Transport};
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr},
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
     thread,
@@ -55,9 +54,7 @@ pub(super) enum Command {
 
 /// An interface that was just made.
 pub(super) struct Attached {
-    pub(super) workload: WorkloadId,
-    pub(super) v4: Ipv4Addr,
-    pub(super) v6: Ipv6Addr,
+    pub(super) owner: Owner,
     pub(super) tun: Tun,
 }
 
@@ -135,6 +132,7 @@ pub(super) async fn start(
     let (bound, binding) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     let (gone_sender, gone) = mpsc::channel(COMMANDS_MAX);
+    let owners = SocketOwners::open().context("failed to ask the kernel for owners of sockets")?;
     let stats = Arc::new(Stats::default());
     let host = config.host.clone();
     let settings = Settings { listen: config.listen, ..Settings::default() };
@@ -148,7 +146,7 @@ pub(super) async fn start(
             match Transport::bind(settings, identity) {
                 Ok((transport, incoming)) => {
                     let _ = bound.send(Ok(transport.clone()));
-                    let context = Context::new(host, transport, policy, records, forward, thread_stats);
+                    let context = Context::new(host, transport, policy, records, forward, owners, thread_stats);
                     run(context, incoming, inbox, gone_sender).await;
                 }
                 Err(error) => drop(bound.send(Err(error.into()))),
@@ -194,10 +192,11 @@ async fn run(context: Rc<Context>, incoming: Incoming, mut inbox: mpsc::Receiver
 }
 
 fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<WorkloadId>) {
-    let Attached { workload, v4, v6, tun } = attached;
+    let Attached { owner, tun } = attached;
+    let workload = owner.workload.clone();
     let tun = Rc::new(tun);
     let port = TunPort::new(Rc::clone(&tun) as _);
-    let interface = Interface::new(context, workload.clone(), v4, v6, port);
+    let interface = Interface::new(context, owner, port);
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
@@ -227,7 +226,7 @@ fn inspect(context: &Context, list: bool) -> Inspection {
             *inspection.per_workload.entry(workload).or_default() += 1;
         }
         if list && inspection.sessions.len() < SHOWN_MAX {
-            inspection.sessions.push(describe(live, &context.host));
+            inspection.sessions.extend(describe(live, &context.host));
         }
     });
     inspection
@@ -235,25 +234,25 @@ fn inspect(context: &Context, list: bool) -> Inspection {
 
 fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {
     let policy = context.policy();
-    let service = policy.service_entry(policy.service(&live.request.service)?);
+    let service = policy.service_entry(policy.service(live.request.service.as_ref()?)?);
     Some(policy.workload_entry(service.by).id.clone())
 }
 
-fn describe(live: &Live, host: &HostName) -> LiveSession {
+fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {
     let peer = match live.request.side {
         crate::telemetry::Side::Caller => live.endpoint_host.borrow().clone().unwrap_or_else(|| host.clone()),
         crate::telemetry::Side::Server => live.request.speaker.clone(),
     };
     let started = OffsetDateTime::now_utc() - live.started.elapsed();
-    LiveSession {
+    Some(LiveSession {
         session: live.id.to_string(),
         side: live.request.side,
         started: started.format(&Rfc3339).unwrap_or_default(),
         caller: live.request.caller.clone(),
-        service: live.request.service.clone(),
+        service: live.request.service.clone()?,
         port: live.request.port.number,
         peer,
         bytes_up: live.up.bytes.get(),
         bytes_down: live.down.bytes.get(),
-    }
+    })
 }

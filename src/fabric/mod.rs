@@ -81,6 +81,10 @@ impl Signals {
 
 async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_policy::Policy>) -> anyhow::Result<()> {
     raise_descriptor_limit();
+    // Buffers of sessions are made large and used as far as needed: huge pages would make all of each resident.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
+    }
     let signals = Signals::listen()?;
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");

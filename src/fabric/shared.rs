@@ -5,12 +5,12 @@ use super::{
     load,
 };
 use crate::{
-    admin::{AgentView, LiveSession, PeerEntry, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus},
+    admin::{AgentView, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus},
     telemetry::instruments,
 };
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
 use ripstop_policy::Policy;
-use ripstop_transport::{PeerState, PeerStatus};
+use ripstop_transport::PeerState;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -170,14 +170,13 @@ impl Shared {
         drop(workloads);
         let (mut up, mut connecting, mut down) = (0, 0, 0);
         for peer in self.data.transport().peers() {
-            let entry = peer_entry(peer);
-            match entry.state.as_str() {
-                "up" => up += 1,
-                "connecting" => connecting += 1,
-                _ => down += 1,
+            match peer.state {
+                PeerState::Up => up += 1,
+                PeerState::Connecting => connecting += 1,
+                PeerState::Down { .. } => down += 1,
             }
-            let rtt = entry.rtt_s.map(std::time::Duration::from_secs_f64);
-            instruments::peer(&entry.host, entry.state == "up", rtt);
+            let rtt = peer.rtt.map(std::time::Duration::from_secs_f64);
+            instruments::peer(&peer.host, peer.state == PeerState::Up, rtt);
         }
         instruments::peers(up, connecting, down);
     }
@@ -197,7 +196,7 @@ impl AgentView for Shared {
             certificate_expires: rfc3339(self.expires.into()),
             resolver: Resolver { v4, v6 },
             policy: self.policy_status(),
-            peers: self.data.transport().peers().into_iter().map(peer_entry).collect(),
+            peers: self.data.transport().peers(),
             workloads: self.workload_statuses(&inspection),
             sessions_open: self.data.stats().sessions(),
         }
@@ -213,25 +212,6 @@ impl AgentView for Shared {
 
     fn sessions(&self) -> Vec<LiveSession> {
         self.data.inspect(true).sessions
-    }
-}
-
-fn peer_entry(peer: PeerStatus) -> PeerEntry {
-    let (state, why) = match peer.state {
-        PeerState::Up => ("up", None),
-        PeerState::Connecting => ("connecting", None),
-        PeerState::Down { reason } => ("down", Some(reason)),
-    };
-    PeerEntry {
-        host: peer.host,
-        address: peer.address.map(|address| address.to_string()),
-        state: state.into(),
-        why,
-        rtt_s: peer.rtt,
-        lost_packets: Some(peer.lost_packets),
-        mtu: peer.mtu,
-        cipher: peer.cipher,
-        since: OffsetDateTime::from_unix_timestamp(peer.since as i64).ok().map(rfc3339),
     }
 }
 

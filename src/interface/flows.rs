@@ -44,11 +44,25 @@ pub(super) enum Known {
     Open(Rc<Endpoint>),
 }
 
+/// Whose interface it is.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// The user it is on this host, when it is one.
+    pub user: Option<u32>,
+}
+
 /// The TUN device through which one workload reaches the fabric.
 pub struct Interface {
     workload: WorkloadId,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
+    user: Option<u32>,
     port: TunPort,
     drops: DropCounters,
     flows: RefCell<FxHashMap<FlowKey, Place>>,
@@ -70,14 +84,16 @@ pub struct FlowGuard {
 }
 
 impl Interface {
-    /// An interface of a workload with its addresses.
+    /// An interface with nothing going on.
     #[must_use]
-    pub fn new(context: &Rc<Context>, workload: WorkloadId, v4: Ipv4Addr, v6: Ipv6Addr, port: TunPort) -> Rc<Self> {
+    pub fn new(context: &Rc<Context>, owner: Owner, port: TunPort) -> Rc<Self> {
+        let Owner { workload, v4, v6, user } = owner;
         Rc::new(Self {
             drops: DropCounters::new(&workload),
             workload,
             v4,
             v6,
+            user,
             port,
             flows: RefCell::default(),
             takers: Cell::new(0),
@@ -93,6 +109,12 @@ impl Interface {
     #[must_use]
     pub fn workload(&self) -> &WorkloadId {
         &self.workload
+    }
+
+    /// The user that the workload is on this host, when it is one.
+    #[must_use]
+    pub fn user(&self) -> Option<u32> {
+        self.user
     }
 
     /// Whether an address is the interface's own.

@@ -10,7 +10,7 @@ mod dispatch;
 mod flows;
 mod resolver;
 
-pub use flows::{FlowGuard, Interface};
+pub use flows::{FlowGuard, Interface, Owner};
 
 use crate::{kernel::Tun, session::context::Context, stack::MTU, stack::VNET_HEADER};
 use std::{io, rc::Rc};

@@ -73,6 +73,27 @@ pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<At
     }
 }
 
+/// Checks that nothing of anyone else is where the interface is to be: undoing a failed attachment would take it too.
+pub(super) fn check_place(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
+    let table = attachment.slot.map_or(MAIN, table_of);
+    let check = || {
+        let taken = link::exists(&plan.link)?;
+        let attached = netlink::run(async |handle: Handle| route::has_interface(&handle, table).await)?;
+        let why = match (taken, attached) {
+            (false, false) => return Ok(()),
+            (true, _) => "a link of this name is there, and is not ours: delete it, or rename the workload",
+            (false, true) => {
+                "an interface of the fabric is there already: one workload has one, and one agent makes it"
+            }
+        };
+        Err(Error::Plan { link: plan.link.clone(), why: why.to_owned() })
+    };
+    match &plan.place {
+        Place::Netns(path) => netns::run_in(path, check)?,
+        Place::User { .. } => check(),
+    }
+}
+
 /// Carries a plan out. On failure the caller undoes the attachment.
 pub(super) fn attach(plan: &AttachPlan, attachment: &Attachment) -> Result<Tun, Error> {
     let create = || create_here(plan, attachment.slot);
@@ -91,10 +112,6 @@ fn free_slot(journal: &Journal) -> Option<u32> {
 
 /// Creates the device in the calling thread's namespace and configures it.
 fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
-    if link::exists(&plan.link)? {
-        let why = "a link of this name is there, and is not ours: delete it, or rename the workload".to_owned();
-        return Err(Error::Plan { link: plan.link.clone(), why });
-    }
     let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
     netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
     Ok(tun)

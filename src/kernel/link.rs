@@ -28,7 +28,7 @@ pub struct End<'a> {
 /// # Errors
 /// When there is no such link, or without CAP_NET_ADMIN.
 pub fn up(link: &str) -> Result<(), Error> {
-    change(link, "set up", |message| message.up())
+    change(link, "set up", Change::up)
 }
 
 /// Sets a link down.
@@ -36,7 +36,7 @@ pub fn up(link: &str) -> Result<(), Error> {
 /// # Errors
 /// When there is no such link, or without CAP_NET_ADMIN.
 pub fn down(link: &str) -> Result<(), Error> {
-    change(link, "set down", |message| message.down())
+    change(link, "set down", Change::down)
 }
 
 /// Sets a link's MTU, in bytes.

@@ -17,6 +17,7 @@ mod journal;
 pub mod link;
 mod netlink;
 pub mod netns;
+mod owner;
 mod preflight;
 mod resolv;
 mod route;
@@ -26,6 +27,7 @@ mod tun;
 
 pub use cleanup::{Report, cleanup};
 pub use error::Error;
+pub use owner::SocketOwners;
 pub use preflight::{Missing, preflight};
 pub use route::ROUTE_PROTOCOL;
 pub use tun::{Tun, VNET_HEADER};
@@ -102,6 +104,7 @@ impl Kernel {
     pub fn attach(&self, plan: &AttachPlan) -> Result<Tun, Error> {
         let mut journal = self.journal();
         let attachment = attach::plan_attachment(&journal, plan)?;
+        attach::check_place(plan, &attachment)?;
         journal.add(attachment.clone())?;
         let attached = attach::attach(plan, &attachment);
         if attached.is_err() {

@@ -29,7 +29,7 @@ pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), E
     let path = file_of(name);
     let written = fs::create_dir_all(Path::new(DIRECTORY).join(name))
         .and_then(|()| File::options().write(true).create_new(true).open(&path))
-        .and_then(|mut file| write!(file, "{MARK}nameserver {}\n", plan.resolver));
+        .and_then(|mut file| writeln!(file, "{MARK}nameserver {}", plan.resolver));
     written.map_err(|source| Error::file("write", path, source))
 }
 

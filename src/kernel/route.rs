@@ -87,6 +87,14 @@ pub(super) async fn add_rule(handle: &Handle, rule: Rule) -> Result<(), Error> {
     request.execute().await.map_err(|error| Error::netlink(what(), error))
 }
 
+/// Whether a table has a route of ours to an interface that is there: some agent is attached.
+pub(super) async fn has_interface(handle: &Handle, table: u32) -> Result<bool, Error> {
+    let live = |route: &RouteMessage| {
+        is_our_route(route) && route_table(route) == table && route.header.kind == RouteType::Unicast
+    };
+    Ok(list_routes(handle, AddressFamily::Inet).await?.iter().any(live))
+}
+
 /// Deletes our rules that `which` picks by their table; says how many.
 pub(super) async fn delete_rules(handle: &Handle, which: impl Fn(u32) -> bool) -> Result<usize, Error> {
     let mut deleted = 0;
@@ -107,18 +115,21 @@ pub(super) async fn delete_rules(handle: &Handle, which: impl Fn(u32) -> bool) -
 pub(super) async fn delete_routes(handle: &Handle, which: impl Fn(u32) -> bool) -> Result<usize, Error> {
     let mut deleted = 0;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut query = RouteMessage::default();
-        query.header.address_family = family;
-        let Some(routes) = if_family(netlink::collect("list the routes", handle.route().get(query).execute()).await)?
-        else {
-            continue;
-        };
+        let routes = list_routes(handle, family).await?;
         for route in routes.iter().filter(|route| is_our_route(route) && which(route_table(route))) {
             let gone = handle.route().del(key_of(route)).execute().await;
             deleted += usize::from(gone_or(gone, "delete a route")?);
         }
     }
     Ok(deleted)
+}
+
+/// All routes of one family; none where the kernel does not know it.
+async fn list_routes(handle: &Handle, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    let listed = netlink::collect("list the routes", handle.route().get(query).execute()).await;
+    Ok(if_family(listed)?.unwrap_or_default())
 }
 
 async fn try_add(handle: &Handle, message: RouteMessage) -> Result<(), rtnetlink::Error> {

@@ -351,6 +351,38 @@ fn a_refused_plan_leaves_nothing() {
 }
 
 #[test]
+fn a_second_interface_is_refused_and_the_first_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.open();
+    let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = lab.on_host(|| Kernel::open(elsewhere.path())).unwrap();
+    let second = plan("rs-second", Place::Netns(lab.workload_path()), 2);
+    for kernel in [&kernel, &other] {
+        let error = lab.attach(kernel, &second).unwrap_err().to_string();
+        assert!(error.contains("an interface of the fabric is there already"), "{error}");
+    }
+    lab.in_workload(|| datagram(SERVICE_V4.into())).unwrap();
+    assert!(packet(&tun, Duration::from_secs(1)).is_some());
+    kernel.restore().unwrap();
+}
+
+#[test]
+fn a_namespace_without_ipv6_gets_an_ipv4_interface() {
+    let Some(lab) = Lab::new() else { return };
+    lab.in_workload(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
+    lab.in_workload(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).unwrap();
+    let before = lab.snapshot();
+    let kernel = lab.open();
+    let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
+    lab.in_workload(|| datagram(SERVICE_V4.into())).unwrap();
+    assert!(packet(&tun, Duration::from_secs(1)).is_some());
+    lab.in_workload(|| datagram(SERVICE_V6.into())).unwrap_err();
+    kernel.restore().unwrap();
+    assert_eq!(lab.snapshot(), before);
+}
+
+#[test]
 fn an_isolated_namespace_has_no_way_out_but_its_interface() {
     let Some(lab) = Lab::new() else { return };
     let before = lab.snapshot();

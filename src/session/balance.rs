@@ -11,6 +11,9 @@ use std::{
 
 /// Weight of the latest connect time in the moving average.
 const EWMA_WEIGHT: f64 = 0.2;
+/// Seconds in which a connect time falls to 37 % of what it was while nobody measures it again: an endpoint that was slow
+/// once is not left out for ever.
+const FORGET: f64 = 10.0;
 /// What an endpoint that was never tried is taken to need: little, so that it is tried.
 const UNTRIED: f64 = 0.000_5;
 /// How long an endpoint that failed is left alone while others are there; doubles with each failure.
@@ -34,8 +37,8 @@ impl Default for Balancer {
 
 #[derive(Default)]
 struct EndpointState {
-    /// Seconds; zero while untried.
-    connect: Cell<f64>,
+    /// Seconds, and when they were measured; none while untried.
+    connect: Cell<Option<(f64, Instant)>>,
     sessions: Cell<u32>,
     /// Sessions that its host last reported, of all callers.
     load: Cell<u16>,
@@ -62,7 +65,7 @@ impl Balancer {
             .map(|host| {
                 let state = self.state(service, host);
                 let usable = is_up(host) && state.ejected.get().is_none_or(|until| until <= now);
-                (!usable, state.cost(), host)
+                (!usable, state.cost(now), host)
             })
             .collect();
         self.shuffle(&mut ranked);
@@ -82,7 +85,8 @@ impl Balancer {
     #[must_use = "the session counts while this is kept"]
     pub fn accepted(&self, service: &ServiceId, host: &HostName, took: Duration, load: u16) -> Using {
         let state = self.state(service, host);
-        state.connect.set(state.average(took.as_secs_f64()));
+        let now = Instant::now();
+        state.connect.set(Some((state.average(took.as_secs_f64(), now), now)));
         state.load.set(load);
         state.failures.set(0);
         state.ejected.set(None);
@@ -122,15 +126,21 @@ impl Balancer {
 }
 
 impl EndpointState {
+    /// Seconds that a connection takes, as far as is known by now.
+    fn connect(&self, now: Instant) -> f64 {
+        let Some((connect, at)) = self.connect.get() else { return UNTRIED };
+        let age = now.saturating_duration_since(at).as_secs_f64();
+        UNTRIED + (connect - UNTRIED).max(0.0) * (-age / FORGET).exp()
+    }
+
     /// Peak-sensitive moving average: a rise counts at once, a fall slowly.
-    fn average(&self, latest: f64) -> f64 {
-        let before = self.connect.get();
+    fn average(&self, latest: f64, now: Instant) -> f64 {
+        let before = self.connect(now);
         if latest > before { latest } else { before + (latest - before) * EWMA_WEIGHT }
     }
 
-    fn cost(&self) -> f64 {
-        let connect = if self.connect.get() == 0.0 { UNTRIED } else { self.connect.get() };
-        connect * (f64::from(self.sessions.get()) + f64::from(self.load.get()) + 1.0)
+    fn cost(&self, now: Instant) -> f64 {
+        self.connect(now) * (f64::from(self.sessions.get()) + f64::from(self.load.get()) + 1.0)
     }
 }
 
@@ -160,6 +170,17 @@ mod tests {
             drop(balancer.accepted(&service(), &order[0], Duration::from_millis(took), 0));
         }
         assert!(firsts.get(&hosts[1]).copied().unwrap_or(0) < 300, "{firsts:?}");
+    }
+
+    #[test]
+    fn a_slow_start_is_forgotten() {
+        let balancer = Balancer::default();
+        let hosts = hosts(&["a", "b"]);
+        drop(balancer.accepted(&service(), &hosts[0], Duration::from_millis(100), 0));
+        let first = |now| balancer.order(&service(), &hosts, |_| true, now)[0].clone();
+        assert!((0..50).all(|_| first(Instant::now()) == hosts[1]));
+        let later = Instant::now() + Duration::from_secs(300);
+        assert!((0..50).any(|_| first(later) == hosts[0]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     interface::Interface,
+    kernel::SocketOwners,
     telemetry::{EdgeInstruments, RecordLog, Side},
 };
 use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
@@ -70,6 +71,8 @@ pub struct Context {
     pub live: LiveTable,
     /// Which endpoint next.
     pub balancer: Balancer,
+    /// Who owns a socket of this host.
+    pub owners: SocketOwners,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
     /// SYNs held on this agent.
@@ -91,6 +94,7 @@ impl Context {
         policy: Arc<Policy>,
         records: RecordLog,
         forward: mpsc::Sender<ForwardQuery>,
+        owners: SocketOwners,
         stats: Arc<Stats>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -100,6 +104,7 @@ impl Context {
             forward,
             live: LiveTable::default(),
             balancer: Balancer::default(),
+            owners,
             stats,
             held: Cell::new(0),
             policy: RefCell::new(policy),
@@ -159,8 +164,9 @@ impl Context {
             let Request { side, caller, service, .. } = &live.request;
             let is_its = match side {
                 Side::Caller => caller == workload,
-                Side::Server => policy
-                    .service(service)
+                Side::Server => service
+                    .as_ref()
+                    .and_then(|service| policy.service(service))
                     .is_some_and(|service| policy.workload_entry(policy.service_entry(service).by).id == *workload),
             };
             if is_its {
@@ -182,17 +188,19 @@ impl Context {
         limits.admit()
     }
 
-    /// The instruments of a session's edge, looked up once.
+    /// The instruments of a session's edge, looked up once; none without a service.
     #[must_use]
-    pub fn edge_instruments(&self, request: &Request) -> EdgeInstruments {
+    pub fn edge_instruments(&self, request: &Request) -> Option<EdgeInstruments> {
+        let service = request.service.as_ref()?;
         let known = self.policy.borrow();
-        if known.workload(&request.caller).is_none() || known.service(&request.service).is_none() {
+        if known.workload(&request.caller).is_none() || known.service(service).is_none() {
             // A peer may name anything: such names are not kept.
-            return EdgeInstruments::new(&request.caller, &request.service, request.side);
+            return Some(EdgeInstruments::new(&request.caller, service, request.side));
         }
-        let key = (request.caller.clone(), request.service.clone(), request.side);
+        let key = (request.caller.clone(), service.clone(), request.side);
         let mut instruments = self.instruments.borrow_mut();
-        instruments.entry(key).or_insert_with_key(|(caller, service, side)| EdgeInstruments::new(caller, service, *side)).clone()
+        let entry = instruments.entry(key);
+        Some(entry.or_insert_with_key(|(caller, service, side)| EdgeInstruments::new(caller, service, *side)).clone())
     }
 
     /// A new session id: unique on this agent, and by its random half among all.

@@ -22,7 +22,7 @@ use crate::{
     stack::Endpoint,
     telemetry::{RecordSlot, Side},
 };
-use ripstop_config::{HostName, Port, Protocol, Reason};
+use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId};
 use ripstop_policy::{Permit, Policy, ServiceIx};
 use ripstop_transport::{SessionHeader, code::End};
 use std::{
@@ -92,17 +92,14 @@ pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_
     };
     let Some(slot) = room(context, interface) else { return refuse(Reason::AgentFull) };
     let policy = context.policy();
-    let Some(service) = policy.service_at(packet.destination) else {
-        slot.release();
-        return refuse(Reason::NoService);
-    };
-    let session = begin(context, interface, &policy, service, packet, segment, slot);
+    let service = policy.service_at(packet.destination);
+    let session = begin(context, interface, service.map(|ix| policy.service_entry(ix).id.clone()), packet, segment, slot);
     let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
         session.permitted(&policy, &permit);
-        Ok((permit, context.admit(&policy, &permit)?))
+        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit)?))
     });
     match admitted {
-        Ok((permit, admission)) => {
+        Ok((service, permit, admission)) => {
             let flow = interface.hold(packet.flow(segment));
             let syn = packet.bytes.to_vec();
             let opening = Opening { session, policy, permit, service, flow, syn, _admission: admission };
@@ -126,8 +123,7 @@ fn room(context: &Context, interface: &Interface) -> Option<RecordSlot> {
 fn begin(
     context: &Rc<Context>,
     interface: &Interface,
-    policy: &Policy,
-    service: ServiceIx,
+    service: Option<ServiceId>,
     packet: &Packet<'_>,
     segment: &Segment,
     slot: RecordSlot,
@@ -135,7 +131,7 @@ fn begin(
     let request = Request {
         side: Side::Caller,
         caller: interface.workload().clone(),
-        service: policy.service_entry(service).id.clone(),
+        service,
         port: Port { number: segment.destination, protocol: Protocol::Tcp },
         speaker: context.host.clone(),
     };
@@ -225,11 +221,11 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName, key:
     if *host == context.host {
         return local(context, opening, key).await.map(|reached| (Far::Endpoint(reached), 0));
     }
-    let Opening { session, policy, .. } = opening;
+    let Opening { session, policy, service, .. } = opening;
     let header = SessionHeader {
         session: session.live().id,
         caller: session.live().request.caller.clone(),
-        service: session.live().request.service.clone(),
+        service: policy.service_entry(*service).id.clone(),
         port: session.live().request.port,
         policy: *policy.digest().as_bytes(),
         source_port: key.workload.port(),

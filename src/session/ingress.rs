@@ -40,7 +40,7 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
     let request = Request {
         side: Side::Server,
         caller: incoming.header.caller.clone(),
-        service: incoming.header.service.clone(),
+        service: Some(incoming.header.service.clone()),
         port: incoming.header.port,
         speaker: peer.clone(),
     };
@@ -58,6 +58,7 @@ async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession)
     let reached = tokio::select! {
         reached = admit(context, &policy, &session, &incoming) => reached,
         reason = session.live().when_cut() => Err(Unreached { reason, detail: String::new() }),
+        () = incoming.gone() => Err(Unreached { reason: Reason::CallerGone, detail: String::new() }),
     };
     match reached {
         Ok((permit, reached, endpoint)) => {
@@ -97,7 +98,7 @@ async fn admit(
         Protocol::Tcp => {}
         Protocol::Udp => return Err(denied(Reason::UdpNotCarried)),
     }
-    let service = policy.service(&request.service).ok_or_else(|| denied(Reason::NoService))?;
+    let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
     let port = request.port.number;

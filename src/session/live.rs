@@ -26,8 +26,8 @@ pub struct Request {
     pub side: Side,
     /// The calling workload.
     pub caller: WorkloadId,
-    /// The service that is called.
-    pub service: ServiceId,
+    /// The service that is called; none when the address is of none.
+    pub service: Option<ServiceId>,
     /// Its port.
     pub port: Port,
     /// The host that speaks for the caller.
@@ -41,7 +41,7 @@ impl Request {
     /// The reason for a denial.
     pub fn authorise(&self, policy: &Policy, host: &HostName) -> Result<Permit, Reason> {
         let caller = policy.workload(&self.caller).ok_or(Reason::UnknownCaller)?;
-        let service = policy.service(&self.service).ok_or(Reason::NoService)?;
+        let service = self.service.as_ref().and_then(|service| policy.service(service)).ok_or(Reason::NoService)?;
         if !policy.may_speak_for(&self.speaker, caller) {
             return Err(Reason::HostNotEntitled);
         }
@@ -131,7 +131,8 @@ impl LiveTable {
 pub struct Session {
     context: Rc<Context>,
     live: Rc<Live>,
-    instruments: EdgeInstruments,
+    /// None without a service: such a session is never opened.
+    instruments: Option<EdgeInstruments>,
     slot: Option<RecordSlot>,
     start: time::OffsetDateTime,
     opened: Cell<bool>,
@@ -196,8 +197,8 @@ impl Session {
 
     /// The instruments of its edge.
     #[must_use]
-    pub fn instruments(&self) -> &EdgeInstruments {
-        &self.instruments
+    pub fn instruments(&self) -> Option<&EdgeInstruments> {
+        self.instruments.as_ref()
     }
 
     /// The policy allows it: its rule is known from here on.
@@ -211,14 +212,25 @@ impl Session {
         self.draft.borrow_mut().connect = Some(took);
         self.opened.set(true);
         let Request { caller, service, side, .. } = &self.live.request;
-        instruments::verdict(caller, Some(service), *side, None);
-        self.instruments.opened();
-        self.instruments.connected(took);
+        instruments::verdict(caller, service.as_ref(), *side, None);
+        if let Some(instruments) = &self.instruments {
+            instruments.opened();
+            instruments.connected(took);
+        }
     }
 
     /// Ends it: closed if it was open, denied if it was not.
     pub fn end(self, reason: Reason, detail: Option<String>) {
         self.draft.borrow_mut().ended = Some((reason, detail));
+    }
+
+    fn count_closed(&self, reason: Reason) {
+        let Some(instruments) = &self.instruments else { return };
+        let waited = self.live.up.waited.get() + self.live.down.waited.get();
+        if !waited.is_zero() {
+            instruments.throttled(waited);
+        }
+        instruments.closed(reason, self.live.started.elapsed());
     }
 
     fn record(&self, draft: &mut Draft, reason: Reason, detail: Option<String>) -> SessionRecord {
@@ -231,8 +243,12 @@ impl Session {
             duration_s: self.live.started.elapsed().as_secs_f64(),
             caller: request.caller.clone(),
             caller_host: request.speaker.clone(),
-            service: Some(request.service.clone()),
-            destination: draft.destination.map_or_else(|| request.service.to_string(), |to| to.to_string()),
+            service: request.service.clone(),
+            destination: match (draft.destination, &request.service) {
+                (Some(to), _) => to.to_string(),
+                (None, Some(service)) => service.to_string(),
+                (None, None) => String::new(),
+            },
             port: request.port.number,
             protocol: request.port.protocol,
             endpoint_host: self.live.endpoint_host.take(),
@@ -262,13 +278,9 @@ impl Drop for Session {
         // A session that nobody ended was dropped with its task: the agent is stopping.
         let (reason, detail) = draft.ended.take().unwrap_or((Reason::Shutdown, None));
         if self.opened.get() {
-            let waited = self.live.up.waited.get() + self.live.down.waited.get();
-            if !waited.is_zero() {
-                self.instruments.throttled(waited);
-            }
-            self.instruments.closed(reason, self.live.started.elapsed());
+            self.count_closed(reason);
         } else {
-            instruments::verdict(caller, Some(service), *side, Some(reason));
+            instruments::verdict(caller, service.as_ref(), *side, Some(reason));
         }
         if let Some(slot) = self.slot.take() {
             slot.write(self.record(&mut draft, reason, detail));

@@ -43,7 +43,12 @@ pub fn target(policy: &Policy, service: &ServiceEntry, port: u16) -> SocketAddr 
         Run::Netns(_) => IpAddr::V4(by.v4),
         Run::User(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    service.to.unwrap_or(SocketAddr::new(address, port))
+    match service.to {
+        // Only the port is given.
+        Some(to) if to.ip().is_unspecified() => SocketAddr::new(address, to.port()),
+        Some(to) => to,
+        None => SocketAddr::new(address, port),
+    }
 }
 
 /// Connects to the endpoint of a service on this host.
@@ -61,12 +66,16 @@ pub async fn reach(
     let target = target(policy, service, port);
     let by = policy.workload_entry(service.by);
     let reaching = async {
+        let interface = context.interface(&by.id).ok_or(Reason::NoInterface)?;
         match by.run {
-            Run::User(_) => kernel(target).await,
+            Run::User(_) => {
+                let stream = kernel(target).await?;
+                check_owner(context, &stream, target, interface.user())?;
+                Ok(Reached::Kernel(Rc::new(stream)))
+            }
             Run::Netns(_) => {
                 let caller = policy.workload_entry(caller);
                 let source = if target.is_ipv4() { IpAddr::V4(caller.v4) } else { IpAddr::V6(caller.v6) };
-                let interface = context.interface(&by.id).ok_or(Reason::NoInterface)?;
                 let (endpoint, guard) = interface.connect(source, source_port, target, random())?;
                 endpoint.established().await.map_err(|broken| broken.0)?;
                 Ok(Reached::User(endpoint, guard))
@@ -77,7 +86,7 @@ pub async fn reach(
     reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}: {}", context.host, reason.describe()) })
 }
 
-async fn kernel(target: SocketAddr) -> Result<Reached, Reason> {
+async fn kernel(target: SocketAddr) -> Result<TcpStream, Reason> {
     let connecting = async {
         let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         let stream = socket.connect(target).await?;
@@ -87,9 +96,25 @@ async fn kernel(target: SocketAddr) -> Result<Reached, Reason> {
         let _ = socket2::SockRef::from(&stream).set_tcp_congestion(b"cubic");
         Ok::<_, io::Error>(stream)
     };
-    match connecting.await {
-        Ok(stream) => Ok(Reached::Kernel(Rc::new(stream))),
-        Err(error) => Err(connect_reason(&error)),
+    connecting.await.map_err(|error| connect_reason(&error))
+}
+
+/// The program that took the connection must be the workload's: on a shared host anyone may listen on a free port. Asked
+/// of the connection itself, after it was made, so that no other listener can slip in between. Not knowing is a no.
+fn check_owner(context: &Context, stream: &TcpStream, target: SocketAddr, user: Option<u32>) -> Result<(), Reason> {
+    let owner = stream.local_addr().and_then(|local| context.owners.of_peer(local, target));
+    match owner {
+        Ok(owner) if owner.is_some() && owner == user => Ok(()),
+        Ok(owner) => {
+            tracing::warn!(%target, ?owner, wanted = ?user, "the listener is not of the workload that should serve");
+            super::sides::reset_on_close(stream);
+            Err(Reason::WrongListener)
+        }
+        Err(error) => {
+            tracing::error!(%target, %error, "failed to learn who listens");
+            super::sides::reset_on_close(stream);
+            Err(Reason::WrongListener)
+        }
     }
 }
 

@@ -68,5 +68,9 @@ impl<'a> Reader<'a> {
 
 /// The longest head of `text` that has at most `limit` bytes and does not split a character.
 pub(crate) fn clip(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

@@ -88,9 +88,13 @@ impl Transport {
     }
 
     /// Says which hosts to stay connected to. New ones are dialled at once and whenever nothing leads to them; what leads
-    /// to one that is not named any more is closed. This host itself is passed over.
+    /// to one that is not named any more is closed. This host itself is passed over. After [`Transport::close`] nothing is
+    /// dialled any more.
     pub fn set_peers(&self, mut peers: BTreeMap<HostName, SocketAddr>) {
         let shared = self.shared();
+        if shared.incoming().is_none() {
+            return;
+        }
         peers.remove(shared.identity.host());
         let mut table = shared.table();
         let dialled = table.dialled();

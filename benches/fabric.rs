@@ -1,0 +1,121 @@
+//! A whole fabric against plain TCP over the same link: `cargo bench --bench fabric`, as root.
+//!
+//! Two hosts in namespaces, joined by a pair of links; an agent on each; a caller in a namespace on alpha; on beta, an
+//! endpoint in a namespace and one that is a user of the host. Each figure is taken directly and through the fabric in
+//! turn, in every round, and the medians of the rounds are printed side by side. `-- --quick` is a look of half a
+//! minute. The hosts are those of the end-to-end tests: they end with this process, however it ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the lab is test code")]
+#![expect(unreachable_pub, reason = "one binary: nothing of it is public, and `pub` reads better than `pub(crate)`")]
+
+#[path = "fabric/bed.rs"]
+mod bed;
+#[path = "fabric/conditions.rs"]
+mod conditions;
+#[allow(dead_code, unused_imports, reason = "the end-to-end tests use all of it")]
+#[path = "../tests/e2e/lab/mod.rs"]
+mod lab;
+#[path = "fabric/load.rs"]
+mod load;
+#[path = "fabric/memory.rs"]
+mod memory;
+#[path = "fabric/rounds.rs"]
+mod rounds;
+#[path = "fabric/serve.rs"]
+mod serve;
+#[path = "fabric/table.rs"]
+mod table;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use std::{
+    process::{Command, ExitCode, Stdio},
+    sync::mpsc::{RecvTimeoutError, sync_channel},
+    thread,
+    time::Duration,
+};
+
+/// The longest that everything may take: three times what three rounds take on two slow cores.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// What to measure, and for how long.
+#[derive(Debug, Parser)]
+#[command(about = "The fabric against direct TCP over the same link")]
+struct Options {
+    /// One round of two seconds a figure.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds, whose medians are printed.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+    /// Seconds that one figure of one round takes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
+    seconds: u32,
+    /// What `cargo bench` says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    role: Option<serve::Role>,
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    if let Some(role) = options.role.take() {
+        return finish(role.run());
+    }
+    if options.quick {
+        (options.rounds, options.seconds) = (1, 2);
+    }
+    let (done, wait) = sync_channel(1);
+    // Hosts end with the thread that made them, so that leaving `main` ends them too when the time is up.
+    let worker = thread::spawn(move || done.send(measure(&options)));
+    match wait.recv_timeout(LIMIT) {
+        Ok(measured) => finish(measured),
+        Err(RecvTimeoutError::Timeout) => finish(Err(anyhow::anyhow!("not done in {LIMIT:?}: given up"))),
+        Err(RecvTimeoutError::Disconnected) => {
+            drop(worker.join());
+            finish(Err(anyhow::anyhow!("the measurement panicked")))
+        }
+    }
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> anyhow::Result<()> {
+    check_machine()?;
+    let conditions = conditions::read();
+    let mut table = table::Table::default();
+    let bed = bed::Bed::build()?;
+    let memory = memory::idle_sessions(&bed);
+    bed.restart()?;
+    for round in 1..=options.rounds {
+        eprintln!("round {round} of {}", options.rounds);
+        rounds::round(&bed, options.seconds, &mut table);
+    }
+    memory::add_rows(memory, bed.resident(), &mut table);
+    println!("{conditions}, {} x {} s, medians\n", options.rounds, options.seconds);
+    println!("{table}");
+    match table.failures() {
+        0 => Ok(()),
+        failed => bail!("{failed} figures could not be taken"),
+    }
+}
+
+fn check_machine() -> anyhow::Result<()> {
+    if let Some(missing) = ripstop::kernel::preflight().first() {
+        bail!("{missing}");
+    }
+    for (program, package) in [("iperf3", "iperf3"), ("ip", "iproute2"), ("setpriv", "util-linux")] {
+        let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        found.with_context(|| format!("{program} is missing: apt-get install {package}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What this program does inside an endpoint or beside a caller, as a process of its own.
+
+use crate::bed::{ECHO_PORTS, HOLD_PORT};
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+/// Connections that are served at a time on one port: four times what one figure opens, so that those that are about
+/// to end keep nobody waiting.
+const WORKERS: usize = 32;
+/// Stack of a thread that echoes, in bytes.
+const STACK: usize = 128 * 1024;
+/// The longest that one connection may take to open.
+const CONNECT: Duration = Duration::from_secs(10);
+/// What [`Role::Open`] says when all its connections are open.
+pub const ALL_OPEN: &str = "all open";
+
+/// A part that a process of the measurement plays; it ends when it is killed.
+#[derive(Debug, clap::Subcommand)]
+pub enum Role {
+    /// Sends back what it gets, and holds connections open.
+    #[command(hide = true)]
+    Echo { address: IpAddr },
+    /// Opens connections and keeps them.
+    #[command(hide = true)]
+    Open { to: SocketAddr, count: usize },
+}
+
+impl Role {
+    pub fn run(self) -> anyhow::Result<()> {
+        raise_descriptors()?;
+        match self {
+            Self::Echo { address } => echo_and_hold(address),
+            Self::Open { to, count } => open(to, count),
+        }
+    }
+}
+
+fn raise_descriptors() -> anyhow::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("failed to raise the limit of open files")
+}
+
+fn echo_and_hold(address: IpAddr) -> anyhow::Result<()> {
+    for port in ECHO_PORTS {
+        let listener = TcpListener::bind((address, port)).with_context(|| format!("failed to listen on {port}"))?;
+        for _ in 0..WORKERS {
+            let listener = listener.try_clone()?;
+            thread::Builder::new().stack_size(STACK).spawn(move || echo_all(&listener))?;
+        }
+    }
+    let listener = TcpListener::bind((address, HOLD_PORT))?;
+    let mut held = Vec::new();
+    loop {
+        held.push(listener.accept().with_context(|| format!("failed to accept after {}", held.len()))?.0);
+    }
+}
+
+fn echo_all(listener: &TcpListener) {
+    loop {
+        match listener.accept().and_then(|(stream, _)| echo(stream)) {
+            // A caller that goes away says so to itself.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => stream.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn open(to: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let mut streams = Vec::with_capacity(count);
+    for number in 0..count {
+        let stream = TcpStream::connect_timeout(&to, CONNECT);
+        streams.push(stream.with_context(|| format!("connection {number} failed"))?);
+    }
+    println!("{ALL_OPEN}");
+    loop {
+        thread::park();
+    }
+}

@@ -1,0 +1,133 @@
+//! Whose socket is at the other end of a connection within this host.
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Bytes of an answer: one socket with its attributes is some 200.
+const ANSWER: usize = 4_096;
+/// "Any cookie" (`INET_DIAG_NOCOOKIE`, linux/inet_diag.h).
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// A way to ask the kernel for the owner of a socket (sock_diag(7)), some microseconds each.
+pub struct SocketOwners(Socket);
+
+impl SocketOwners {
+    /// Opens the way, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel does not offer `NETLINK_SOCK_DIAG`.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&KernelAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// The user that owns the socket at `remote` of an established TCP connection from `local`, both on this host;
+    /// `None` when there is no such socket here. A connection that was not accepted yet has its listener's owner.
+    ///
+    /// # Errors
+    /// When the kernel does not answer as it should.
+    pub fn of_peer(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+        self.drain();
+        let found = self.ask(remote, local)?;
+        let Some(header) = found else { return Ok(None) };
+        if header.inode != 0 || header.uid != 0 {
+            return Ok(Some(header.uid));
+        }
+        // Older kernels know no owner before accept(2): the listener has one.
+        let nobody: IpAddr = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        let listener = self.ask(remote, SocketAddr::new(nobody, 0))?;
+        Ok(listener.filter(|header| header.inode != 0).map(|header| header.uid))
+    }
+
+    /// Forgets answers that nobody waited for, after an error in between.
+    fn drain(&self) {
+        let mut rest = Vec::with_capacity(ANSWER);
+        while self.0.recv(&mut rest, libc::MSG_DONTWAIT).is_ok() {
+            rest.clear();
+        }
+    }
+
+    fn ask(&self, own: SocketAddr, other: SocketAddr) -> io::Result<Option<Found>> {
+        let request = InetRequest {
+            family: if own.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId {
+                source_port: own.port(),
+                destination_port: other.port(),
+                source_address: own.ip(),
+                destination_address: other.ip(),
+                interface_id: 0,
+                cookie: ANY_COOKIE,
+            },
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send(&bytes, 0)?;
+        let mut answer = Vec::with_capacity(ANSWER);
+        self.0.recv(&mut answer, libc::MSG_DONTWAIT)?;
+        read(&answer)
+    }
+}
+
+struct Found {
+    uid: u32,
+    inode: u32,
+}
+
+fn read(answer: &[u8]) -> io::Result<Option<Found>> {
+    let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer).map_err(io::Error::other)?;
+    match message.payload {
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+            Ok(Some(Found { uid: response.header.uid, inode: response.header.inode }))
+        }
+        NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::Error::other("an unexpected answer about a socket's owner")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_has_its_listeners_owner_before_and_after_accept() {
+        let owners = SocketOwners::open().unwrap();
+        let own = nix::unistd::getuid().as_raw();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(own));
+            let accepted = listener.accept().unwrap();
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(own));
+            drop((accepted, listener, stream));
+        }
+    }
+
+    #[test]
+    fn nobody_owns_what_is_not_there() {
+        let owners = SocketOwners::open().unwrap();
+        let (a, b) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        assert_eq!(owners.of_peer(a, b).unwrap(), None);
+    }
+}
