@@ -2,8 +2,8 @@
 //!
 //! Two hosts in namespaces, joined by a pair of links; an agent on each; a caller in a namespace on alpha; on beta, an
 //! endpoint in a namespace and one that is a user of the host. Each figure is taken directly and through the fabric in
-//! turn, in every round, and the medians of the rounds are printed side by side. `-- --quick` is a look of half a
-//! minute. The hosts are those of the end-to-end tests: they end with this process, however it ends.
+//! turn, in every round, and the medians of the rounds are printed side by side. `-- --quick` is a look of less
+//! than a minute. The hosts are those of the end-to-end tests: they end with this process, however it ends.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the lab is test code")]
 #![expect(unreachable_pub, reason = "one binary: nothing of it is public, and `pub` reads better than `pub(crate)`")]
@@ -105,7 +105,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     println!("{table}");
     match table.failures() {
         0 => Ok(()),
-        failed => bail!("{failed} figures could not be taken"),
+        failed => bail!("figures that could not be taken: {failed}"),
     }
 }
 

@@ -13,6 +13,11 @@ use std::{
 
 /// MTU of the link between the hosts, in bytes.
 pub const MTU: u32 = 1500;
+/// Congestion control of the direct connections, as the agent sets it on its routes: a pacing one, where the machine
+/// defaults to it, would slow them down.
+pub const CONGESTION: &str = "cubic";
+/// Where the lab's hosts have their addresses.
+const NETWORK: &str = "192.0.2.0/24";
 /// Where iperf3 listens.
 pub const BULK_PORT: u16 = 5201;
 /// Where bytes are sent back: several ports, so that connections in TIME-WAIT do not use up the caller's port numbers.
@@ -187,6 +192,9 @@ fn join_directly(lab: &Lab) -> anyhow::Result<()> {
             link::address("eth0", address, 24)?;
             link::up("eth0")
         })??;
+        lab.host(host).sh(&format!(
+            "ip route replace {NETWORK} dev eth0 proto kernel scope link src {address} congctl lock {CONGESTION}"
+        ));
     }
     Ok(())
 }

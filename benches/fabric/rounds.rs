@@ -33,6 +33,7 @@ fn bulk(bed: &Bed, seconds: u32, streams: u32, reverse: bool, table: &mut Table)
         settle(bed);
         match load::bulk(bed, way, streams, reverse, seconds) {
             Ok(bulk) => {
+                eprintln!("  bulk, {what} {}: {:.2} Gbit/s", endpoint(way), bulk.gbit);
                 for of in rows_of(way) {
                     let bulk_row = format!("bulk, {what} {}", endpoint(*of));
                     table.add(&bulk_row, Unit::GbitPerSecond, column(way), bulk.gbit);
@@ -52,10 +53,12 @@ fn request_reply(bed: &Bed, table: &mut Table) {
         settle(bed);
         match load::request_reply(bed, way) {
             Ok(exchange) => {
+                let (p50, p99) = (exchange.p50, exchange.p99);
+                eprintln!("  request and reply, {}: p50 {p50:.1} µs, p99 {p99:.1} µs", endpoint(way));
                 for of in rows_of(way) {
                     let what = format!("request and reply, {}", endpoint(*of));
-                    table.add(&format!("{what}, p50"), Unit::Microseconds, column(way), exchange.p50);
-                    table.add(&format!("{what}, p99"), Unit::Microseconds, column(way), exchange.p99);
+                    table.add(&format!("{what}, p50"), Unit::Microseconds, column(way), p50);
+                    table.add(&format!("{what}, p99"), Unit::Microseconds, column(way), p99);
                 }
             }
             Err(error) => failed(table, "request and reply", way, &error),
@@ -69,7 +72,10 @@ fn connections(bed: &Bed, seconds: u32, parallel: usize, table: &mut Table) {
     for way in [Way::Direct, Way::Namespace] {
         settle(bed);
         match load::connections(bed, way, parallel, seconds) {
-            Ok(rate) => table.add(&what, Unit::PerSecond, column(way), rate),
+            Ok(rate) => {
+                eprintln!("  {what}, {}: {rate:.0} /s", endpoint(way));
+                table.add(&what, Unit::PerSecond, column(way), rate);
+            }
             Err(error) => failed(table, &what, way, &error),
         }
     }

@@ -3,6 +3,7 @@
 use crate::bed::{ECHO_PORTS, HOLD_PORT};
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -87,7 +88,10 @@ fn open(to: SocketAddr, count: usize) -> anyhow::Result<()> {
     let mut streams = Vec::with_capacity(count);
     for number in 0..count {
         let stream = TcpStream::connect_timeout(&to, CONNECT);
-        streams.push(stream.with_context(|| format!("connection {number} failed"))?);
+        let stream = stream.with_context(|| format!("connection {number} failed"))?;
+        // Ended by a reset, because who holds them at the other end never closes.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        streams.push(stream);
     }
     println!("{ALL_OPEN}");
     loop {

@@ -52,10 +52,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds one round's figure to its row, and says it.
+    /// Adds one round's figure to its row.
     pub fn add(&mut self, what: &str, unit: Unit, column: Column, value: f64) {
-        let (suffix, decimals) = unit.shape();
-        eprintln!("  {what}{suffix}, {}: {value:.decimals$}", format!("{column:?}").to_lowercase());
         let known = self.rows.iter().position(|row| row.what == what);
         let at = known.unwrap_or_else(|| {
             self.rows.push(Row { what: what.to_owned(), unit, direct: Vec::new(), fabric: Vec::new() });

@@ -112,14 +112,18 @@ fn report(shared: &Shared, entry: &WorkloadEntry, link: &str, state: WorkloadSta
 }
 
 async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, plan: AttachPlan) -> anyhow::Result<()> {
-    let kernel = Arc::clone(kernel);
+    let (attaching, planned) = (Arc::clone(kernel), plan.clone());
     let user = match plan.place {
         Place::User { uid } => Some(uid),
         Place::Netns(_) => None,
     };
-    let tun = tokio::task::spawn_blocking(move || kernel.attach(&plan)).await.context("attaching broke off")??;
+    let tun = tokio::task::spawn_blocking(move || attaching.attach(&planned)).await.context("attaching broke off")??;
     let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, user };
-    shared.data().send(Command::Attach(Attached { owner, tun })).map_err(anyhow::Error::msg)
+    let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
+    if taken.is_err() {
+        detach(kernel, plan).await?;
+    }
+    taken.map_err(anyhow::Error::msg)
 }
 
 async fn detach(kernel: &Arc<Kernel>, plan: AttachPlan) -> anyhow::Result<()> {

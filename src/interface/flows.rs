@@ -2,23 +2,34 @@
 
 use crate::{
     packet::{FlowKey, Packet, Payload, Segment, craft, parse},
-    session::context::Context,
+    session::context::{Context, random},
     stack::{Endpoint, TunPort},
     telemetry::DropCounters,
 };
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ripstop_config::{Reason, WorkloadId};
 use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     rc::{Rc, Weak},
 };
 use tokio::sync::Notify;
 
 /// Flows that one workload may have at once (DESIGN section 12).
 const FLOWS_MAX: usize = 65_536;
-/// Ports tried for a connection toward the workload before it is given up: all above 1023, in the worst case.
-const PORTS: u16 = u16::MAX - 1_023;
+/// First port of connections toward the workload; below are the ports of system services.
+const PORT_FIRST: u16 = 1_024;
+/// Ports of connections toward the workload. They are taken in turn, so that one comes back long after the kernel of the
+/// workload's side has forgotten its last connection.
+const PORTS: u16 = u16::MAX - PORT_FIRST;
+/// Ports tried before a connection is given up: more in a row are taken only if almost all are.
+const PORTS_TRIED: u16 = 4_096;
+/// Denied attempts of one workload that are recorded per second, and at once. A scan is counted in full, but must not
+/// fill the disk on which everybody's records go.
+const DENIALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
+const DENIALS_AT_ONCE: NonZeroU32 = NonZeroU32::new(2_000).expect("not zero");
 
 /// A flow in the table. Ports are used again: a place is only ever given up by the one who took it.
 struct Place {
@@ -67,6 +78,8 @@ pub struct Interface {
     drops: DropCounters,
     flows: RefCell<FxHashMap<FlowKey, Place>>,
     takers: Cell<u64>,
+    ports: Cell<u16>,
+    denials: DefaultDirectRateLimiter,
     held: Cell<usize>,
     closing: Cell<bool>,
     closed: Notify,
@@ -97,6 +110,9 @@ impl Interface {
             port,
             flows: RefCell::default(),
             takers: Cell::new(0),
+            // Not where the last agent began: its connections may not be forgotten yet.
+            ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
+            denials: RateLimiter::direct(Quota::per_second(DENIALS_PER_SECOND).allow_burst(DENIALS_AT_ONCE)),
             held: Cell::new(0),
             closing: Cell::new(false),
             closed: Notify::new(),
@@ -191,29 +207,38 @@ impl Interface {
         self.take(key, Flow::Open(Rc::clone(endpoint)))
     }
 
-    /// Opens a connection to the workload at `target` from `source`, at the wished port or the next free one.
+    /// Whether another denied attempt of the workload is recorded, or only counted.
+    #[must_use]
+    pub fn may_record_denial(&self) -> bool {
+        self.denials.check().is_ok()
+    }
+
+    /// Opens a connection to the workload at `target` from `source`, at the next free port.
     ///
     /// # Errors
     /// `AgentFull` when the table is full or no port is free.
     pub fn connect(
         self: &Rc<Self>,
         source: IpAddr,
-        wished: u16,
         target: SocketAddr,
         seed: u64,
     ) -> Result<(Rc<Endpoint>, FlowGuard), Reason> {
         if !self.has_room() {
             return Err(Reason::AgentFull);
         }
-        let first = wished.max(1_024);
-        let key = (0..PORTS)
-            .map(|step| 1_024 + (first - 1_024 + step) % PORTS)
-            .map(|port| FlowKey { workload: target, fabric: SocketAddr::new(source, port) })
+        let key = (0..PORTS_TRIED)
+            .map(|_| FlowKey { workload: target, fabric: SocketAddr::new(source, self.next_port()) })
             .find(|key| !self.flows.borrow().contains_key(key))
             .ok_or(Reason::AgentFull)?;
         let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed);
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
+    }
+
+    fn next_port(&self) -> u16 {
+        let step = self.ports.get();
+        self.ports.set((step + 1) % PORTS);
+        PORT_FIRST + step
     }
 
     /// Answers a SYN that is not let through, the way its reason would look without a fabric.

@@ -121,15 +121,18 @@ pub(super) fn connection(
     let flow = interface.insert(key, &endpoint);
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
-        tokio::select! {
-            _ = messages(&context, &in_hand.0, &endpoint) => {}
-            _ = endpoint.drive() => {}
-            () = in_hand.0.closed() => {}
+        if matches!(tokio::time::timeout(IDLE, endpoint.established()).await, Ok(Ok(()))) {
+            tokio::select! {
+                _ = messages(&context, &in_hand.0, &endpoint) => {}
+                _ = endpoint.drive() => {}
+                () = in_hand.0.closed() => {}
+            }
+            endpoint.finish();
+        } else {
+            endpoint.abort();
         }
-        endpoint.finish();
-        drop(in_hand);
         endpoint.linger().await;
-        drop(flow);
+        drop((flow, in_hand));
     });
     Ok(())
 }
@@ -159,7 +162,9 @@ async fn messages(context: &Rc<Context>, interface: &Rc<Interface>, endpoint: &E
         let Some(reply) = reply else { return Ok(()) };
         let length = u16::try_from(reply.len()).map_err(|_| Broken(Reason::Protocol))?;
         let pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(reply)];
-        endpoint.write(&pieces, Reason::CallerReset).await?;
+        // A workload that does not read its answers is left.
+        let written = tokio::time::timeout(IDLE, endpoint.write(&pieces, Reason::CallerReset)).await;
+        written.unwrap_or(Err(Broken(Reason::Idle)))?;
     }
 }
 

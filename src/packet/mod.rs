@@ -92,6 +92,21 @@ impl Packet<'_> {
     }
 }
 
+impl Packet<'_> {
+    /// The packet without the data of its TCP segment, for keeping: nothing but the headers of a SYN counts before the
+    /// connection stands. Checksums are left as they were.
+    #[must_use]
+    pub fn without_data(&self, segment: &Segment) -> Vec<u8> {
+        let length = self.bytes.len().saturating_sub(segment.length as usize);
+        let mut bytes = self.bytes[..length].to_vec();
+        let (at, counted) = if self.source.is_ipv4() { (2, length) } else { (4, length.saturating_sub(40)) };
+        // No packet is longer than its 16-bit length says.
+        let counted = u16::try_from(counted).unwrap_or(u16::MAX).to_be_bytes();
+        bytes[at..at + 2].copy_from_slice(&counted);
+        bytes
+    }
+}
+
 /// Reads one IP packet.
 ///
 /// # Errors

@@ -54,8 +54,9 @@ impl Stats {
     }
 }
 
-/// Edges are told apart by what they connect and on which ports, so that limits outlive a change of policy.
-type EdgeKey = (WorkloadId, ServiceId, Vec<Port>);
+/// Edges are told apart by what they connect, on which ports and from which host, so that limits outlive a change of
+/// policy and each calling host has its own.
+type EdgeKey = (WorkloadId, ServiceId, Vec<Port>, HostName);
 
 /// What every session of a data thread shares.
 pub struct Context {
@@ -127,7 +128,7 @@ impl Context {
         self.edges.borrow_mut().retain(|_, limits| limits.is_used());
         self.instruments.borrow_mut().clear();
         self.live.for_each(|live| {
-            if let Err(reason) = live.request.authorise(&policy, &self.host) {
+            if let Err(reason) = live.authorise_again(&policy, &self.host) {
                 tracing::debug!(session = %live.id, %reason, "cut by the new policy");
                 live.cut(Reason::PolicyChanged);
             }
@@ -159,29 +160,22 @@ impl Context {
 
     /// Ends the sessions of a workload whose interface is gone, at either end.
     pub fn cut_workload(&self, workload: &WorkloadId) {
-        let policy = self.policy();
         self.live.for_each(|live| {
-            let Request { side, caller, service, .. } = &live.request;
-            let is_its = match side {
-                Side::Caller => caller == workload,
-                Side::Server => service
-                    .as_ref()
-                    .and_then(|service| policy.service(service))
-                    .is_some_and(|service| policy.workload_entry(policy.service_entry(service).by).id == *workload),
-            };
-            if is_its {
+            let calls = live.request.side == Side::Caller && live.request.caller == *workload;
+            let serves = live.serving.borrow().as_ref().is_some_and(|serving| serving.workload == *workload);
+            if calls || serves {
                 live.cut(Reason::NoInterface);
             }
         });
     }
 
-    /// The right to open a session on the edge that permits it.
+    /// The right to open a session on the edge that permits it, from the host `speaker`.
     ///
     /// # Errors
     /// The limit that is reached.
-    pub fn admit(&self, policy: &Policy, permit: &Permit) -> Result<Admission, Reason> {
+    pub fn admit(&self, policy: &Policy, permit: &Permit, speaker: &HostName) -> Result<Admission, Reason> {
         let edge = policy.edge(permit.edge);
-        let key = (edge.from.clone(), edge.to.clone(), edge.ports.clone());
+        let key = (edge.from.clone(), edge.to.clone(), edge.ports.clone(), speaker.clone());
         let mut edges = self.edges.borrow_mut();
         let limits = edges.entry(key).or_insert_with(|| EdgeLimits::new(permit.limits));
         limits.update(permit.limits);
@@ -194,8 +188,8 @@ impl Context {
         let service = request.service.as_ref()?;
         let known = self.policy.borrow();
         if known.workload(&request.caller).is_none() || known.service(service).is_none() {
-            // A peer may name anything: such names are not kept.
-            return Some(EdgeInstruments::new(&request.caller, service, request.side));
+            // A peer may name anything: that is not made into metrics, and is denied.
+            return None;
         }
         let key = (request.caller.clone(), service.clone(), request.side);
         let mut instruments = self.instruments.borrow_mut();

@@ -11,7 +11,7 @@ use super::{
     carry::{self, Stream},
     context::{Context, random},
     limits::Admission,
-    live::{Request, SESSIONS_MAX, Session},
+    live::{Request, SESSIONS_MAX, Serving, Session},
     pump::{Sink as _, Source as _},
     reach::{Reached, reach},
     sides::{QuicSink, QuicSource},
@@ -96,17 +96,21 @@ pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_
     let session = begin(context, interface, service.map(|ix| policy.service_entry(ix).id.clone()), packet, segment, slot);
     let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
         session.permitted(&policy, &permit);
-        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit)?))
+        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit, &context.host)?))
     });
     match admitted {
         Ok((service, permit, admission)) => {
             let flow = interface.hold(packet.flow(segment));
-            let syn = packet.bytes.to_vec();
+            let syn = packet.without_data(segment);
             let opening = Opening { session, policy, permit, service, flow, syn, _admission: admission };
             tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
         }
         Err(reason) => {
-            session.end(reason, None);
+            if interface.may_record_denial() {
+                session.end(reason, None);
+            } else {
+                session.end_unrecorded(reason);
+            }
             interface.refuse(packet, segment, reason);
         }
     }
@@ -141,8 +145,10 @@ fn begin(
 }
 
 async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
+    // Boxed, as all phases of a session share its task's memory, and this one is large and short.
+    let dialling = Box::pin(dial(&context, &opening));
     let dialled = tokio::select! {
-        dialled = tokio::time::timeout(VERDICT_MAX, dial(&context, &opening)) => {
+        dialled = tokio::time::timeout(VERDICT_MAX, dialling) => {
             dialled.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into()))
         }
         reason = opening.session.live().when_cut() => Err(reason.into()),
@@ -150,7 +156,9 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     };
     match dialled {
         Ok((far, _using)) => {
-            let Opening { session, permit, flow, syn, _admission, .. } = opening;
+            let Opening { session, policy, permit, flow, syn, _admission, .. } = opening;
+            // A long session must not keep an old policy.
+            drop(policy);
             let caller = Endpoint::accept(interface.port(), flow.key().fabric, &syn, random());
             drop(syn);
             flow.open(&caller);
@@ -180,7 +188,10 @@ async fn dial(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), 
     let mut last = Refused::from(Reason::NoEndpoint);
     for (index, host) in order.iter().enumerate() {
         let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
-        session.draft.borrow_mut().attempts += 1;
+        {
+            let mut draft = session.draft.borrow_mut();
+            draft.attempts = draft.attempts.saturating_add(1);
+        }
         *session.live().endpoint_host.borrow_mut() = Some(host.clone());
         let started = Instant::now();
         let attempted = tokio::time::timeout(wait, attempt(context, opening, host, flow.key())).await;
@@ -219,7 +230,7 @@ fn is_of_endpoint(reason: Reason) -> bool {
 
 async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName, key: FlowKey) -> Result<(Far, u16), Refused> {
     if *host == context.host {
-        return local(context, opening, key).await.map(|reached| (Far::Endpoint(reached), 0));
+        return local(context, opening).await.map(|reached| (Far::Endpoint(reached), 0));
     }
     let Opening { session, policy, service, .. } = opening;
     let header = SessionHeader {
@@ -246,19 +257,24 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName, key:
 }
 
 /// The endpoint is on this host: nothing leaves it, and this agent is both ends, so it decides as the serving end too.
-async fn local(context: &Rc<Context>, opening: &Opening, key: FlowKey) -> Result<Reached, Refused> {
+async fn local(context: &Rc<Context>, opening: &Opening) -> Result<Reached, Refused> {
     let Opening { session, policy, service, .. } = opening;
     let request = Request { side: Side::Server, ..session.live().request.clone() };
     request.authorise(policy, &context.host)?;
     let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
     let entry = policy.service_entry(*service);
-    let reached = reach(context, policy, entry, caller, request.port.number, key.workload.port()).await;
+    let at = super::reach::target(policy, entry, request.port.number);
+    let by = policy.workload_entry(entry.by).id.clone();
+    *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
+    let reached = reach(context, policy, entry, caller, request.port.number).await;
     match reached {
         Ok(reached) => {
-            let at = super::reach::target(policy, entry, request.port.number);
             session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
             Ok(reached)
         }
-        Err(unreached) => Err(Refused { reason: unreached.reason, detail: Some(unreached.detail) }),
+        Err(unreached) => {
+            session.live().serving.take();
+            Err(Refused { reason: unreached.reason, detail: Some(unreached.detail) })
+        }
     }
 }

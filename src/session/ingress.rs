@@ -6,7 +6,8 @@
 use super::{
     carry::{self, Stream},
     context::Context,
-    live::{Request, SESSIONS_MAX, Session},
+    limits::Admission,
+    live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Reached, Unreached, reach, target},
     sides::{QuicSink, QuicSource},
 };
@@ -25,7 +26,7 @@ pub async fn accept(context: Rc<Context>, mut incoming: Incoming) {
 
 async fn serve(context: Rc<Context>, stream: IncomingStream) {
     let peer = stream.peer.clone();
-    let incoming = match stream.header().await {
+    let incoming = match Box::pin(stream.header()).await {
         Ok(incoming) => incoming,
         Err(error) => {
             tracing::warn!(%peer, %error, "a stream without a valid session header");
@@ -55,13 +56,17 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
 
 async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession) {
     let policy = context.policy();
+    // Boxed, as all phases of a session share its task's memory, and this one is large and short.
+    let admitting = Box::pin(admit(context, &policy, &session, &incoming));
     let reached = tokio::select! {
-        reached = admit(context, &policy, &session, &incoming) => reached,
+        reached = admitting => reached,
         reason = session.live().when_cut() => Err(Unreached { reason, detail: String::new() }),
         () = incoming.gone() => Err(Unreached { reason: Reason::CallerGone, detail: String::new() }),
     };
+    // A long session must not keep an old policy.
+    drop(policy);
     match reached {
-        Ok((permit, reached, endpoint)) => {
+        Ok(Admitted { permit, reached, endpoint, admission: _admission }) => {
             let load = u16::try_from(context.live.len()).unwrap_or(u16::MAX);
             match incoming.accept(Accepted { endpoint, load }).await {
                 Ok((send, recv)) => {
@@ -83,16 +88,25 @@ async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession)
     }
 }
 
+/// A session that may be accepted.
+struct Admitted {
+    permit: Permit,
+    reached: Reached,
+    endpoint: String,
+    admission: Admission,
+}
+
 async fn admit(
     context: &Rc<Context>,
     policy: &Policy,
     session: &Session,
     incoming: &IncomingSession,
-) -> Result<(Permit, Reached, String), Unreached> {
+) -> Result<Admitted, Unreached> {
     let request = &session.live().request;
     let denied = |reason: Reason| Unreached { reason, detail: format!("{}: {}", context.host, reason.describe()) };
     let permit = request.authorise(policy, &context.host).map_err(denied)?;
     session.permitted(policy, &permit);
+    let admission = context.admit(policy, &permit, &request.speaker).map_err(denied)?;
     *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
     match request.port.protocol {
         Protocol::Tcp => {}
@@ -102,10 +116,13 @@ async fn admit(
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
     let port = request.port.number;
-    let reached = reach(context, policy, entry, caller, port, incoming.header.source_port).await?;
-    let endpoint = format!("{} {}", context.host, target(policy, entry, port));
+    let at = target(policy, entry, port);
+    let by = policy.workload_entry(entry.by).id.clone();
+    *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
+    let reached = reach(context, policy, entry, caller, port).await?;
+    let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
-    Ok((permit, reached, endpoint))
+    Ok(Admitted { permit, reached, endpoint, admission })
 }
 
 fn refusal(reason: Reason, detail: String) -> Refusal {

@@ -6,11 +6,11 @@ use super::{
 };
 use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
 use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
-use ripstop_policy::{Permit, Policy};
+use ripstop_policy::{Permit, Policy, PolicyDigest};
 use ripstop_transport::SessionId;
 use std::{
     cell::{Cell, RefCell},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -55,6 +55,15 @@ impl Request {
     }
 }
 
+/// The endpoint of a session, as the policy gave it when the session was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// The workload that serves.
+    pub workload: WorkloadId,
+    /// Where it listens.
+    pub target: SocketAddr,
+}
+
 /// What the table and the live view know of an open session.
 pub struct Live {
     /// The session's id, the same on both hosts.
@@ -69,6 +78,8 @@ pub struct Live {
     pub down: Meter,
     /// The host of the endpoint, once one was chosen.
     pub endpoint_host: RefCell<Option<HostName>>,
+    /// What serves it, once that is of this host.
+    pub serving: RefCell<Option<Serving>>,
     cut: Cell<Option<Reason>>,
     wake: Notify,
 }
@@ -92,6 +103,23 @@ impl Live {
         }
     }
 
+    /// Decides again, by another policy: the session stays only if it is still allowed, and is still served by the same
+    /// endpoint. `host` is this host.
+    ///
+    /// # Errors
+    /// The reason for a denial.
+    pub fn authorise_again(&self, policy: &Policy, host: &HostName) -> Result<(), Reason> {
+        self.request.authorise(policy, host)?;
+        let serving = self.serving.borrow();
+        let Some(serving) = &*serving else { return Ok(()) };
+        let service = self.request.service.as_ref().and_then(|service| policy.service(service));
+        let entry = policy.service_entry(service.ok_or(Reason::NoService)?);
+        let same = policy.workload_entry(entry.by).id == serving.workload
+            && super::reach::target(policy, entry, self.request.port.number) == serving.target
+            && entry.hosts.contains(host);
+        if same { Ok(()) } else { Err(Reason::NotServedHere) }
+    }
+
     /// The meter of one way.
     #[must_use]
     pub fn meter(&self, way: Way) -> &Meter {
@@ -104,13 +132,17 @@ impl Live {
 
 /// The open sessions of one data thread.
 #[derive(Default)]
-pub struct LiveTable(RefCell<rustc_hash::FxHashMap<(SessionId, Side), Rc<Live>>>);
+pub struct LiveTable {
+    /// By a number of our own: a session's id is chosen by the calling host, and may be chosen twice.
+    open: RefCell<rustc_hash::FxHashMap<u64, Rc<Live>>>,
+    next: Cell<u64>,
+}
 
 impl LiveTable {
     /// Sessions open.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.open.borrow().len()
     }
 
     /// No session is open.
@@ -121,16 +153,30 @@ impl LiveTable {
 
     /// Calls `each` for every open session; `each` must neither open nor end one.
     pub fn for_each(&self, mut each: impl FnMut(&Live)) {
-        for live in self.0.borrow().values() {
+        for live in self.open.borrow().values() {
             each(live);
         }
+    }
+
+    fn add(&self, live: &Rc<Live>) -> u64 {
+        let key = self.next.get();
+        self.next.set(key + 1);
+        self.open.borrow_mut().insert(key, Rc::clone(live));
+        key
+    }
+
+    fn remove(&self, key: u64) {
+        self.open.borrow_mut().remove(&key);
     }
 }
 
 /// A session from its beginning to its record. Whoever drops it has ended it.
 pub struct Session {
     context: Rc<Context>,
+    key: u64,
     live: Rc<Live>,
+    /// Of the policy that decides.
+    digest: PolicyDigest,
     /// None without a service: such a session is never opened.
     instruments: Option<EdgeInstruments>,
     slot: Option<RecordSlot>,
@@ -172,14 +218,16 @@ impl Session {
             up: Meter::default(),
             down: Meter::default(),
             endpoint_host: RefCell::default(),
+            serving: RefCell::default(),
             cut: Cell::default(),
             wake: Notify::new(),
         });
-        let key = (id, live.request.side);
-        context.live.0.borrow_mut().insert(key, Rc::clone(&live));
+        let key = context.live.add(&live);
         context.stats.sessions_open(1);
         Self {
             context: Rc::clone(context),
+            key,
+            digest: context.policy().digest(),
             live,
             instruments,
             slot: Some(slot),
@@ -211,8 +259,7 @@ impl Session {
         let took = self.live.started.elapsed();
         self.draft.borrow_mut().connect = Some(took);
         self.opened.set(true);
-        let Request { caller, service, side, .. } = &self.live.request;
-        instruments::verdict(caller, service.as_ref(), *side, None);
+        self.count_verdict(None);
         if let Some(instruments) = &self.instruments {
             instruments.opened();
             instruments.connected(took);
@@ -224,6 +271,15 @@ impl Session {
         self.draft.borrow_mut().ended = Some((reason, detail));
     }
 
+    /// Names that the policy does not have were sent by a peer, and are not made into metrics.
+    fn count_verdict(&self, reason: Option<Reason>) {
+        let Request { caller, service, side, .. } = &self.live.request;
+        let policy = self.context.policy();
+        let caller = Some(caller).filter(|caller| policy.workload(caller).is_some());
+        let service = service.as_ref().filter(|service| policy.service(service).is_some());
+        instruments::verdict(caller, service, *side, reason);
+    }
+
     fn count_closed(&self, reason: Reason) {
         let Some(instruments) = &self.instruments else { return };
         let waited = self.live.up.waited.get() + self.live.down.waited.get();
@@ -231,6 +287,14 @@ impl Session {
             instruments.throttled(waited);
         }
         instruments.closed(reason, self.live.started.elapsed());
+    }
+
+    /// Ends an attempt that was denied, with no more than its count.
+    pub fn end_unrecorded(mut self, reason: Reason) {
+        if let Some(slot) = self.slot.take() {
+            slot.release();
+        }
+        self.end(reason, None);
     }
 
     fn record(&self, draft: &mut Draft, reason: Reason, detail: Option<String>) -> SessionRecord {
@@ -262,7 +326,7 @@ impl Session {
             connect_s: draft.connect.map(|took| took.as_secs_f64()),
             waited_s: (up.waited.get() + down.waited.get()).as_secs_f64(),
             attempts: draft.attempts,
-            policy: self.context.policy().digest().to_string(),
+            policy: self.digest.to_string(),
             cipher: draft.cipher,
             peer: draft.peer.take(),
         }
@@ -271,8 +335,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Request { caller, service, side, .. } = &self.live.request;
-        self.context.live.0.borrow_mut().remove(&(self.live.id, *side));
+        self.context.live.remove(self.key);
         self.context.stats.sessions_open(-1);
         let mut draft = self.draft.take();
         // A session that nobody ended was dropped with its task: the agent is stopping.
@@ -280,7 +343,7 @@ impl Drop for Session {
         if self.opened.get() {
             self.count_closed(reason);
         } else {
-            instruments::verdict(caller, service.as_ref(), *side, Some(reason));
+            self.count_verdict(Some(reason));
         }
         if let Some(slot) = self.slot.take() {
             slot.write(self.record(&mut draft, reason, detail));

@@ -61,7 +61,6 @@ pub async fn reach(
     service: &ServiceEntry,
     caller: WorkloadIx,
     port: u16,
-    source_port: u16,
 ) -> Result<Reached, Unreached> {
     let target = target(policy, service, port);
     let by = policy.workload_entry(service.by);
@@ -74,9 +73,8 @@ pub async fn reach(
                 Ok(Reached::Kernel(Rc::new(stream)))
             }
             Run::Netns(_) => {
-                let caller = policy.workload_entry(caller);
-                let source = if target.is_ipv4() { IpAddr::V4(caller.v4) } else { IpAddr::V6(caller.v6) };
-                let (endpoint, guard) = interface.connect(source, source_port, target, random())?;
+                let source = source(policy, service, caller, target.is_ipv4());
+                let (endpoint, guard) = interface.connect(source, target, random())?;
                 endpoint.established().await.map_err(|broken| broken.0)?;
                 Ok(Reached::User(endpoint, guard))
             }
@@ -84,6 +82,18 @@ pub async fn reach(
     };
     let reached = tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or(Err(Reason::EndpointTimeout));
     reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}: {}", context.host, reason.describe()) })
+}
+
+/// The address from which the endpoint sees the call: the caller's own, or the service's when a workload calls itself, as
+/// the kernel drops what comes from outside with its own address.
+fn source(policy: &Policy, service: &ServiceEntry, caller: WorkloadIx, v4: bool) -> IpAddr {
+    let entry = policy.workload_entry(caller);
+    match (caller == service.by, v4) {
+        (false, true) => IpAddr::V4(entry.v4),
+        (false, false) => IpAddr::V6(entry.v6),
+        (true, true) => IpAddr::V4(service.v4),
+        (true, false) => IpAddr::V6(service.v6),
+    }
 }
 
 async fn kernel(target: SocketAddr) -> Result<TcpStream, Reason> {

@@ -9,8 +9,11 @@ use ripstop_transport::{
     code::{self, End},
 };
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
+    pin::pin,
     rc::Rc,
+    task::{self, Poll, ready},
 };
 use tokio::{io::Interest, net::TcpStream};
 
@@ -83,11 +86,8 @@ impl Source for QuicSource {
                 Got::Bytes(length)
             }));
         }
-        let mut slots = [const { Bytes::new() }; PIECES];
-        let count = self.stream.read_chunks(&mut slots).await.map_err(|error| self.broken(&error))?;
-        let Some(count) = count else { return Ok(Got::End) };
-        pieces.extend(slots.into_iter().take(count));
-        Ok(Got::Bytes(pieces.iter().map(Bytes::len).sum()))
+        let count = poll_fn(|cx| self.poll_pieces(pieces, cx)).await.map_err(|error| self.broken(&error))?;
+        Ok(count.map_or(Got::End, |_| Got::Bytes(pieces.iter().map(Bytes::len).sum())))
     }
 
     fn stop(&mut self, reason: Reason) {
@@ -97,6 +97,14 @@ impl Source for QuicSource {
 }
 
 impl QuicSource {
+    /// The slots live only while there is something to put into them: a session that waits holds none.
+    fn poll_pieces(&mut self, pieces: &mut Vec<Bytes>, cx: &mut task::Context<'_>) -> Poll<Result<Option<usize>, ReadError>> {
+        let mut slots = [const { Bytes::new() }; PIECES];
+        let count = ready!(pin!(self.stream.read_chunks(&mut slots)).poll(cx))?;
+        pieces.extend(slots.into_iter().take(count.unwrap_or(0)));
+        Poll::Ready(Ok(count))
+    }
+
     fn broken(&self, error: &ReadError) -> Broken {
         Broken(code::of_read(error, self.sender))
     }
@@ -181,10 +189,7 @@ impl Sink for KernelTcp {
     async fn write(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Broken> {
         let mut index = 0;
         while index < pieces.len() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let waiting = pieces[index..].iter().take(PIECES);
-            let count = waiting.zip(&mut slices).map(|(piece, slice)| *slice = IoSlice::new(piece)).count();
-            match self.0.try_write_vectored(&slices[..count]) {
+            match self.write_some(&pieces[index..]) {
                 Ok(written) => index = advance(pieces, index, written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.0.writable().await.map_err(|_| Broken(Reason::EndpointReset))?;
@@ -209,6 +214,14 @@ impl Sink for KernelTcp {
         match self.0.ready(Interest::ERROR).await {
             Ok(_) | Err(_) => Broken(Reason::EndpointReset),
         }
+    }
+}
+
+impl KernelTcp {
+    fn write_some(&self, pieces: &[Bytes]) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let count = pieces.iter().zip(&mut slices).map(|(piece, slice)| *slice = IoSlice::new(piece)).count();
+        self.0.try_write_vectored(&slices[..count])
     }
 }
 

@@ -4,7 +4,7 @@ use super::device::{TunPort, Turn};
 use bytes::Bytes;
 use ripstop_config::Reason;
 use smoltcp::{
-    iface::{Config, Interface, SocketHandle, SocketSet},
+    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     socket::tcp::{RecvError, Socket, SocketBuffer, State},
     time::Instant as StackInstant,
     wire::{HardwareAddress, IpCidr},
@@ -15,12 +15,21 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Bytes that may wait in each direction of one session. Between the agent and the kernel of the same machine a round
 /// trip takes microseconds, so this carries tens of gigabits; a slow reader closes the window at this many bytes.
-const BUFFER: usize = 256 * 1024;
+///
+/// A multiple of 4 just below 2^18: with a window scale of 2 the largest window that fits the header, 65 535 << 2, is the
+/// capacity itself. In a larger buffer smoltcp 0.14 would take the unscaled window of its SYN-ACK for a scaled one, accept
+/// data beyond the buffer, and panic on it.
+const BUFFER: usize = 65_535 << 2;
+/// Packets sent in one turn: bounds what one session can keep the thread busy with, whatever segment size its peer asks for.
+const TURN_PACKETS: usize = 64;
+/// No timer fires sooner: a state in which smoltcp always has something to send costs one session, not the thread.
+const TIMER_MIN: Duration = Duration::from_millis(1);
 /// Largest piece handed on at once, so that one session's turn is bounded.
 const PIECE: usize = 64 * 1024;
 /// How long an ended session may wait for the workload to acknowledge the last bytes.
@@ -39,6 +48,8 @@ struct Inner {
     handle: SocketHandle,
     port: TunPort,
     started: Instant,
+    /// Time stands still from TIME-WAIT on: its end would throw away what was not read yet, and nothing is left to time.
+    stopped: Option<StackInstant>,
     /// When the driver will wake, and whom to wake when that is too late.
     armed: Option<Instant>,
     driver: Option<Waker>,
@@ -96,7 +107,7 @@ impl Endpoint {
         let handle = sockets.add(socket);
         let port = port.clone();
         let inner =
-            Inner { interface, sockets, handle, port, started, armed: None, driver: None, watcher: None };
+            Inner { interface, sockets, handle, port, started, stopped: None, armed: None, driver: None, watcher: None };
         Rc::new(Self(RefCell::new(inner)))
     }
 
@@ -136,7 +147,7 @@ impl Endpoint {
         loop {
             let deadline = self.next_deadline().await;
             tokio::select! {
-                () = tokio::time::sleep_until(deadline.into()) => self.0.borrow_mut().turn(None),
+                () = tokio::time::sleep_until(deadline) => self.0.borrow_mut().turn(None),
                 () = self.rearmed(deadline) => {}
             }
         }
@@ -291,6 +302,9 @@ impl Inner {
     }
 
     fn now(&self) -> StackInstant {
+        if let Some(stopped) = self.stopped {
+            return stopped;
+        }
         let elapsed = self.started.elapsed();
         StackInstant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
     }
@@ -318,17 +332,25 @@ impl Inner {
 
     fn transmit_at(&mut self, now: StackInstant) {
         let mut turn = Turn { packet: None, port: &self.port };
-        while self.interface.poll_egress(now, &mut turn, &mut self.sockets)
-            == smoltcp::iface::PollResult::SocketStateChanged
-        {}
+        for _ in 0..TURN_PACKETS {
+            if self.interface.poll_egress(now, &mut turn, &mut self.sockets) == PollResult::None {
+                break;
+            }
+        }
+        if self.socket().state() == State::TimeWait {
+            self.stopped = Some(now);
+        }
         self.rearm();
     }
 
     fn deadline(&mut self) -> Option<Instant> {
+        if self.stopped.is_some() {
+            return None;
+        }
         let now = self.now();
         let at = self.interface.poll_at(now, &self.sockets)?;
-        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-        Some(self.started + Duration::from_micros(micros))
+        let wait = Duration::from_micros((at - now).total_micros()).max(TIMER_MIN);
+        Some(Instant::now() + wait)
     }
 
     /// Wakes the driver only when it would come too late: a timer that moves on costs nothing.

@@ -11,6 +11,8 @@
 
 mod device;
 mod endpoint;
+#[cfg(test)]
+mod tests;
 
-pub use device::{MTU, TunPort, VNET_HEADER};
+pub use device::{MTU, PacketSink, TunPort, VNET_HEADER};
 pub use endpoint::{Broken, Endpoint};

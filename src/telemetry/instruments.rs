@@ -152,7 +152,7 @@ impl EdgeInstruments {
     /// The instruments of sessions from a caller to a service, both of the graph.
     #[must_use]
     pub fn new(caller: &WorkloadId, service: &ServiceId, side: Side) -> Self {
-        let labels = edge_labels(caller, Some(caller), Some(service), side);
+        let labels = edge_labels(Some(caller), Some(service), side);
         let direction = |name| with(&labels, Label::from_static_parts("direction", name));
         Self {
             open: gauge!(SESSIONS_OPEN, labels.clone()),
@@ -204,22 +204,20 @@ impl std::fmt::Debug for EdgeInstruments {
     }
 }
 
-/// Counts the verdict on a new session: allow when there is no reason, deny otherwise. Safe with names that a peer sent:
-/// an unknown caller or service is counted as `other`.
-pub fn verdict(caller: &WorkloadId, service: Option<&ServiceId>, side: Side, reason: Option<Reason>) {
-    let known_caller = Some(caller).filter(|_| reason != Some(Reason::UnknownCaller));
-    let known_service = service.filter(|_| !matches!(reason, Some(Reason::NoService | Reason::UnknownCaller)));
-    let mut labels = edge_labels(caller, known_caller, known_service, side);
+/// Counts the verdict on a new session: allow when there is no reason, deny otherwise. Give `None` for a caller or service
+/// that is not in the policy: a peer may name anything, and it is counted as `other`.
+pub fn verdict(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side, reason: Option<Reason>) {
+    let mut labels = edge_labels(caller, service, side);
     labels.push(Label::from_static_parts("verdict", if reason.is_none() { "allow" } else { "deny" }));
     labels.push(Label::from_static_parts("reason", reason.map_or(NO_REASON, Reason::as_str)));
     counter!(SESSIONS, labels).increment(1);
 }
 
-fn edge_labels(caller: &WorkloadId, known: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side) -> Vec<Label> {
-    let tenant = known.map_or(OTHER.to_owned(), |_| caller.tenant.to_string());
+fn edge_labels(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side) -> Vec<Label> {
+    let tenant = caller.map_or(OTHER.to_owned(), |caller| caller.tenant.to_string());
     vec![
         Label::new("tenant", shared(&tenant)),
-        Label::new("caller", shared(&known.map_or(OTHER.to_owned(), ToString::to_string))),
+        Label::new("caller", shared(&caller.map_or(OTHER.to_owned(), ToString::to_string))),
         Label::new("service", shared(&service.map_or(OTHER.to_owned(), ToString::to_string))),
         Label::from_static_parts("side", side.as_str()),
     ]

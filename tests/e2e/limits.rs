@@ -88,10 +88,9 @@ fn a_rate_is_kept_upwards() {
         tell.send(arriving(stream, Duration::from_secs(1), Duration::from_secs(4))).unwrap();
     });
     let stream = lab.workload("web").connect(lab.service("shop/api", 8080)).unwrap();
-    let up = thread::spawn(move || endless(stream));
+    // Not joined: once its peer is gone, it would try for minutes.
+    thread::spawn(move || endless(stream));
     assert_near("10 mbit/s up, bytes/s", told.recv_timeout(Duration::from_secs(20)).unwrap(), 1_250_000.0);
-    drop(lab);
-    up.join().unwrap();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, time};
+use tokio::time;
 
 /// Pause after the first failure; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -27,13 +27,12 @@ const STABLE: Duration = Duration::from_secs(2);
 /// How often, at first and at most, to look whether the other host has confirmed the handshake.
 const CONFIRM_POLL: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
-/// Dials a host for ever. The task is aborted when the graph names the host no more.
+/// Dials a host until it is to be dialled at that address no more; the task is aborted then, too.
 pub(crate) async fn keep_connected(shared: Arc<Shared>, host: HostName, address: SocketAddr) {
-    let mut changed = shared.table().subscribe(&host);
     let mut pauses = Pauses::default();
     loop {
         let up_since = Instant::now();
-        while_up(&shared, &host, &mut changed).await;
+        while_up(&shared, &host).await;
         if up_since.elapsed() >= STABLE {
             pauses = Pauses::default();
         }
@@ -41,24 +40,25 @@ pub(crate) async fn keep_connected(shared: Arc<Shared>, host: HostName, address:
         if shared.table().is_up(&host) {
             continue;
         }
-        shared.table().dial_started(&host);
-        match dial(&shared, &host, address).await {
-            Ok(link) => serve::start(&shared, &Arc::new(link)),
-            Err(why) => {
-                tracing::debug!(%host, %address, why, "failed to connect");
-                Counters::add(&shared.counters.dials_failed);
-                shared.table().dial_failed(&host, why);
-            }
+        if !shared.table().dial_started(&host, address) {
+            return;
+        }
+        let dialled = dial(&shared, &host, address).await;
+        let started = dialled.and_then(|link| serve::start(&shared, &Arc::new(link)).map_err(|why| why.to_string()));
+        if let Err(why) = started {
+            tracing::debug!(%host, %address, why, "failed to connect");
+            Counters::add(&shared.counters.dials_failed);
+            shared.table().dial_failed(&host, address, why);
         }
     }
 }
 
-async fn while_up(shared: &Shared, host: &HostName, changed: &mut watch::Receiver<()>) {
-    while shared.table().is_up(host) {
-        if changed.changed().await.is_err() {
-            // The entry was replaced: the peer was forgotten and came back.
-            *changed = shared.table().subscribe(host);
-        }
+async fn while_up(shared: &Shared, host: &HostName) {
+    loop {
+        let changed = shared.table().change_while_up(host);
+        let Some(mut changed) = changed else { return };
+        // Fails when the entry is forgotten; the next look tells.
+        let _ = changed.changed().await;
     }
 }
 
@@ -76,7 +76,8 @@ async fn dial(shared: &Shared, host: &HostName, address: SocketAddr) -> Result<L
     let connection = time::timeout(HANDSHAKE_MAX, connected)
         .await
         .map_err(|_| format!("the handshake took longer than {} s", HANDSHAKE_MAX.as_secs()))??;
-    Link::new(connection, Dialled::ByUs, shared.identity.fabric()).map_err(|why| why.to_string())
+    let runtime = shared.runtime.clone();
+    Link::new(connection, Dialled::ByUs, shared.identity.fabric(), runtime).map_err(|why| why.to_string())
 }
 
 /// Waits until the other host has accepted this host's certificate: in TLS 1.3 the dialling side is done before that

@@ -20,6 +20,9 @@ use tokio::{
 pub const INCOMING_QUEUE: usize = 1_024;
 /// How long a header may take to arrive; it comes in the packet that opens its stream.
 pub const HEADER_WAIT: Duration = Duration::from_secs(5);
+/// How long a verdict may take to be written. A peer has granted credit for it with the stream; one that has not must not
+/// hold a session for ever.
+pub const VERDICT_WRITE: Duration = Duration::from_secs(5);
 
 /// Sessions that other hosts open, in the order in which their streams arrived.
 #[derive(Debug)]
@@ -80,6 +83,9 @@ pub enum AnswerError {
     /// The caller gave up before.
     #[error("the caller gave up before the verdict")]
     CallerGone,
+    /// The peer granted no credit for it within [`VERDICT_WRITE`].
+    #[error("the peer took no verdict within {} s", VERDICT_WRITE.as_secs())]
+    Timeout,
     /// The connection is gone.
     #[error("the peer was lost: {}", describe(.0))]
     PeerLost(ConnectionError),
@@ -91,6 +97,7 @@ impl AnswerError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::CallerGone => Reason::CallerGone,
+            Self::Timeout => Reason::Protocol,
             Self::PeerLost(error) => code::of_connection(error),
         }
     }
@@ -128,7 +135,7 @@ impl IncomingStream {
                 Ok(IncomingSession { peer, cipher, header, send, recv })
             }
             Err(error) => {
-                stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL);
+                stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL.into());
                 Err(error)
             }
         }
@@ -165,23 +172,27 @@ pub struct IncomingSession {
 }
 
 impl IncomingSession {
-    /// Gives the verdict that an endpoint took the session; plain bytes follow.
+    /// Gives the verdict that an endpoint took the session; plain bytes follow. Takes [`VERDICT_WRITE`] at most.
     ///
     /// # Errors
-    /// [`AnswerError`] when nobody waits for it any more.
+    /// [`AnswerError`] when nobody waits for it any more, or takes it; the stream has been reset then.
     pub async fn accept(mut self, accepted: Accepted) -> Result<(SendStream, RecvStream), AnswerError> {
-        self.send.write_all(&Answer::Accepted(accepted).encode()).await?;
+        write_verdict(&mut self.send, &Answer::Accepted(accepted)).await?;
         Ok(stream::decide(self.send, self.recv))
     }
 
-    /// Gives the verdict that the session is refused, and ends it. Nothing that the caller sends later is read.
-    pub async fn refuse(mut self, refusal: Refusal) {
-        let verdict = Answer::Refused(refusal).encode();
-        if self.send.write_all(&verdict).await.is_ok() {
-            let (mut send, mut recv) = stream::decide(self.send, self.recv);
-            // Both fail only on a stream that has ended by itself.
-            let _ = (send.finish(), recv.stop(code::from_reason(Reason::Closed)));
-        }
+    /// Gives the verdict that the session is refused, and ends it. Nothing that the caller sends later is read. Takes
+    /// [`VERDICT_WRITE`] at most.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when nobody waits for it any more, or takes it; the stream has been reset with the reason then.
+    pub async fn refuse(mut self, refusal: Refusal) -> Result<(), AnswerError> {
+        stream::blame(&mut self.send, &mut self.recv, code::from_reason(refusal.reason));
+        write_verdict(&mut self.send, &Answer::Refused(refusal)).await?;
+        let (mut send, mut recv) = stream::decide(self.send, self.recv);
+        // Both fail only on a stream that has ended by itself.
+        let _ = (send.finish(), recv.stop(code::from_reason(Reason::Closed)));
+        Ok(())
     }
 
     /// Completes when the caller has given up or its host is gone, so that an endpoint need not be waited for.
@@ -191,4 +202,9 @@ impl IncomingSession {
             let _ = stopped.await;
         }
     }
+}
+
+async fn write_verdict(to: &mut SendStream, verdict: &Answer) -> Result<(), AnswerError> {
+    let written = time::timeout(VERDICT_WRITE, to.write_all(&verdict.encode())).await;
+    Ok(written.map_err(|_| AnswerError::Timeout)??)
 }

@@ -29,6 +29,7 @@ pub mod session;
 pub mod settings;
 mod shared;
 mod socket;
+mod sparing;
 mod status;
 mod stream;
 mod suite;
@@ -40,7 +41,9 @@ mod verdict;
 pub use codec::CodecError;
 pub use header::{HEADER_MAX, SessionHeader, SessionId};
 pub use identity::{Identity, IdentityError};
-pub use incoming::{AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream};
+pub use incoming::{
+    AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, VERDICT_WRITE,
+};
 pub use leaf::LeafError;
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, VarInt, WriteError};

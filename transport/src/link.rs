@@ -10,6 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+use tokio::runtime::Handle;
 
 /// Longest handshake. An attempt that takes longer is given up by both sides.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ pub(crate) struct Link {
     pub(crate) host: HostName,
     pub(crate) dialled: Dialled,
     pub(crate) cipher: &'static str,
+    /// Where what outlives its stream is spawned.
+    pub(crate) runtime: Handle,
     established: Instant,
     /// Not used for new sessions; closed when nothing is left on it.
     retired: AtomicBool,
@@ -40,7 +43,12 @@ pub(crate) struct Link {
 
 impl Link {
     /// Takes the peer's name from its certificate, which the handshake has verified.
-    pub(crate) fn new(connection: Connection, dialled: Dialled, fabric: &FabricName) -> Result<Self, LeafError> {
+    pub(crate) fn new(
+        connection: Connection,
+        dialled: Dialled,
+        fabric: &FabricName,
+        runtime: Handle,
+    ) -> Result<Self, LeafError> {
         let identity = connection.peer_identity().and_then(|any| any.downcast::<PeerIdentity>().ok());
         let identity = identity.ok_or(LeafError::Malformed)?;
         let leaf = identity.chain.first().ok_or(LeafError::Malformed)?;
@@ -49,6 +57,7 @@ impl Link {
             cipher: identity.suite,
             connection,
             dialled,
+            runtime,
             established: Instant::now(),
             retired: AtomicBool::new(false),
             halves: AtomicUsize::new(0),

@@ -1,14 +1,17 @@
 //! Takes connections and the streams on them.
 
 use crate::{
-    code,
     incoming::IncomingStream,
     link::{Dialled, HANDSHAKE_MAX, Link, describe},
     shared::{HANDSHAKES_MAX, Shared},
     status::Counters,
+    table::Unwanted,
 };
 use quinn::Connecting;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time,
@@ -44,41 +47,49 @@ pub(crate) async fn accept(shared: Arc<Shared>) {
             // Under pressure only addresses that answer may go on (RFC 9000 section 8.1.2).
             let _ = incoming.retry();
         } else if let Ok(connecting) = incoming.accept() {
-            tokio::spawn(handshake(Arc::clone(&shared), connecting, permit));
+            shared.runtime.spawn(handshake(Arc::clone(&shared), connecting, permit));
         }
     }
 }
 
 async fn handshake(shared: Arc<Shared>, connecting: Connecting, permit: OwnedSemaphorePermit) {
     let address = connecting.remote_address();
-    let why = match time::timeout(HANDSHAKE_MAX, connecting).await {
-        Ok(Ok(connection)) => match Link::new(connection, Dialled::ByPeer, shared.identity.fabric()) {
-            Ok(link) => return start(&shared, &Arc::new(link)),
-            Err(why) => why.to_string(),
-        },
-        Ok(Err(error)) => describe(&error),
-        Err(_) => "it took too long".into(),
-    };
-    tracing::warn!(%address, why, "turned away a host that dialled");
-    Counters::add(&shared.counters.handshakes_failed);
+    let taken = authenticated(&shared, connecting)
+        .await
+        .inspect_err(|_| Counters::add(&shared.counters.handshakes_failed))
+        .and_then(|link| start(&shared, &Arc::new(link)).map_err(|why| why.to_string()));
+    if let Err(why) = taken
+        && let Some(left_out) = shared.turned_away.due(Instant::now())
+    {
+        tracing::warn!(%address, why, left_out, "turned away a host that dialled");
+    }
     drop(permit);
 }
 
-/// Takes in an authenticated connection and serves it until it ends.
-pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>) {
-    if link.host == *shared.identity.host() {
-        tracing::warn!(address = %link.connection.remote_address(), "a host with this host's own certificate was turned away");
+async fn authenticated(shared: &Shared, connecting: Connecting) -> Result<Link, String> {
+    let connection = match time::timeout(HANDSHAKE_MAX, connecting).await {
+        Ok(connected) => connected.map_err(|error| describe(&error))?,
+        Err(_) => return Err("it took too long".into()),
+    };
+    let runtime = shared.runtime.clone();
+    Link::new(connection, Dialled::ByPeer, shared.identity.fabric(), runtime).map_err(|why| why.to_string())
+}
+
+/// Takes in an authenticated connection and serves it until it ends, or closes it at once.
+pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), Unwanted> {
+    let registered = shared.table().register(shared.identity.host(), link);
+    let replaced = registered.inspect_err(|unwanted| {
         Counters::add(&shared.counters.connections_rejected);
-        return link.close(code::IDENTITY, "you have the same name as this host");
-    }
-    let replaced = shared.table().register(shared.identity.host(), link);
+        link.close(unwanted.code(), &unwanted.to_string());
+    })?;
     Counters::add(&shared.counters.connections);
     tracing::info!(host = %link.host, dialled = ?link.dialled, cipher = link.cipher, "connected");
-    tokio::spawn(serve(Arc::clone(shared), Arc::clone(link)));
+    shared.runtime.spawn(serve(Arc::clone(shared), Arc::clone(link)));
     if let Some(replaced) = replaced {
         Counters::add(&shared.counters.connections_replaced);
-        tokio::spawn(retire(Arc::clone(shared), replaced));
+        shared.runtime.spawn(retire(Arc::clone(shared), replaced));
     }
+    Ok(())
 }
 
 async fn serve(shared: Arc<Shared>, link: Arc<Link>) {

@@ -23,12 +23,23 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 pub const IDLE: Duration = Duration::from_millis(2_000);
 /// Payload of one session that may wait unread at a receiver: 100 Mbit/s at 100 ms of round trip.
 pub const STREAM_WINDOW: u32 = 1_250_000;
-/// Payload of all sessions of a connection that may wait unread. More than fifty slow readers fill it before they
-/// hold up others on the same connection.
-pub const CONNECTION_WINDOW: u32 = 64 << 20;
-/// Payload that a connection keeps until it is acknowledged. Bounds what is in flight, as Cubic's own window grows
-/// past a gigabyte on a path without loss.
-pub const SEND_WINDOW: u64 = 16 << 20;
+/// Payload of all sessions of a connection that may wait unread.
+///
+/// A session whose workload does not read takes up to a [`STREAM_WINDOW`] of it and gives nothing back. quinn announces
+/// new credit in eighths of the window, so with `stalled sessions × STREAM_WINDOW` beyond seven eighths of it, 751
+/// sessions, **all** sessions of that direction stand still until one of the stalled ones is read or ends. A smaller
+/// window stalls earlier. A larger one costs memory: this much per connection at worst, of an honest peer at most a
+/// stream window for each of its sessions that policy admits here.
+pub const CONNECTION_WINDOW: u32 = 1 << 30;
+/// Payload that a connection keeps until it is acknowledged, over all its sessions.
+///
+/// Only what both windows of the receiver have room for is taken from a writer, and the receiver acknowledges it whether
+/// or not its workload reads: a session that is stalled at the receiver holds nothing of this. Sessions that fill a slow
+/// path hold a stream window each at most. When that adds up to this, writers of the connection, verdicts and headers
+/// among them, wait for room in no fair order, while below it packets are shared out stream by stream. So it is as large
+/// as the connection window, which then always closes first. What it costs is that memory at worst; what is in flight
+/// is for the congestion controller to bound.
+pub const SEND_WINDOW: u64 = CONNECTION_WINDOW as u64;
 /// Sessions that a peer may have open towards this host on one connection. Session one more waits for one to end, so
 /// this is what one host's agent admits of sessions at most (DESIGN section 12).
 pub const SESSIONS: u32 = 65_536;
@@ -72,10 +83,12 @@ pub struct Settings {
     /// Bytes of one session that may wait unread; default [`STREAM_WINDOW`]. Times the round trips per second, this is
     /// the most that one session carries.
     pub stream_window: u32,
-    /// Bytes of all sessions of one connection that may wait unread; default [`CONNECTION_WINDOW`]. When this is full of
-    /// data that slow workloads do not read, the other sessions of the connection stand still.
+    /// Bytes of all sessions of one connection that may wait unread; default [`CONNECTION_WINDOW`]. When seven eighths
+    /// of this, `stalled sessions × stream_window`, are full of data that workloads do not read, the other sessions of
+    /// the connection stand still.
     pub connection_window: u32,
-    /// Bytes that one connection keeps until they are acknowledged; default [`SEND_WINDOW`].
+    /// Bytes that one connection keeps until they are acknowledged; default [`SEND_WINDOW`]. Below
+    /// `sessions sending at once × stream_window`, sessions wait for each other on a slow path.
     pub send_window: u64,
     /// Sessions that a peer may have open towards this host on one connection; default [`SESSIONS`].
     pub sessions: u32,
@@ -174,6 +187,12 @@ mod tests {
         let mtu = |mtu_max| Settings { mtu_max, ..Settings::default() }.mtu();
         assert_eq!((mtu(0), mtu(1_452), mtu(u16::MAX)), (1_200, 1_452, 6_553));
         assert!(u32::from(mtu(u16::MAX)) * 10 < 65_535);
+    }
+
+    #[test]
+    fn seven_hundred_and_fifty_stalled_sessions_leave_room_for_others() {
+        assert_eq!((CONNECTION_WINDOW - CONNECTION_WINDOW / 8) / STREAM_WINDOW, 751);
+        assert!(SEND_WINDOW >= CONNECTION_WINDOW.into(), "the receiver's window closes first");
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! What the tasks of one transport share.
 
-use crate::{identity::Identity, incoming::IncomingStream, settings::Settings, status::Counters, table::Table};
+use crate::{
+    identity::Identity, incoming::IncomingStream, settings::Settings, sparing::Sparing, status::Counters, table::Table,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 
 /// Handshakes of dialling hosts under way at once; each costs some hundred µs of processor time and up to 5 s of memory.
 pub(crate) const HANDSHAKES_MAX: usize = 128;
@@ -14,6 +19,11 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
     pub(crate) handshakes: Arc<Semaphore>,
+    /// Where the transport was bound. All tasks are spawned here, and with them quinn's drivers of connections,
+    /// whichever thread asked for them.
+    pub(crate) runtime: Handle,
+    /// For the log of hosts that were turned away.
+    pub(crate) turned_away: Sparing,
     table: Mutex<Table>,
     /// Where accepted streams go; `None` once closed.
     incoming: Mutex<Option<mpsc::Sender<IncomingStream>>>,
@@ -25,6 +35,7 @@ impl Shared {
         identity: Identity,
         settings: Settings,
         incoming: mpsc::Sender<IncomingStream>,
+        runtime: Handle,
     ) -> Self {
         Self {
             endpoint,
@@ -32,6 +43,8 @@ impl Shared {
             settings,
             counters: Counters::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            runtime,
+            turned_away: Sparing::default(),
             table: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
         }

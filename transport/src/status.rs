@@ -57,7 +57,7 @@ pub struct Counts {
     pub handshakes_failed: u64,
     /// Connection attempts turned away because too many were under way.
     pub handshakes_refused: u64,
-    /// Connections of this host's own name or over a limit, closed after the handshake.
+    /// Connections of this host's own name or of hosts that are not to be connected, closed after the handshake.
     pub connections_rejected: u64,
     /// Connections replaced by another one between the same hosts.
     pub connections_replaced: u64,

@@ -10,10 +10,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    runtime::Handle,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Counts one half of a stream as open on its connection.
 #[derive(Debug)]
@@ -82,8 +79,8 @@ pub(crate) fn decide(mut send: SendStream, mut recv: RecvStream) -> (SendStream,
 }
 
 /// Changes what the halves are reset with when they are dropped.
-pub(crate) fn blame(send: &mut SendStream, recv: &mut RecvStream, code: u32) {
-    (send.undecided, recv.undecided) = (Some(code.into()), Some(code.into()));
+pub(crate) fn blame(send: &mut SendStream, recv: &mut RecvStream, code: VarInt) {
+    (send.undecided, recv.undecided) = (Some(code), Some(code));
 }
 
 impl Drop for SendStream {
@@ -96,12 +93,11 @@ impl Drop for SendStream {
         let Some(held) = self.held.take_if(|held| held.0.is_retired() && !self.was_reset) else { return };
         let _ = self.stream.finish();
         let arrived = self.stream.stopped();
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = arrived.await;
-                drop(held);
-            });
-        }
+        let runtime = held.0.runtime.clone();
+        runtime.spawn(async move {
+            let _ = arrived.await;
+            drop(held);
+        });
     }
 }
 

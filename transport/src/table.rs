@@ -7,7 +7,7 @@ use crate::{
 };
 use ripstop_config::HostName;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -41,8 +41,30 @@ pub(crate) enum Found {
     Down(String),
 }
 
+/// Why an authenticated connection is not kept. The peer is told so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unwanted {
+    #[error("both hosts have the same name, {0}")]
+    OwnName(HostName),
+    #[error("the graph does not name the host {0}")]
+    NotNamed(HostName),
+}
+
+impl Unwanted {
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Self::OwnName(_) => code::IDENTITY,
+            Self::NotNamed(_) => code::POLICY,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Table(BTreeMap<HostName, Peer>);
+pub(crate) struct Table {
+    peers: BTreeMap<HostName, Peer>,
+    /// The hosts that may be connected; `None` while nothing was said of that.
+    retained: Option<BTreeSet<HostName>>,
+}
 
 impl Peer {
     fn new() -> Self {
@@ -97,12 +119,12 @@ impl Peer {
 
 impl Table {
     fn peer(&mut self, host: &HostName) -> &mut Peer {
-        self.0.entry(host.clone()).or_insert_with(Peer::new)
+        self.peers.entry(host.clone()).or_insert_with(Peer::new)
     }
 
     /// The hosts that are dialled, and where.
     pub(crate) fn dialled(&self) -> BTreeMap<HostName, SocketAddr> {
-        self.0.iter().filter_map(|(host, peer)| Some((host.clone(), peer.address?))).collect()
+        self.peers.iter().filter_map(|(host, peer)| Some((host.clone(), peer.address?))).collect()
     }
 
     /// Has a host dialled at an address by a task, in place of any other such task.
@@ -116,12 +138,29 @@ impl Table {
         peer.changed.send_replace(());
     }
 
-    /// Dials a host no more and closes what leads to it.
-    pub(crate) fn remove(&mut self, host: &HostName) {
-        let Some(peer) = self.0.get_mut(host) else { return };
+    /// Dials a host no more. What leads to it stays.
+    pub(crate) fn dial_no_more(&mut self, host: &HostName) {
+        let Some(peer) = self.peers.get_mut(host) else { return };
+        peer.stop_dialling();
+        peer.why = "it is not dialled any more".into();
+        peer.changed.send_replace(());
+        self.forget_if_gone(host);
+    }
+
+    /// Closes what leads to other hosts than these, and takes no more of it.
+    pub(crate) fn retain(&mut self, hosts: &BTreeSet<HostName>) {
+        let others: Vec<_> = self.peers.keys().filter(|host| !hosts.contains(*host)).cloned().collect();
+        for host in others {
+            self.cut_off(&host);
+        }
+        self.retained = Some(hosts.clone());
+    }
+
+    fn cut_off(&mut self, host: &HostName) {
+        let Some(peer) = self.peers.get_mut(host) else { return };
         peer.stop_dialling();
         for link in peer.live.iter().chain(&peer.retired) {
-            link.close(code::POLICY, "the graph does not name this host any more");
+            link.close(code::POLICY, &Unwanted::NotNamed(host.clone()).to_string());
         }
         peer.why = "the graph does not name it any more".into();
         peer.changed.send_replace(());
@@ -130,24 +169,24 @@ impl Table {
 
     /// Ends all dialling.
     pub(crate) fn stop(&mut self) {
-        for peer in self.0.values_mut() {
+        for peer in self.peers.values_mut() {
             peer.stop_dialling();
             peer.why = "this agent is stopping".into();
             peer.changed.send_replace(());
         }
     }
 
-    /// A receiver of the host's changes. Look at the state after subscribing.
-    pub(crate) fn subscribe(&mut self, host: &HostName) -> watch::Receiver<()> {
-        self.peer(host).changed.subscribe()
+    /// While a host is up, a receiver of its next change.
+    pub(crate) fn change_while_up(&self, host: &HostName) -> Option<watch::Receiver<()>> {
+        self.peers.get(host).filter(|peer| peer.live().is_some()).map(|peer| peer.changed.subscribe())
     }
 
     pub(crate) fn is_up(&self, host: &HostName) -> bool {
-        self.0.get(host).is_some_and(|peer| peer.live().is_some())
+        self.peers.get(host).is_some_and(|peer| peer.live().is_some())
     }
 
     pub(crate) fn find(&self, host: &HostName) -> Found {
-        let Some(peer) = self.0.get(host) else {
+        let Some(peer) = self.peers.get(host) else {
             return Found::Down("no such host is known here".into());
         };
         match (peer.live(), peer.dialling) {
@@ -157,21 +196,33 @@ impl Table {
         }
     }
 
-    pub(crate) fn dial_started(&mut self, host: &HostName) {
-        let peer = self.peer(host);
+    /// Says whether the host is to be dialled there: another thread may have had it dropped a moment ago.
+    pub(crate) fn dial_started(&mut self, host: &HostName, address: SocketAddr) -> bool {
+        let Some(peer) = self.dialled_at(host, address) else { return false };
         peer.dialling = true;
         peer.changed.send_replace(());
+        true
     }
 
-    pub(crate) fn dial_failed(&mut self, host: &HostName, why: String) {
-        let peer = self.peer(host);
+    pub(crate) fn dial_failed(&mut self, host: &HostName, address: SocketAddr, why: String) {
+        let Some(peer) = self.dialled_at(host, address) else { return };
         peer.dialling = false;
         peer.why = why;
         peer.changed.send_replace(());
     }
 
+    fn dialled_at(&mut self, host: &HostName, address: SocketAddr) -> Option<&mut Peer> {
+        self.peers.get_mut(host).filter(|peer| peer.address == Some(address))
+    }
+
     /// Takes in a new connection and settles which one carries new sessions; returns the one that does not any more.
-    pub(crate) fn register(&mut self, own: &HostName, link: &Arc<Link>) -> Option<Arc<Link>> {
+    pub(crate) fn register(&mut self, own: &HostName, link: &Arc<Link>) -> Result<Option<Arc<Link>>, Unwanted> {
+        if link.host == *own {
+            return Err(Unwanted::OwnName(own.clone()));
+        }
+        if self.retained.as_ref().is_some_and(|hosts| !hosts.contains(&link.host)) {
+            return Err(Unwanted::NotNamed(link.host.clone()));
+        }
         let we_are_smaller = own < &link.host;
         let peer = self.peer(&link.host);
         if link.dialled == Dialled::ByUs {
@@ -189,12 +240,12 @@ impl Table {
             peer.retire(Arc::clone(loser));
         }
         peer.changed.send_replace(());
-        loser
+        Ok(loser)
     }
 
     /// Takes out a connection that has ended; a replaced one that is still open takes its place.
     pub(crate) fn ended(&mut self, link: &Arc<Link>) {
-        let Some(peer) = self.0.get_mut(&link.host) else { return };
+        let Some(peer) = self.peers.get_mut(&link.host) else { return };
         peer.retired.retain(|other| !Arc::ptr_eq(other, link));
         if peer.live.take_if(|live| Arc::ptr_eq(live, link)).is_some() {
             let reason = link.connection.close_reason();
@@ -218,18 +269,21 @@ impl Table {
 
     /// Connections that are open, replaced ones included.
     pub(crate) fn connections(&self) -> usize {
-        self.0.values().flat_map(|peer| peer.live.iter().chain(&peer.retired)).filter(|link| link.is_open()).count()
+        self.peers.values().flat_map(|peer| peer.live.iter().chain(&peer.retired)).filter(|link| link.is_open()).count()
     }
 
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
-        self.0.iter().map(|(host, peer)| peer.status(host)).collect()
+        self.peers.iter().map(|(host, peer)| peer.status(host)).collect()
     }
 
     /// A host that nobody dials and nothing leads to needs no entry: hosts that only dial us must not pile up.
     fn forget_if_gone(&mut self, host: &HostName) {
-        if self.0.get(host).is_some_and(|peer| peer.address.is_none() && peer.live.is_none() && peer.retired.is_empty())
+        if self
+            .peers
+            .get(host)
+            .is_some_and(|peer| peer.address.is_none() && peer.live.is_none() && peer.retired.is_empty())
         {
-            self.0.remove(host);
+            self.peers.remove(host);
         }
     }
 }

@@ -15,8 +15,13 @@ use crate::{
 };
 use quinn::{Endpoint, TokioRuntime};
 use ripstop_config::{FabricName, HostName};
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
-use tokio::sync::mpsc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
+use tokio::{runtime::Handle, sync::mpsc};
 
 /// Why a transport could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +51,8 @@ pub struct Transport(Arc<Owner>);
 struct Owner(Arc<Shared>);
 
 impl Transport {
-    /// Opens the UDP socket and starts taking connections. Needs a tokio runtime with I/O and time, on which its tasks
-    /// are spawned.
+    /// Opens the UDP socket and starts taking connections. Called inside a tokio runtime with I/O and time. All tasks of
+    /// the transport, and of its connections, run on that runtime, whichever thread calls the methods below.
     ///
     /// # Errors
     /// [`BindError`]; nothing is left behind.
@@ -62,8 +67,8 @@ impl Transport {
             _ => BindError::Socket { address, source },
         })?;
         let (queue, incoming) = mpsc::channel(INCOMING_QUEUE);
-        let shared = Arc::new(Shared::new(endpoint, identity, settings, queue));
-        tokio::spawn(serve::accept(Arc::clone(&shared)));
+        let shared = Arc::new(Shared::new(endpoint, identity, settings, queue, Handle::current()));
+        shared.runtime.spawn(serve::accept(Arc::clone(&shared)));
         Ok((Self(Arc::new(Owner(shared))), Incoming(incoming)))
     }
 
@@ -87,26 +92,36 @@ impl Transport {
         self.shared().endpoint.local_addr()
     }
 
-    /// Says which hosts to stay connected to. New ones are dialled at once and whenever nothing leads to them; what leads
-    /// to one that is not named any more is closed. This host itself is passed over. After [`Transport::close`] nothing is
-    /// dialled any more.
+    /// Says which hosts to dial. New ones are dialled at once and whenever nothing leads to them. One that is not among
+    /// them any more is not dialled again; a connection to it stays, as it may carry sessions that the other host opens.
+    /// This host itself is passed over. After [`Transport::close`] nothing is dialled any more. May be called from any
+    /// thread.
     pub fn set_peers(&self, mut peers: BTreeMap<HostName, SocketAddr>) {
         let shared = self.shared();
+        peers.remove(shared.identity.host());
+        let mut table = shared.table();
+        // With the table in hand, as closing takes the queue before it ends all dialling.
         if shared.incoming().is_none() {
             return;
         }
-        peers.remove(shared.identity.host());
-        let mut table = shared.table();
         let dialled = table.dialled();
         for host in dialled.keys().filter(|host| !peers.contains_key(*host)) {
-            table.remove(host);
+            table.dial_no_more(host);
         }
         for (host, address) in peers {
             if dialled.get(&host) != Some(&address) {
-                let task = tokio::spawn(dial::keep_connected(Arc::clone(shared), host.clone(), address));
+                let task = shared.runtime.spawn(dial::keep_connected(Arc::clone(shared), host.clone(), address));
                 table.dial(&host, address, task.abort_handle());
             }
         }
+    }
+
+    /// Says which hosts may be connected at all. Connections to others are closed with [`code::POLICY`] on the spot, with
+    /// all sessions on them, and they are dialled no more; from here on, connections from or to others are closed so
+    /// before anything is taken from them. Before the first call, every host of the fabric may connect. Call it before
+    /// [`Transport::set_peers`] names a host that is new. May be called from any thread.
+    pub fn retain_hosts(&self, hosts: &BTreeSet<HostName>) {
+        self.shared().table().retain(hosts);
     }
 
     /// What is known of the other hosts, by name.
@@ -165,7 +180,7 @@ impl Drop for Owner {
 }
 
 fn close(shared: &Shared) {
-    shared.table().stop();
     shared.stop_incoming();
+    shared.table().stop();
     shared.endpoint.close(code::SHUTDOWN.into(), b"the agent is stopping");
 }

@@ -1,12 +1,12 @@
 //! Peers that do what no agent of ours does, on bare quinn.
 
-use crate::lab::{Fabric, Files, Host, echo, eventually, header, name, within};
+use crate::lab::{Fabric, Files, Host, accepted, echo, eventually, header, name, refusal, within};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, ServerConfig,
+    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, ServerConfig, TransportConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use ripstop_config::Reason;
-use ripstop_transport::{ALPN, HEADER_WAIT, HeaderError, SessionHeader, code};
+use ripstop_transport::{ALPN, AnswerError, HEADER_WAIT, HeaderError, SessionHeader, VERDICT_WRITE, code};
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -53,7 +53,7 @@ impl ServerCertVerifier for Gullible {
 }
 
 /// A QUIC endpoint with any certificate, or none, that checks nothing.
-pub(crate) struct Raw(Endpoint);
+pub(crate) struct Raw(Endpoint, ClientConfig);
 
 impl Raw {
     pub(crate) fn new(files: Option<&Files>) -> Self {
@@ -92,7 +92,8 @@ impl Raw {
             None => Endpoint::client(local).unwrap(),
         };
         let client = QuicClientConfig::try_from(client).unwrap();
-        endpoint.set_default_client_config(ClientConfig::new(Arc::new(client)));
+        let client = ClientConfig::new(Arc::new(client));
+        endpoint.set_default_client_config(client.clone());
         let accepting = endpoint.clone();
         tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {
@@ -103,7 +104,7 @@ impl Raw {
                 });
             }
         });
-        Self(endpoint)
+        Self(endpoint, client)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -112,6 +113,15 @@ impl Raw {
 
     pub(crate) async fn connect(&self, to: SocketAddr) -> Connection {
         self.0.connect(to, "any").unwrap().await.unwrap()
+    }
+
+    /// A connection on which the other side may send `window` bytes a stream.
+    async fn connect_granting(&self, to: SocketAddr, window: u32) -> Connection {
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(window.into());
+        let mut client = self.1.clone();
+        client.transport_config(Arc::new(transport));
+        self.0.connect_with(client, to, "any").unwrap().await.unwrap()
     }
 
     /// The error with which the other side ends the attempt, during or right after the handshake.
@@ -220,6 +230,38 @@ async fn streams_that_say_nothing_are_few_and_do_not_stay() {
     let (_, last) = &mut silent[2_999];
     let still_waiting = tokio::time::timeout(Duration::from_millis(100), last.read_chunk(1, true)).await;
     assert!(still_waiting.is_err(), "the limit of streams without a header does not hold");
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_verdict_does_not_hold_the_session() {
+    let fabric = Fabric::new("shop.example");
+    let mut alpha = fabric.host("alpha");
+    let mut incoming = alpha.incoming.take().unwrap();
+    let mallory = Raw::new(Some(&fabric.issue("mallory")));
+    // The refusal's head fits, its detail does not.
+    let connection = mallory.connect_granting(alpha.address, 8).await;
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        send.write_all(&header().encode()).await.unwrap();
+        ends.push((send, recv));
+    }
+    let first = incoming.next().await.unwrap().header().await.unwrap();
+    let second = incoming.next().await.unwrap().header().await.unwrap();
+    let both = async { tokio::join!(first.accept(accepted()), second.refuse(refusal(Reason::NoEdge, "a detail"))) };
+    let (accepting, refusing) = within(VERDICT_WRITE.as_secs() + 1, "to give up", both).await;
+    assert!(matches!(accepting, Err(AnswerError::Timeout)), "{accepting:?}");
+    assert!(matches!(refusing, Err(AnswerError::Timeout)), "{refusing:?}");
+    for ((_, recv), expected) in ends.iter_mut().zip([code::ABANDONED.into(), code::from_reason(Reason::NoEdge)]) {
+        let end = async {
+            loop {
+                if let Err(error) = recv.read_chunk(100, true).await {
+                    return error;
+                }
+            }
+        };
+        assert_eq!(within(1, "the reset", end).await, ReadError::Reset(expected));
+    }
 }
 
 #[tokio::test]

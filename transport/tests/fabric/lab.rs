@@ -109,7 +109,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start(identity: Identity, listen: SocketAddr) -> Self {
-        let (transport, incoming) = Transport::bind(Settings::listen(listen), identity).unwrap();
+        Self::with(Settings::listen(listen), identity)
+    }
+
+    pub(crate) fn with(settings: Settings, identity: Identity) -> Self {
+        let (transport, incoming) = Transport::bind(settings, identity).unwrap();
         let address = transport.local_address().unwrap();
         Self { transport, incoming: Some(incoming), address }
     }

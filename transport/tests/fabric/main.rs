@@ -5,5 +5,8 @@ mod bulk;
 mod hostile;
 mod identities;
 mod lab;
+mod named;
+mod paths;
 mod peers;
 mod sessions;
+mod stalled;

@@ -1,0 +1,243 @@
+//! A workload that keeps to no rule: what it sends by hand, and what the endpoint makes of it. A panic here would be the
+//! end of the agent, and with it of every other workload's sessions.
+
+use super::{Endpoint, PacketSink, TunPort, VNET_HEADER};
+use crate::packet::{Payload, Segment, TCP, checksum, parse};
+use proptest::prelude::*;
+use ripstop_config::Reason;
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+const WORKLOAD: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 19, 0, 9), 40_000);
+const FABRIC: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 18, 0, 1), 53);
+const ISN: u32 = 1_000;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// Keeps what the endpoint sent.
+#[derive(Default)]
+struct Kept(RefCell<Vec<Vec<u8>>>);
+
+impl PacketSink for Kept {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let packet: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.0.borrow_mut().push(packet[VNET_HEADER..].to_vec());
+        Ok(())
+    }
+}
+
+/// A segment from the workload, by hand; checksums are not looked at.
+fn segment(flags: u8, sequence: u32, acknowledgement: u32, window: u16, options: &[u8], data: &[u8]) -> Vec<u8> {
+    let header = 20 + options.len();
+    let total = u16::try_from(20 + header + data.len()).unwrap().to_be_bytes();
+    let mut packet = vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, TCP, 0, 0];
+    packet.extend_from_slice(&WORKLOAD.0.octets());
+    packet.extend_from_slice(&FABRIC.0.octets());
+    let sum = !checksum::fold(checksum::add(0, &packet));
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend_from_slice(&WORKLOAD.1.to_be_bytes());
+    packet.extend_from_slice(&FABRIC.1.to_be_bytes());
+    packet.extend_from_slice(&sequence.to_be_bytes());
+    packet.extend_from_slice(&acknowledgement.to_be_bytes());
+    packet.extend_from_slice(&[u8::try_from(header / 4).unwrap() << 4, flags]);
+    packet.extend_from_slice(&window.to_be_bytes());
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend_from_slice(options);
+    packet.extend_from_slice(data);
+    packet
+}
+
+struct Talk {
+    kept: Rc<Kept>,
+    endpoint: Rc<Endpoint>,
+    /// The endpoint's initial sequence number.
+    isn: u32,
+}
+
+impl Talk {
+    /// Answers a SYN with these options; the handshake is left open. None when they make it no segment at all.
+    fn try_start(options: &[u8]) -> Option<Self> {
+        let kept = Rc::new(Kept::default());
+        let port = TunPort::new(Rc::clone(&kept) as _);
+        let syn = segment(SYN, ISN, 0, 65_535, options, &[]);
+        let endpoint = Endpoint::accept(&port, SocketAddr::from(FABRIC), &syn, 7);
+        let mut talk = Self { kept, endpoint, isn: 0 };
+        let answer = talk.sent().pop()?;
+        assert!(answer.syn && answer.ack && answer.acknowledgement == ISN + 1);
+        talk.isn = answer.sequence;
+        Some(talk)
+    }
+
+    fn start(options: &[u8]) -> Self {
+        Self::try_start(options).expect("a SYN-ACK")
+    }
+
+    fn sent(&self) -> Vec<Segment> {
+        let packets = self.kept.0.take();
+        let read = |packet: &Vec<u8>| match parse(packet).unwrap().payload {
+            Payload::Tcp(segment) => segment,
+            other => panic!("not TCP: {other:?}"),
+        };
+        packets.iter().map(read).collect()
+    }
+
+    fn send(&self, flags: u8, offset: u32, acknowledged: u32, window: u16, data: &[u8]) {
+        let sequence = ISN.wrapping_add(1).wrapping_add(offset);
+        let acknowledgement = self.isn.wrapping_add(1).wrapping_add(acknowledged);
+        self.endpoint.ingest(&segment(flags, sequence, acknowledgement, window, &[], data));
+    }
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+}
+
+/// Window scale 7, as Linux offers it, and a maximum segment size.
+const OPTIONS: &[u8] = &[2, 4, 0xff, 0xd7, 1, 3, 3, 7];
+
+#[test]
+fn bytes_come_out_as_they_went_in_whatever_their_order() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.send(ACK, 3, 0, 65_535, b"def");
+        talk.send(ACK, 0, 0, 65_535, b"abc");
+        talk.send(ACK | FIN, 6, 0, 65_535, b"g");
+        let mut read = Vec::new();
+        while let Some(piece) = talk.endpoint.read(100, Reason::CallerReset).await.unwrap() {
+            read.extend_from_slice(&piece);
+        }
+        assert_eq!(read, b"abcdefg");
+    });
+}
+
+#[test]
+fn a_burst_far_beyond_the_buffer_is_not_taken() {
+    let talk = Talk::start(OPTIONS);
+    let piece = vec![7; 65_000];
+    for offset in [262_000, 0, 65_000, 130_000, 195_000] {
+        talk.send(ACK, offset, 0, 65_535, &piece);
+    }
+    talk.send(ACK, 260_000, 0, 65_535, &piece[..2_000]);
+    let last = talk.sent().pop().expect("an acknowledgement");
+    assert!(last.acknowledgement.wrapping_sub(ISN + 1) <= 262_140);
+}
+
+#[test]
+fn acknowledging_what_was_never_sent_does_not_keep_the_thread_busy() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 0, b"question");
+        let answer = [bytes::Bytes::from_static(b"answer")];
+        talk.endpoint.write(&answer, Reason::CallerReset).await.unwrap();
+        talk.endpoint.finish();
+        talk.send(ACK, 8, 7, 0, &[]);
+        talk.sent();
+        // In real time it would be an endless loop; here a bounded number of turns passes.
+        let turns = tokio::time::timeout(Duration::from_millis(200), talk.endpoint.drive());
+        assert!(turns.await.is_err());
+        assert!(talk.sent().len() <= 200 * 64);
+    });
+}
+
+#[test]
+fn a_closed_connection_waits_for_its_reader() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.endpoint.finish();
+        talk.send(ACK | FIN, 0, 1, 65_535, b"last words");
+        assert!(talk.endpoint.is_gone());
+        let never = tokio::time::timeout(Duration::from_secs(60), talk.endpoint.drive());
+        assert!(never.await.is_err());
+        let read = talk.endpoint.read(100, Reason::CallerReset).await.unwrap();
+        assert_eq!(read.as_deref(), Some(&b"last words"[..]));
+    });
+}
+
+#[test]
+fn a_reset_breaks_both_directions() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.send(RST, 0, 0, 0, &[]);
+        assert!(talk.endpoint.read(100, Reason::CallerReset).await.is_err());
+        assert!(talk.endpoint.write(&[bytes::Bytes::from_static(b"x")], Reason::CallerReset).await.is_err());
+        assert_eq!(talk.endpoint.broken(Reason::CallerReset).await.0, Reason::CallerReset);
+    });
+}
+
+/// What a hostile workload may do next.
+#[derive(Debug, Clone)]
+enum Step {
+    Segment { flags: u8, offset: u32, acknowledged: u32, window: u16, length: u16 },
+    Read(usize),
+    Write(usize),
+    Finish,
+    Abort,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let near = prop_oneof![0u32..20, 65_000..66_000u32, 262_000..263_000u32, 524_000..525_000u32, any::<u32>()];
+    let acknowledged = prop_oneof![4 => 0u32..300_000, 1 => any::<u32>()];
+    let flags = prop_oneof![4 => Just(ACK), 1 => Just(ACK | FIN), 1 => any::<u8>()];
+    let length = prop_oneof![Just(0u16), 0..2_000u16, 60_000..65_000u16];
+    prop_oneof![
+        8 => (flags, near, acknowledged, any::<u16>(), length).prop_map(|(flags, offset, acknowledged, window, length)| {
+            Step::Segment { flags, offset, acknowledged, window, length }
+        }),
+        2 => (1usize..100_000).prop_map(Step::Read),
+        2 => (1usize..100_000).prop_map(Step::Write),
+        1 => Just(Step::Finish),
+        1 => Just(Step::Abort),
+        1 => (1u64..20_000).prop_map(Step::Wait),
+    ]
+}
+
+async fn play(steps: Vec<Step>, options: &[u8]) {
+    let Some(talk) = Talk::try_start(options) else { return };
+    let soon = Duration::from_millis(1);
+    for step in steps {
+        match step {
+            Step::Segment { flags, offset, acknowledged, window, length } => {
+                talk.send(flags, offset, acknowledged, window, &vec![1; usize::from(length)]);
+            }
+            Step::Read(most) => drop(tokio::time::timeout(soon, talk.endpoint.read(most, Reason::CallerReset)).await),
+            Step::Write(length) => {
+                let piece = [bytes::Bytes::from(vec![2; length])];
+                drop(tokio::time::timeout(soon, talk.endpoint.write(&piece, Reason::CallerReset)).await);
+            }
+            Step::Finish => talk.endpoint.finish(),
+            Step::Abort => talk.endpoint.abort(),
+            Step::Wait(millis) => {
+                drop(tokio::time::timeout(Duration::from_millis(millis), talk.endpoint.drive()).await);
+            }
+        }
+        talk.kept.0.take();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn nothing_a_workload_sends_panics_or_spins(
+        steps in prop::collection::vec(step(), 1..40),
+        options in prop_oneof![
+            Just(OPTIONS.to_vec()),
+            Just(vec![2, 4, 0, 0, 1, 3, 3, 14]),
+            Just(vec![2, 4, 0, 48, 4, 2, 1, 1]),
+            prop::collection::vec(any::<u8>(), 0..10).prop_map(|mut bytes| { bytes.resize(bytes.len() / 4 * 4, 1); bytes }),
+        ],
+    ) {
+        run(play(steps, &options));
+    }
+}
