@@ -126,7 +126,7 @@ impl Shared {
         Ok(policy)
     }
 
-    /// Keeps connections to the hosts whose services this host's workloads may call.
+    /// Lets only hosts of the graph connect, and keeps connections to those whose services this host's workloads may call.
     pub(super) fn connect_peers(&self) {
         let policy = self.policy();
         let hosts = policy
@@ -137,6 +137,7 @@ impl Shared {
             .filter(|host| **host != self.config.host)
             .filter_map(|host| Some((host.clone(), policy.graph().hosts.get(host)?.address?)))
             .collect();
+        self.data.transport().retain_hosts(&policy.graph().hosts.keys().cloned().collect());
         self.data.transport().set_peers(peers);
     }
 

@@ -1,11 +1,12 @@
 //! One interface: the device, its addresses, the routes to it and, for a user of the host, the rules that choose it.
 //!
 //! In a namespace the main table sends the fabric's ranges to the interface. On the host a table of the interface's own
-//! does, and rules send one user's packets there; the main table refuses the ranges to everyone else. Behind every
-//! route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
+//! does, and rules send one user's packets there; the main table refuses the ranges to everyone else. An isolated
+//! namespace has such a table as well, and one rule that sends everything there, before the main table is asked. Behind
+//! every route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
 
 use super::{
-    AttachPlan, Error, Place, Tun, USER_INTERFACES,
+    AttachPlan, Error, Place, Tun, USER_INTERFACES, guard,
     journal::{Attachment, Journal},
     link, netlink,
     netns::{self, NsId},
@@ -32,6 +33,11 @@ const TABLE_BASE: u32 = 214_000;
 /// The rule priority of the first `user` interface; the others follow. Before main (32766) and the usual VPN rules.
 const PRIORITY_BASE: u32 = 2_140;
 
+/// The routing table of an isolated namespace, which has no other.
+const ISOLATED_TABLE: u32 = TABLE_BASE - 1;
+/// The priority of the rule that leads to it.
+const ISOLATED_PRIORITY: u32 = PRIORITY_BASE - 1;
+
 /// The routing table of a `user` interface.
 pub(super) fn table_of(slot: u32) -> u32 {
     TABLE_BASE + slot
@@ -50,11 +56,13 @@ pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<At
     let id = |path: &Path| NsId::of(path).map_err(|source| Error::namespace("find", path, source));
     let own = id(Path::new(netns::OWN))?;
     let (resolver_for, directories) = resolv::plan(plan);
-    let attachment = |namespace: Option<&Path>, id: NsId, slot: Option<u32>| Attachment {
+    let attachment = |namespace: Option<&Path>, id: NsId, user: Option<(u32, u32)>| Attachment {
         link: plan.link.clone(),
         namespace: namespace.map(Path::to_owned),
         id,
-        slot,
+        slot: user.map(|(slot, _)| slot),
+        uid: user.map(|(_, uid)| uid),
+        guarded: guard::is_needed(plan),
         resolver_for,
         directories,
     };
@@ -66,19 +74,22 @@ pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<At
             inside => Ok(attachment(Some(path), inside, None)),
         },
         Place::User { uid: 0 } => Err(refuse("root is not a workload: its packets cannot be told from the host's")),
-        Place::User { .. } => match free_slot(journal) {
-            Some(slot) => Ok(attachment(None, own, Some(slot))),
-            None => Err(refuse("the host has no routing table left for another user")),
+        Place::User { uid } => match (owner_of(journal, *uid), free_slot(journal)) {
+            (Some(other), _) => Err(refuse(&format!(
+                "user {uid} has the interface {other} already: one user is one workload, name another for this one"
+            ))),
+            (None, Some(slot)) => Ok(attachment(None, own, Some((slot, *uid)))),
+            (None, None) => Err(refuse("the host has no routing table left for another user")),
         },
     }
 }
 
 /// Checks that nothing of anyone else is where the interface is to be: undoing a failed attachment would take it too.
 pub(super) fn check_place(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
-    let table = attachment.slot.map_or(MAIN, table_of);
+    let tables = attachment.slot.map_or(vec![MAIN, ISOLATED_TABLE], |slot| vec![table_of(slot)]);
     let check = || {
         let taken = link::exists(&plan.link)?;
-        let attached = netlink::run(async |handle: Handle| route::has_interface(&handle, table).await)?;
+        let attached = netlink::run(async |handle: Handle| route::has_interface(&handle, &tables).await)?;
         let why = match (taken, attached) {
             (false, false) => return Ok(()),
             (true, _) => "a link of this name is there, and is not ours: delete it, or rename the workload",
@@ -105,6 +116,11 @@ pub(super) fn attach(plan: &AttachPlan, attachment: &Attachment) -> Result<Tun, 
     Ok(tun)
 }
 
+/// The interface of a user.
+fn owner_of(journal: &Journal, uid: u32) -> Option<&str> {
+    journal.entries().iter().find(|other| other.uid == Some(uid)).map(|other| other.link.as_str())
+}
+
 fn free_slot(journal: &Journal) -> Option<u32> {
     let taken = |slot: u32| journal.entries().iter().any(|other| other.slot == Some(slot));
     (0..USER_INTERFACES).find(|slot| !taken(*slot))
@@ -112,29 +128,38 @@ fn free_slot(journal: &Journal) -> Option<u32> {
 
 /// Creates the device in the calling thread's namespace and configures it.
 fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
+    if guard::is_needed(plan) {
+        guard::install(plan)?;
+    }
     let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
     netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
     Ok(tun)
 }
 
 async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
+    let known = families();
+    let known = |to: &IpNet| known.contains(&family(to));
+    let destinations: Vec<_> = destinations(plan).filter(known).collect();
+    let table = match (slot, plan.isolated) {
+        (Some(slot), _) => table_of(slot),
+        (None, true) => ISOLATED_TABLE,
+        (None, false) => MAIN,
+    };
+    // What refuses comes first, so that at no moment a packet takes the host's default route. It stands for IPv6 as well
+    // where the interface itself can have no IPv6.
+    for &to in &destinations {
+        route::add_route(handle, Route { to, table, via: Via::Unreachable }).await?;
+    }
+    choose(handle, plan, slot, chosen(plan).filter(known)).await?;
     let index = link::index_of(handle, &plan.link).await?;
     link::set_up_tun(handle, index, MTU, QUEUE).await?;
     link::add_address(handle, index, plan.v4.into(), 32).await?;
     let has_v6 = add_v6_address(handle, index, plan.v6).await?;
-    let destinations = destinations(&plan.ranges, plan.isolated);
-    let destinations: Vec<_> = destinations.into_iter().filter(|to| has_v6 || matches!(to, IpNet::V4(_))).collect();
-    let table = slot.map_or(MAIN, table_of);
-    for &to in &destinations {
+    for to in destinations.into_iter().filter(|to| has_v6 || matches!(to, IpNet::V4(_))) {
         let source = source_for(plan, to);
-        // The standing route first, so that at no moment a packet takes the host's default route.
-        route::add_route(handle, Route { to, table, via: Via::Unreachable }).await?;
         route::add_route(handle, Route { to, table, via: Via::Interface { index, source } }).await?;
     }
-    match (&plan.place, slot) {
-        (Place::User { uid }, Some(slot)) => choose_by_user(handle, plan, *uid, slot, &destinations).await,
-        (Place::User { .. } | Place::Netns(_), _) => Ok(()),
-    }
+    Ok(())
 }
 
 /// Adds the IPv6 address; `false` where this namespace has IPv6 switched off.
@@ -154,35 +179,39 @@ fn is_v6_off(error: &Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
-/// Rules that send one user's packets to the interface's table, and the main table's refusal to everyone else.
-async fn choose_by_user(
+/// Rules that send what is the workload's to the interface's table, and for users the main table's refusal to everyone
+/// else. A namespace that is not isolated needs none.
+async fn choose(
     handle: &Handle,
     plan: &AttachPlan,
-    uid: u32,
-    slot: u32,
-    destinations: &[IpNet],
+    slot: Option<u32>,
+    destinations: impl Iterator<Item = IpNet>,
 ) -> Result<(), Error> {
-    let (table, priority) = (table_of(slot), PRIORITY_BASE + slot);
-    for &to in destinations {
-        if to.prefix_len() > 0 {
-            route::add_route(handle, Route { to, table: MAIN, via: Via::Unreachable }).await?;
+    for to in destinations {
+        match (&plan.place, slot) {
+            (Place::User { uid }, Some(slot)) => choose_by_user(handle, plan, *uid, slot, to).await?,
+            (Place::Netns(_), _) if plan.isolated => {
+                let (table, priority) = (ISOLATED_TABLE, ISOLATED_PRIORITY);
+                route::add_rule(handle, Rule { uid: None, from: None, to, table, priority }).await?;
+            }
+            (Place::User { .. } | Place::Netns(_), _) => {}
         }
-        route::add_rule(handle, Rule { uid, from: None, to, table, priority }).await?;
-        // The kernel itself answers for sockets that are gone, and checks sources of what the agent writes (rp_filter),
-        // as user 0 with the workload's address. Only root could use this rule otherwise.
-        let from = Some(source_for(plan, to));
-        route::add_rule(handle, Rule { uid: 0, from, to, table, priority }).await?;
     }
     Ok(())
 }
 
-fn destinations(ranges: &Ranges, isolated: bool) -> Vec<IpNet> {
-    let fabric = [IpNet::V4(ranges.services_v4), IpNet::V4(ranges.workloads_v4), IpNet::V6(ranges.v6)];
-    let everything = [
-        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
-    ];
-    fabric.into_iter().chain(everything.into_iter().filter(|_| isolated)).collect()
+async fn choose_by_user(handle: &Handle, plan: &AttachPlan, uid: u32, slot: u32, to: IpNet) -> Result<(), Error> {
+    let (table, priority) = (table_of(slot), PRIORITY_BASE + slot);
+    route::add_rule(handle, Rule { uid: Some(uid), from: None, to, table, priority }).await?;
+    // The kernel itself answers for sockets that are gone, and checks sources of what the agent writes (rp_filter),
+    // as user 0 with the workload's address. Only root could use this rule otherwise.
+    let from = Some(source_for(plan, to));
+    route::add_rule(handle, Rule { uid: Some(0), from, to, table, priority }).await
+}
+
+/// The fabric's ranges.
+pub(super) fn fabric(ranges: &Ranges) -> impl Iterator<Item = IpNet> + use<> {
+    [IpNet::V4(ranges.services_v4), IpNet::V4(ranges.workloads_v4), IpNet::V6(ranges.v6)].into_iter()
 }
 
 fn source_for(plan: &AttachPlan, to: IpNet) -> IpAddr {

@@ -1,13 +1,14 @@
 //! Undoing: from the journal, and by the protocol number that everything of ours carries.
 //!
 //! 1. Each namespace of the journal is found again by its identity; one that is gone took everything with it.
-//! 2. In it: our rules, our interfaces (only TUN devices, only by the journal's names), our routes.
+//! 2. In it: our rules, our interfaces (only TUN devices, only by the journal's names), our routes, the guards.
 //! 3. The `resolv.conf` files that were made, and the directories made for them, if nothing else is in them.
 //! 4. What was undone is struck out of the journal; what failed stays in it.
 
 use super::{
     Error,
     attach::table_of,
+    guard,
     journal::{Attachment, Journal},
     netlink, netns, resolv,
     route::{self, MAIN},
@@ -24,6 +25,8 @@ pub struct Report {
     pub rules: usize,
     /// Routes deleted.
     pub routes: usize,
+    /// Guards removed: nf_tables tables of ours.
+    pub guards: usize,
     /// Files deleted.
     pub files: usize,
     /// Attachments whose namespace was gone.
@@ -41,6 +44,7 @@ impl Report {
         self.links += other.links;
         self.rules += other.rules;
         self.routes += other.routes;
+        self.guards += other.guards;
         self.files += other.files;
         self.gone += other.gone;
     }
@@ -48,10 +52,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { links, rules, routes, files, gone } = self;
+        let Self { links, rules, routes, guards, files, gone } = self;
         write!(
             f,
-            "removed {links} interfaces, {rules} rules, {routes} routes, {files} files; {gone} namespaces were gone"
+            "removed {links} interfaces, {rules} rules, {routes} routes, {guards} guards, {files} files; \
+             {gone} namespaces were gone"
         )
     }
 }
@@ -72,7 +77,7 @@ pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut failed = None;
     if let Some(corrupt) = journal.set_aside() {
-        let undone = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await);
+        let undone = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await).and_then(|_| guard::remove_all());
         failed = Some(undone.err().unwrap_or(corrupt));
     }
     for attachment in journal.entries().to_vec() {
@@ -105,12 +110,17 @@ fn undo_here(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
         Some(slot) => table == table_of(slot) || (standing && table == MAIN),
         None => true,
     };
-    netlink::run(async |handle: Handle| {
+    let mut report = netlink::run(async |handle: Handle| {
         let links = super::link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await?;
         let mut report = purge(&handle, &which).await?;
         report.links += usize::from(links);
         Ok(report)
-    })
+    })?;
+    // Last of all: it holds while the rest goes.
+    if attachment.guarded {
+        report.guards += usize::from(guard::remove(&attachment.link)?);
+    }
+    Ok(report)
 }
 
 /// Deletes our rules and routes of some tables in the calling thread's namespace.

@@ -33,6 +33,12 @@ pub(super) struct Attachment {
     pub(super) id: NsId,
     /// The routing table and rules of a `user` interface, counted from 0.
     pub(super) slot: Option<u32>,
+    /// The user of a `user` interface.
+    #[serde(default)]
+    pub(super) uid: Option<u32>,
+    /// Whether a guard comes with it.
+    #[serde(default)]
+    pub(super) guarded: bool,
     /// The namespace's name, if a `resolv.conf` was made for it.
     pub(super) resolver_for: Option<String>,
     /// Directories made for that file, outermost first.
@@ -167,7 +173,16 @@ mod tests {
         let id = NsId::of(Path::new(netns::OWN)).unwrap();
         let namespace = Some(netns::path_of("web"));
         let name = Some("web".to_owned());
-        Attachment { link: link.into(), namespace, id, slot: None, resolver_for: name, directories: Vec::new() }
+        Attachment {
+            link: link.into(),
+            namespace,
+            id,
+            slot: None,
+            uid: None,
+            guarded: false,
+            resolver_for: name,
+            directories: Vec::new(),
+        }
     }
 
     #[test]

@@ -4,25 +4,31 @@
 //!
 //! 1. The journal says what is about to change and is on disk before anything does ([`journal`]).
 //! 2. A fresh thread enters the workload's namespace, never a runtime's worker ([`netns`]).
-//! 3. There it creates the TUN device and gives it its addresses, routes and rules ([`attach`]).
+//! 3. There it creates the TUN device and gives it its addresses, routes, rules and, where needed, its guard ([`attach`],
+//!    [`guard`]).
 //! 4. The thread ends; the descriptor comes back as a [`Tun`], and carries packets from wherever the agent runs.
 //! 5. [`Kernel::detach`], [`Kernel::restore`] or, after a kill, the next [`Kernel::open`] or [`cleanup`] undo all of it.
 //!
-//! Every route and rule carries the protocol number [`ROUTE_PROTOCOL`]: that is how they are found again.
+//! Every route and rule carries the protocol number [`ROUTE_PROTOCOL`], and every table of nf_tables the interface's name:
+//! that is how they are found again.
 
 mod attach;
 mod cleanup;
 mod error;
+mod guard;
 mod journal;
 pub mod link;
 mod netlink;
 pub mod netns;
+mod nft;
 mod owner;
 mod preflight;
 mod resolv;
 mod route;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_closed;
 mod tun;
 
 pub use cleanup::{Report, cleanup};

@@ -31,6 +31,9 @@ const LOCK_CONGESTION: u32 = 1 << 16;
 /// BBR paces itself to a fraction of what an interface takes; Cubic does not pace.
 const CONGESTION: &str = "cubic";
 
+/// Where what the namespace itself sends "comes from", in rules; checks of a packet's source (rp_filter) as well.
+const LOOPBACK: &str = "lo";
+
 /// A route of ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
@@ -47,10 +50,12 @@ pub(super) enum Via {
     Unreachable,
 }
 
-/// A rule of ours: one user's packets to a range are looked up in a table.
+/// A rule of ours: what this namespace itself sends to a range, or what one user does, is looked up in a table.
+///
+/// Never what it forwards, which is user 0's in the kernel's eyes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rule {
-    pub(super) uid: u32,
+    pub(super) uid: Option<u32>,
     pub(super) from: Option<IpAddr>,
     pub(super) to: IpNet,
     pub(super) table: u32,
@@ -83,14 +88,15 @@ pub(super) async fn add_route(handle: &Handle, route: Route) -> Result<(), Error
 pub(super) async fn add_rule(handle: &Handle, rule: Rule) -> Result<(), Error> {
     let mut request = handle.rule().add();
     *request.message_mut() = rule_message(rule);
-    let what = || format!("add the rule uidrange {0}-{0} to {1} lookup {2}", rule.uid, rule.to, rule.table);
+    let user = rule.uid.map(|uid| format!(" uidrange {uid}-{uid}")).unwrap_or_default();
+    let what = || format!("add the rule{user} to {} lookup {}", rule.to, rule.table);
     request.execute().await.map_err(|error| Error::netlink(what(), error))
 }
 
-/// Whether a table has a route of ours to an interface that is there: some agent is attached.
-pub(super) async fn has_interface(handle: &Handle, table: u32) -> Result<bool, Error> {
+/// Whether one of the tables has a route of ours to an interface that is there: some agent is attached.
+pub(super) async fn has_interface(handle: &Handle, tables: &[u32]) -> Result<bool, Error> {
     let live = |route: &RouteMessage| {
-        is_our_route(route) && route_table(route) == table && route.header.kind == RouteType::Unicast
+        is_our_route(route) && tables.contains(&route_table(route)) && route.header.kind == RouteType::Unicast
     };
     Ok(list_routes(handle, AddressFamily::Inet).await?.iter().any(live))
 }
@@ -182,7 +188,10 @@ fn rule_message(rule: Rule) -> RuleMessage {
     message.attributes.push(RuleAttribute::Table(rule.table));
     message.attributes.push(RuleAttribute::Priority(rule.priority));
     message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
-    message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: rule.uid, end: rule.uid }));
+    message.attributes.push(RuleAttribute::Iifname(LOOPBACK.to_owned()));
+    if let Some(uid) = rule.uid {
+        message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: uid, end: uid }));
+    }
     message
 }
 

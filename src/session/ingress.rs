@@ -35,7 +35,7 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
     };
     let slot = if context.live.len() < SESSIONS_MAX { context.records.reserve() } else { None };
     let Some(slot) = slot else {
-        incoming.refuse(refusal(Reason::AgentFull, String::new())).await;
+        refuse(incoming, Reason::AgentFull, String::new()).await;
         return;
     };
     let request = Request {
@@ -82,7 +82,7 @@ async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession)
             }
         }
         Err(Unreached { reason, detail }) => {
-            incoming.refuse(refusal(reason, detail.clone())).await;
+            refuse(incoming, reason, detail.clone()).await;
             session.end(reason, (!detail.is_empty()).then_some(detail));
         }
     }
@@ -125,6 +125,8 @@ async fn admit(
     Ok(Admitted { permit, reached, endpoint, admission })
 }
 
-fn refusal(reason: Reason, detail: String) -> Refusal {
-    Refusal { reason, detail }
+async fn refuse(incoming: IncomingSession, reason: Reason, detail: String) {
+    if let Err(error) = incoming.refuse(Refusal { reason, detail }).await {
+        tracing::debug!(%reason, %error, "the caller did not take its refusal");
+    }
 }

@@ -192,7 +192,7 @@ async fn bad_headers_are_answered_with_a_reset() {
         assert!(matches!(error, HeaderError::Malformed(_)), "{error}");
         assert_eq!(error.reason(), Reason::Protocol);
         let reset = recv.read_chunk(1, true).await.unwrap_err();
-        assert_eq!(reset, quinn::ReadError::Reset(code::PROTOCOL.into()));
+        assert_eq!(reset, ReadError::Reset(code::PROTOCOL.into()));
     }
     // One that ends in the middle.
     let (mut send, _recv) = connection.open_bi().await.unwrap();
@@ -226,7 +226,7 @@ async fn streams_that_say_nothing_are_few_and_do_not_stay() {
     // The attacker's first streams are reset when their time is over, the next ones after that.
     let (_, recv) = &mut silent[0];
     let reset = within(HEADER_WAIT.as_secs() + 2, "the reset", recv.read_chunk(1, true)).await.unwrap_err();
-    assert_eq!(reset, quinn::ReadError::Reset(code::PROTOCOL.into()));
+    assert_eq!(reset, ReadError::Reset(code::PROTOCOL.into()));
     let (_, last) = &mut silent[2_999];
     let still_waiting = tokio::time::timeout(Duration::from_millis(100), last.read_chunk(1, true)).await;
     assert!(still_waiting.is_err(), "the limit of streams without a header does not hold");

@@ -1,6 +1,6 @@
 //! Connections come, go and come back.
 
-use crate::lab::{Fabric, Host, accepted, echo, eventually, header, name, within};
+use crate::lab::{Fabric, Host, accepted, eventually, header, name, within};
 use ripstop_config::Reason;
 use ripstop_transport::{Identity, OpenError, Opened, PeerState, code};
 use std::{

@@ -75,7 +75,7 @@ async fn either_host_opens_sessions_on_the_one_connection() {
 async fn a_refusal_says_why_and_nothing_else_of_the_connection_suffers() {
     let fabric = Fabric::new("shop.example");
     let (alpha, mut beta) = fabric.pair("alpha", "beta").await;
-    beta.serve(|session| session.refuse(refusal(Reason::NoEdge, "web may not call api")));
+    beta.serve(|session| async { session.refuse(refusal(Reason::NoEdge, "web may not call api")).await.unwrap() });
     for _ in 0..50 {
         let error = alpha.transport.open(beta.name(), &header()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::NoEdge);

@@ -80,7 +80,7 @@ async fn two_hundred_stalled_sessions_do_not_hold_up_another() {
 
 #[tokio::test]
 async fn stalled_sessions_hold_nothing_of_the_send_window() {
-    // Thirty times what the sender may keep unacknowledged.
+    // Some thirty times what the sender may keep unacknowledged.
     let settings = Settings { send_window: 1 << 20, ..Settings::listen(LOOPBACK) };
     let (alpha, beta) = pair(&settings).await;
     let _stalled = stall(&alpha, &beta, 25).await;

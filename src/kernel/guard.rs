@@ -1,0 +1,91 @@
+//! The guard of an interface: what routes alone cannot hold.
+//!
+//! Any program may bind a socket to a device, or name one for a packet (`SO_BINDTODEVICE` since Linux 5.7,
+//! `IP_PKTINFO`, `IP_UNICAST_IF`). Routing then looks at that device only: IPv6 falls through to another table's
+//! default route, and IPv4 takes a destination that no route leads to for a neighbour on that device's link. So one user
+//! could send through another's interface, with its address, and an isolated workload through any device of its
+//! namespace. nf_tables sees a packet after its device is settled, and refuses there:
+//!
+//! - through a user's interface, what is not that user's;
+//! - from a user, what goes to the fabric by another device; if it is isolated, whatever goes by another device;
+//! - from an isolated namespace, whatever goes by another device.
+//!
+//! Loopback is never guarded. Each interface has a table of its own, which stands when the agent dies.
+
+use super::{AttachPlan, Error, Place, attach::fabric, nft, nft::Step};
+use std::io;
+
+/// What the names of our tables begin with; the interface's name follows.
+const PREFIX: &str = "ripstop-";
+/// The loopback interface, which cannot be renamed away from its namespace.
+const LOOPBACK: &str = "lo";
+
+/// Whether a plan's interface needs a guard.
+pub(super) fn is_needed(plan: &AttachPlan) -> bool {
+    match plan.place {
+        Place::Netns(_) => plan.isolated,
+        Place::User { .. } => true,
+    }
+}
+
+/// Sets the guard of an interface up, in the calling thread's namespace.
+///
+/// # Errors
+/// When the kernel has no nf_tables: without it nobody's packets can be told apart for sure.
+pub(super) fn install(plan: &AttachPlan) -> Result<(), Error> {
+    nft::replace_table(&table_of(&plan.link), &rules(plan)).map_err(|source| {
+        let what = format!("guard the interface {}{}", plan.link, remedy(&source));
+        Error::Netlink { what, source }
+    })
+}
+
+/// Removes the guard of one interface; says whether there was one.
+pub(super) fn remove(link: &str) -> Result<bool, Error> {
+    let table = table_of(link);
+    remove_where(|name| name == table).map(|removed| removed > 0)
+}
+
+/// Removes all guards of the calling thread's namespace; says how many.
+pub(super) fn remove_all() -> Result<usize, Error> {
+    remove_where(|name| name.starts_with(PREFIX))
+}
+
+fn table_of(link: &str) -> String {
+    format!("{PREFIX}{link}")
+}
+
+fn rules(plan: &AttachPlan) -> Vec<Vec<Step<'_>>> {
+    let elsewhere = [Step::Link { name: &plan.link, is: false }, Step::Link { name: LOOPBACK, is: false }];
+    let Place::User { uid } = plan.place else { return vec![[&elsewhere[..], &[Step::Refuse]].concat()] };
+    let not_its_own = vec![Step::Link { name: &plan.link, is: true }, Step::User { uid, is: false }, Step::Refuse];
+    let leaves = [&[Step::User { uid, is: true }], &elsewhere[..]].concat();
+    if plan.isolated {
+        return vec![not_its_own, [&leaves[..], &[Step::Refuse]].concat()];
+    }
+    let to_the_fabric = fabric(&plan.ranges).map(|range| [&leaves[..], &[Step::To(range), Step::Refuse]].concat());
+    [not_its_own].into_iter().chain(to_the_fabric).collect()
+}
+
+fn remove_where(which: impl Fn(&str) -> bool) -> Result<usize, Error> {
+    let failed = |source| Error::Netlink { what: "remove a guard".to_owned(), source };
+    let tables = match nft::tables() {
+        Err(error) if is_absent(&error) => return Ok(0),
+        listed => listed.map_err(failed)?,
+    };
+    let mut removed = 0;
+    for table in tables.iter().filter(|name| which(name)) {
+        nft::delete_table(table).map_err(failed)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    let lacks = is_absent(error) || error.raw_os_error() == Some(libc::ENOENT);
+    if lacks { ": the kernel lacks nf_tables, try `modprobe -a nf_tables nft_reject_inet`" } else { "" }
+}
+
+/// A kernel without netfilter, or without nf_tables in it.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT))
+}

@@ -1,0 +1,238 @@
+//! nf_tables (linux/netfilter/nf_tables.h) over netlink: as much of it as a guard needs.
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_NETFILTER};
+use std::{io, net::IpAddr};
+
+/// Bytes of an answer at most: the kernel's dumps come in pieces of up to 32 KiB.
+const ANSWER: usize = 32 << 10;
+/// Bytes of an interface's name in a register, its zeros included (`IFNAMSIZ`).
+const NAME: usize = 16;
+/// `NFPROTO_INET`: rules for IPv4 and IPv6 alike.
+const INET: u8 = 1;
+/// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type and as the owner of a batch.
+const SUBSYSTEM: u16 = 10;
+/// The one chain of a table of ours.
+const CHAIN: &str = "output";
+
+/// Types of messages (`nf_tables_msg_types`).
+mod kind {
+    pub(super) const BATCH_BEGIN: u16 = 0x10;
+    pub(super) const BATCH_END: u16 = 0x11;
+    pub(super) const NEW_TABLE: u16 = super::SUBSYSTEM << 8;
+    pub(super) const GET_TABLE: u16 = NEW_TABLE + 1;
+    pub(super) const DELETE_TABLE: u16 = NEW_TABLE + 2;
+    pub(super) const NEW_CHAIN: u16 = NEW_TABLE + 3;
+    pub(super) const NEW_RULE: u16 = NEW_TABLE + 6;
+}
+
+/// One step of a rule; a step that does not hold ends the rule.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step<'a> {
+    /// The packet leaves by this link (or, with `is` false, by any other).
+    Link { name: &'a str, is: bool },
+    /// Its socket is this user's (or another's); never holds for packets without an open socket, the kernel's own.
+    User { uid: u32, is: bool },
+    /// It goes to this range.
+    To(IpNet),
+    /// It is refused, as administratively prohibited.
+    Refuse,
+}
+
+/// Makes a table whose rules see every packet that this namespace sends, in place of one of this name.
+pub(super) fn replace_table(table: &str, rules: &[Vec<Step<'_>>]) -> io::Result<()> {
+    let name = || vec![text(1, table)];
+    let hook = nested(4, &[number(1, 3), number(2, 0)]); // NF_INET_LOCAL_OUT, at the usual priority of filters
+    let chain = vec![text(1, table), text(3, CHAIN), hook, text(7, "filter")];
+    let mut batch = vec![
+        // Making it first lets the deletion succeed where there was none.
+        Message::new(kind::NEW_TABLE, NLM_F_CREATE, name()),
+        Message::new(kind::DELETE_TABLE, 0, name()),
+        Message::new(kind::NEW_TABLE, NLM_F_CREATE, name()),
+        Message::new(kind::NEW_CHAIN, NLM_F_CREATE, chain),
+    ];
+    batch.extend(rules.iter().map(|rule| {
+        let steps: Vec<_> = rule.iter().flat_map(expressions).collect();
+        let attributes = vec![text(1, table), text(2, CHAIN), nested(4, &steps)];
+        Message::new(kind::NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, attributes)
+    }));
+    commit(batch)
+}
+
+/// Deletes a table with all that is in it.
+pub(super) fn delete_table(table: &str) -> io::Result<()> {
+    commit(vec![Message::new(kind::DELETE_TABLE, 0, vec![text(1, table)])])
+}
+
+/// The names of all tables of the `inet` family in this namespace.
+pub(super) fn tables() -> io::Result<Vec<String>> {
+    let list = Message::new(kind::GET_TABLE, NLM_F_DUMP, Vec::new());
+    converse(&list.bytes(1), 1)
+}
+
+/// Sends messages as one transaction: all of it happens or nothing.
+fn commit(messages: Vec<Message>) -> io::Result<()> {
+    let mut bytes = Message::edge(kind::BATCH_BEGIN).bytes(0);
+    let mut sequence = 0;
+    for message in messages {
+        sequence += 1;
+        bytes.extend(message.bytes(sequence));
+    }
+    bytes.extend(Message::edge(kind::BATCH_END).bytes(sequence + 1));
+    converse(&bytes, sequence).map(drop)
+}
+
+/// Sends and reads until the message numbered `last` is answered. The kernel answers within the call that sends, so an
+/// answer that is not there will not come.
+fn converse(bytes: &[u8], last: u32) -> io::Result<Vec<String>> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&KernelAddr::new(0, 0))?;
+    socket.send(bytes, 0)?;
+    let mut names = Vec::new();
+    loop {
+        let mut answer = Vec::with_capacity(ANSWER);
+        socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
+        let mut rest = &answer[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<Listed>::deserialize(rest).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) if message.header.sequence_number == last => return Ok(names),
+                NetlinkPayload::Done(_) => return Ok(names),
+                NetlinkPayload::InnerMessage(Listed(name)) => names.extend(name),
+                _ => {}
+            }
+            rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// A message to nf_tables: a header of its own (`nfgenmsg`), then attributes.
+struct Message {
+    kind: u16,
+    flags: u16,
+    family: u8,
+    resource: u16,
+    attributes: Vec<DefaultNla>,
+}
+
+impl Message {
+    fn new(kind: u16, flags: u16, attributes: Vec<DefaultNla>) -> Self {
+        Self { kind, flags: flags | NLM_F_ACK, family: INET, resource: 0, attributes }
+    }
+
+    /// The begin or end of a transaction.
+    fn edge(kind: u16) -> Self {
+        Self { kind, flags: 0, family: 0, resource: SUBSYSTEM, attributes: Vec::new() }
+    }
+
+    fn bytes(self, sequence: u32) -> Vec<u8> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | self.flags;
+        header.sequence_number = sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(self));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        4 + self.attributes.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let [high, low] = self.resource.to_be_bytes();
+        buffer[..4].copy_from_slice(&[self.family, 0, high, low]);
+        self.attributes.as_slice().emit(&mut buffer[4..]);
+    }
+}
+
+/// The name of a table, from an answer that has one.
+struct Listed(Option<String>);
+
+impl NetlinkDeserializable for Listed {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        for attribute in NlasIterator::new(payload.get(4..).unwrap_or_default()) {
+            let attribute = attribute?;
+            if attribute.kind() == 1 {
+                let name = attribute.value().strip_suffix(&[0]).unwrap_or(attribute.value());
+                return Ok(Self(String::from_utf8(name.to_vec()).ok()));
+            }
+        }
+        Ok(Self(None))
+    }
+}
+
+/// The kernel's expressions for a step. All of them work on register 1, which holds 16 bytes.
+fn expressions(step: &Step<'_>) -> Vec<DefaultNla> {
+    match *step {
+        Step::Link { name, is } => {
+            let mut padded = [0; NAME];
+            padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+            vec![meta(7), compare(is, &padded)] // NFT_META_OIFNAME
+        }
+        Step::User { uid, is } => vec![meta(10), compare(is, &uid.to_ne_bytes())], // NFT_META_SKUID
+        Step::To(range) => destination(range),
+        // NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_ADMIN_PROHIBITED
+        Step::Refuse => vec![expression("reject", &[number(1, 2), DefaultNla::new(2, vec![3])])],
+    }
+}
+
+fn destination(range: IpNet) -> Vec<DefaultNla> {
+    // NFPROTO_IPV4 or NFPROTO_IPV6, and where the destination is in that header.
+    let (protocol, offset) = if matches!(range, IpNet::V4(_)) { (2, 16) } else { (10, 24) };
+    let (network, mask) = (octets(range.network()), octets(range.netmask()));
+    let length = network.len() as u32;
+    let load = expression("payload", &[number(1, 1), number(2, 1), number(3, offset), number(4, length)]);
+    let (keep, change) = (nested(4, &[DefaultNla::new(1, mask)]), nested(5, &[DefaultNla::new(1, vec![0; network.len()])]));
+    let masked = expression("bitwise", &[number(1, 1), number(2, 1), number(3, length), keep, change]);
+    vec![meta(15), compare(true, &[protocol]), load, masked, compare(true, &network)] // NFT_META_NFPROTO
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn meta(key: u32) -> DefaultNla {
+    expression("meta", &[number(1, 1), number(2, key)])
+}
+
+fn compare(equal: bool, value: &[u8]) -> DefaultNla {
+    let value = nested(3, &[DefaultNla::new(1, value.to_vec())]);
+    expression("cmp", &[number(1, 1), number(2, u32::from(!equal)), value])
+}
+
+fn expression(name: &str, attributes: &[DefaultNla]) -> DefaultNla {
+    nested(1, &[text(1, name), nested(2, attributes)])
+}
+
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    DefaultNla::new(kind | NLA_F_NESTED, bytes)
+}
+
+fn text(kind: u16, text: &str) -> DefaultNla {
+    DefaultNla::new(kind, [text.as_bytes(), &[0]].concat())
+}
+
+fn number(kind: u16, number: u32) -> DefaultNla {
+    DefaultNla::new(kind, number.to_be_bytes().to_vec())
+}
