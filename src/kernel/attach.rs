@@ -137,9 +137,9 @@ fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
 }
 
 async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
-    let known = families();
-    let known = |to: &IpNet| known.contains(&family(to));
-    let destinations: Vec<_> = destinations(plan).filter(known).collect();
+    let v6 = has_ipv6();
+    let known = move |to: &IpNet| v6 || matches!(to, IpNet::V4(_));
+    let routed = || fabric(&plan.ranges).chain(everything().filter(|_| plan.isolated)).filter(known);
     let table = match (slot, plan.isolated) {
         (Some(slot), _) => table_of(slot),
         (None, true) => ISOLATED_TABLE,
@@ -147,15 +147,17 @@ async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Res
     };
     // What refuses comes first, so that at no moment a packet takes the host's default route. It stands for IPv6 as well
     // where the interface itself can have no IPv6.
-    for &to in &destinations {
+    for to in routed() {
         route::add_route(handle, Route { to, table, via: Via::Unreachable }).await?;
     }
-    choose(handle, plan, slot, chosen(plan).filter(known)).await?;
+    if table != MAIN {
+        choose(handle, plan, slot, known).await?;
+    }
     let index = link::index_of(handle, &plan.link).await?;
     link::set_up_tun(handle, index, MTU, QUEUE).await?;
     link::add_address(handle, index, plan.v4.into(), 32).await?;
     let has_v6 = add_v6_address(handle, index, plan.v6).await?;
-    for to in destinations.into_iter().filter(|to| has_v6 || matches!(to, IpNet::V4(_))) {
+    for to in routed().filter(|to| has_v6 || matches!(to, IpNet::V4(_))) {
         let source = source_for(plan, to);
         route::add_route(handle, Route { to, table, via: Via::Interface { index, source } }).await?;
     }
@@ -179,22 +181,29 @@ fn is_v6_off(error: &Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
-/// Rules that send what is the workload's to the interface's table, and for users the main table's refusal to everyone
-/// else. A namespace that is not isolated needs none.
+/// Whether this kernel has IPv6, be it switched off for some interfaces or all of them.
+fn has_ipv6() -> bool {
+    Path::new("/proc/thread-self/net/if_inet6").exists()
+}
+
+/// Rules that send what is the workload's to the interface's table, and the main table's refusal to everyone else.
 async fn choose(
     handle: &Handle,
     plan: &AttachPlan,
     slot: Option<u32>,
-    destinations: impl Iterator<Item = IpNet>,
+    known: impl Fn(&IpNet) -> bool,
 ) -> Result<(), Error> {
-    for to in destinations {
+    for to in fabric(&plan.ranges).filter(&known) {
+        route::add_route(handle, Route { to, table: MAIN, via: Via::Unreachable }).await?;
+    }
+    let chosen = everything().filter(|_| plan.isolated).chain(fabric(&plan.ranges).filter(|_| !plan.isolated));
+    for to in chosen.filter(known) {
         match (&plan.place, slot) {
             (Place::User { uid }, Some(slot)) => choose_by_user(handle, plan, *uid, slot, to).await?,
-            (Place::Netns(_), _) if plan.isolated => {
+            (Place::User { .. } | Place::Netns(_), _) => {
                 let (table, priority) = (ISOLATED_TABLE, ISOLATED_PRIORITY);
                 route::add_rule(handle, Rule { uid: None, from: None, to, table, priority }).await?;
             }
-            (Place::User { .. } | Place::Netns(_), _) => {}
         }
     }
     Ok(())
@@ -212,6 +221,11 @@ async fn choose_by_user(handle: &Handle, plan: &AttachPlan, uid: u32, slot: u32,
 /// The fabric's ranges.
 pub(super) fn fabric(ranges: &Ranges) -> impl Iterator<Item = IpNet> + use<> {
     [IpNet::V4(ranges.services_v4), IpNet::V4(ranges.workloads_v4), IpNet::V6(ranges.v6)].into_iter()
+}
+
+fn everything() -> impl Iterator<Item = IpNet> {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+    [IpNet::V4(v4), IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))].into_iter()
 }
 
 fn source_for(plan: &AttachPlan, to: IpNet) -> IpAddr {

@@ -16,22 +16,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
-const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 0, 0, 0, 0, 9);
-const UID: u32 = 64_101;
+pub(super) const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
+pub(super) const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 0, 0, 0, 0, 9);
+pub(super) const UID: u32 = 64_101;
 /// A refusal that comes from a route comes in microseconds; a SYN that nobody answers is repeated after a second.
-const AT_ONCE: Duration = Duration::from_millis(900);
+pub(super) const AT_ONCE: Duration = Duration::from_millis(900);
 
 /// A host in a namespace, a namespace for a workload, and a run directory; gone when dropped.
-struct Lab {
-    host: String,
-    workload: String,
-    run: tempfile::TempDir,
+pub(super) struct Lab {
+    pub(super) host: String,
+    pub(super) workload: String,
+    pub(super) run: tempfile::TempDir,
 }
 
 impl Lab {
     /// `None`, saying so, where the machine cannot do it.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let missing = preflight();
         if !missing.is_empty() {
@@ -45,27 +45,27 @@ impl Lab {
         Some(Self { host, workload, run: tempfile::tempdir().unwrap() })
     }
 
-    fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::run_in(&netns::path_of(&self.host), work).unwrap()
     }
 
-    fn in_workload<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn in_workload<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::run_in(&self.workload_path(), work).unwrap()
     }
 
-    fn workload_path(&self) -> PathBuf {
+    pub(super) fn workload_path(&self) -> PathBuf {
         netns::path_of(&self.workload)
     }
 
-    fn open(&self) -> Kernel {
+    pub(super) fn open(&self) -> Kernel {
         self.on_host(|| Kernel::open(self.run.path())).unwrap()
     }
 
-    fn attach(&self, kernel: &Kernel, plan: &AttachPlan) -> Result<Tun, Error> {
+    pub(super) fn attach(&self, kernel: &Kernel, plan: &AttachPlan) -> Result<Tun, Error> {
         self.on_host(|| kernel.attach(plan))
     }
 
-    fn netns_plan(&self) -> AttachPlan {
+    pub(super) fn netns_plan(&self) -> AttachPlan {
         plan("rs-web", Place::Netns(self.workload_path()), 1)
     }
 
@@ -76,7 +76,7 @@ impl Lab {
     }
 
     /// What `ip` and `nft` say of both namespaces, and the files for name resolution.
-    fn snapshot(&self) -> BTreeMap<String, String> {
+    pub(super) fn snapshot(&self) -> BTreeMap<String, String> {
         let commands = [
             "ip link",
             "ip address",
@@ -106,7 +106,7 @@ impl Drop for Lab {
     }
 }
 
-fn run(namespace: &str, line: &str) -> String {
+pub(super) fn run(namespace: &str, line: &str) -> String {
     let mut words = line.split(' ');
     let mut command = Command::new(words.next().unwrap());
     command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -115,7 +115,7 @@ fn run(namespace: &str, line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn plan(link: &str, place: Place, number: u8) -> AttachPlan {
+pub(super) fn plan(link: &str, place: Place, number: u8) -> AttachPlan {
     AttachPlan {
         link: link.into(),
         place,
@@ -132,7 +132,7 @@ fn plan(link: &str, place: Place, number: u8) -> AttachPlan {
 }
 
 /// The next packet, without its virtio header.
-fn packet(tun: &Tun, patience: Duration) -> Option<Vec<u8>> {
+pub(super) fn packet(tun: &Tun, patience: Duration) -> Option<Vec<u8>> {
     let mut buffer = vec![0; VNET_HEADER + 65_535];
     let deadline = Instant::now() + patience;
     loop {
@@ -153,7 +153,7 @@ fn destination_port(bytes: &[u8]) -> u16 {
 }
 
 /// Sends one datagram from the calling thread's namespace; the source that the kernel chose.
-fn datagram(to: IpAddr) -> std::io::Result<IpAddr> {
+pub(super) fn datagram(to: IpAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect((to, 5353))?;
@@ -348,55 +348,6 @@ fn a_refused_plan_leaves_nothing() {
         assert_eq!(lab.snapshot(), before, "{wanted}");
     }
     assert!(!lab.run.path().join("journal.json").exists());
-}
-
-#[test]
-fn a_second_interface_is_refused_and_the_first_goes_on() {
-    let Some(lab) = Lab::new() else { return };
-    let kernel = lab.open();
-    let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
-    let elsewhere = tempfile::tempdir().unwrap();
-    let other = lab.on_host(|| Kernel::open(elsewhere.path())).unwrap();
-    let second = plan("rs-second", Place::Netns(lab.workload_path()), 2);
-    for kernel in [&kernel, &other] {
-        let error = lab.attach(kernel, &second).unwrap_err().to_string();
-        assert!(error.contains("an interface of the fabric is there already"), "{error}");
-    }
-    lab.in_workload(|| datagram(SERVICE_V4.into())).unwrap();
-    assert!(packet(&tun, Duration::from_secs(1)).is_some());
-    kernel.restore().unwrap();
-}
-
-#[test]
-fn a_namespace_without_ipv6_gets_an_ipv4_interface() {
-    let Some(lab) = Lab::new() else { return };
-    lab.in_workload(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
-    lab.in_workload(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).unwrap();
-    let before = lab.snapshot();
-    let kernel = lab.open();
-    let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
-    lab.in_workload(|| datagram(SERVICE_V4.into())).unwrap();
-    assert!(packet(&tun, Duration::from_secs(1)).is_some());
-    lab.in_workload(|| datagram(SERVICE_V6.into())).unwrap_err();
-    kernel.restore().unwrap();
-    assert_eq!(lab.snapshot(), before);
-}
-
-#[test]
-fn an_isolated_namespace_has_no_way_out_but_its_interface() {
-    let Some(lab) = Lab::new() else { return };
-    let before = lab.snapshot();
-    let kernel = lab.open();
-    let tun = lab.attach(&kernel, &AttachPlan { isolated: true, ..lab.netns_plan() }).unwrap();
-    for outside in ["192.0.2.1", "2001:db8::1"] {
-        lab.in_workload(|| datagram(outside.parse().unwrap())).unwrap();
-        assert!(packet(&tun, Duration::from_secs(1)).expect("it arrives").ends_with(b"who calls"));
-    }
-    drop(tun);
-    let refused = lab.in_workload(|| datagram("192.0.2.1".parse().unwrap())).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::HostUnreachable);
-    kernel.restore().unwrap();
-    assert_eq!(lab.snapshot(), before);
 }
 
 #[test]

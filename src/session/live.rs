@@ -110,13 +110,15 @@ impl Live {
     /// The reason for a denial.
     pub fn authorise_again(&self, policy: &Policy, host: &HostName) -> Result<(), Reason> {
         self.request.authorise(policy, host)?;
-        let serving = self.serving.borrow();
-        let Some(serving) = &*serving else { return Ok(()) };
         let service = self.request.service.as_ref().and_then(|service| policy.service(service));
         let entry = policy.service_entry(service.ok_or(Reason::NoService)?);
+        if self.endpoint_host.borrow().as_ref().is_some_and(|serving| !entry.hosts.contains(serving)) {
+            return Err(Reason::NotServedHere);
+        }
+        let serving = self.serving.borrow();
+        let Some(serving) = &*serving else { return Ok(()) };
         let same = policy.workload_entry(entry.by).id == serving.workload
-            && super::reach::target(policy, entry, self.request.port.number) == serving.target
-            && entry.hosts.contains(host);
+            && super::reach::target(policy, entry, self.request.port.number) == serving.target;
         if same { Ok(()) } else { Err(Reason::NotServedHere) }
     }
 

@@ -1,6 +1,6 @@
 //! Mistakes: each a clear error with what to do, a code that is not zero, and nothing half set up.
 
-use crate::lab::{AGENT_WAIT, Agent, FABRIC, Lab, RIPSTOP};
+use crate::lab::{AGENT_WAIT, Agent, FABRIC, Lab, ripstop};
 use std::{fs, net::UdpSocket, os::unix::fs::PermissionsExt, process::Command};
 
 /// Alpha without its agent.
@@ -19,7 +19,7 @@ fn must_refuse(lab: &Lab, says: &[&str]) {
     let before = lab.snapshot("alpha");
     let config = lab.agent("alpha").config();
     let (code, said) =
-        lab.host("alpha").fails(&["timeout", &AGENT_WAIT.as_secs().to_string(), RIPSTOP, "agent", "--config", &config]);
+        lab.host("alpha").fails(&["timeout", &AGENT_WAIT.as_secs().to_string(), ripstop(), "agent", "--config", &config]);
     assert_eq!(code, 1, "{said}");
     for part in says {
         assert!(said.to_lowercase().contains(&part.to_lowercase()), "should say `{part}`:\n{said}");
@@ -75,7 +75,7 @@ fn a_certificate_for_another_fabric() {
         &["ca", "init", "--fabric", "elsewhere.test", "--dir", &ca][..],
         &["ca", "issue", "host", "alpha", "--dir", &ca, "--out", &home],
     ] {
-        assert!(Command::new(RIPSTOP).args(line).output().unwrap().status.success());
+        assert!(Command::new(ripstop()).args(line).output().unwrap().status.success());
     }
     must_refuse(&lab, &["elsewhere.test", FABRIC]);
 }
@@ -108,7 +108,7 @@ fn missing_files() {
     let lab = alone();
     fs::remove_file(file(lab.agent("alpha"), "host.pem")).unwrap();
     must_refuse(&lab, &["host.pem"]);
-    let (code, said) = lab.host("alpha").fails(&[RIPSTOP, "agent", "--config", "/nonexistent/agent.yaml"]);
+    let (code, said) = lab.host("alpha").fails(&[ripstop(), "agent", "--config", "/nonexistent/agent.yaml"]);
     assert_eq!(code, 1);
     assert!(said.contains("/nonexistent/agent.yaml") && said.contains("--config"), "{said}");
 }
@@ -131,7 +131,7 @@ fn a_metrics_port_in_use() {
 fn no_tun_device() {
     let lab = alone();
     let config = lab.agent("alpha").config();
-    let script = format!("mount -t tmpfs none /dev/net; exec {RIPSTOP} agent --config {config}");
+    let script = format!("mount -t tmpfs none /dev/net; exec {} agent --config {config}", ripstop());
     let before = lab.snapshot("alpha");
     let (code, said) = lab.host("alpha").fails(&["timeout", "20", "unshare", "--mount", "sh", "-c", &script]);
     assert_eq!(code, 1, "{said}");
@@ -143,7 +143,7 @@ fn no_tun_device() {
 fn no_root() {
     let lab = alone();
     let copy = lab.file("ripstop");
-    fs::copy(RIPSTOP, &copy).unwrap();
+    fs::copy(ripstop(), &copy).unwrap();
     let home = lab.agent("alpha").directory().display().to_string();
     lab.host("alpha").sh(&format!("chown -R 64999:64999 {home}"));
     let before = lab.snapshot("alpha");
@@ -170,7 +170,7 @@ fn a_second_agent_on_the_same_host() {
     fs::write(&config, format!("{}listen: '[::]:7500'\n", text.replace("0.0.0.0:7478", "off"))).unwrap();
     let before = lab.snapshot("alpha");
     let (code, said) =
-        lab.host("alpha").fails(&["timeout", "20", RIPSTOP, "agent", "--config", &config.display().to_string()]);
+        lab.host("alpha").fails(&["timeout", "20", ripstop(), "agent", "--config", &config.display().to_string()]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("/run/ripstop"), "{said}");
     assert_eq!(lab.snapshot("alpha"), before, "the first one's interfaces stay");

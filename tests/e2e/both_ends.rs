@@ -56,7 +56,7 @@ fn a_host_of_another_fabric_is_no_peer() {
         &["ca", "init", "--fabric", crate::lab::FABRIC, "--dir", &ca][..],
         &["ca", "issue", "host", "beta", "--dir", &ca, "--out", &home],
     ] {
-        assert!(Command::new(crate::lab::RIPSTOP).args(line).output().unwrap().status.success());
+        assert!(Command::new(crate::lab::ripstop()).args(line).output().unwrap().status.success());
     }
     lab.agent("beta").start();
     std::thread::sleep(Duration::from_secs(3));

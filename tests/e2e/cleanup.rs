@@ -1,7 +1,7 @@
 //! Clean in, clean out: a host is byte for byte as it was.
 
 use crate::{
-    lab::{Lab, Place, RIPSTOP},
+    lab::{Lab, Place, ripstop},
     servers::echo,
 };
 use std::{
@@ -65,9 +65,9 @@ fn after_a_kill_cleanup_restores_the_host() {
     let before = lab.snapshot("alpha");
     use_it(&lab);
     lab.agent("alpha").kill();
-    lab.host("alpha").ok(&[RIPSTOP, "cleanup"]);
+    lab.host("alpha").ok(&[ripstop(), "cleanup"]);
     assert_same(&before, &lab.snapshot("alpha"));
-    lab.host("alpha").ok(&[RIPSTOP, "cleanup"]);
+    lab.host("alpha").ok(&[ripstop(), "cleanup"]);
     assert_same(&before, &lab.snapshot("alpha"));
 }
 
@@ -101,7 +101,7 @@ fn after_a_kill_nothing_leaks_and_the_next_start_takes_over() {
 #[test]
 fn cleanup_leaves_a_running_agent_alone() {
     let lab = Lab::shop();
-    let (_, said) = lab.host("alpha").fails(&[RIPSTOP, "cleanup"]);
+    let (_, said) = lab.host("alpha").fails(&[ripstop(), "cleanup"]);
     assert!(said.contains("running") || said.contains("agent"), "{said}");
     let _server = lab.workload("api").serve(8080, echo);
     lab.workload("web").connect(lab.service("shop/api", 8080)).expect("still works");

@@ -1,6 +1,6 @@
 //! The demo, as the README runs it.
 
-use crate::lab::RIPSTOP;
+use crate::lab::ripstop;
 use std::process::Command;
 
 fn machine() -> String {
@@ -13,7 +13,7 @@ fn machine() -> String {
 #[test]
 fn the_demo_does_what_it_says_and_leaves_nothing() {
     let before = machine();
-    let output = Command::new("timeout").args(["60", RIPSTOP, "demo", "--once"]).output().unwrap();
+    let output = Command::new("timeout").args(["60", ripstop(), "demo", "--once"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
     let whole = format!("{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}:\n{whole}", output.status);

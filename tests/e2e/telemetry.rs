@@ -1,7 +1,7 @@
 //! Records, metrics, liveness and status, as their consumers see them.
 
 use crate::{
-    lab::{Lab, RIPSTOP, wait_for},
+    lab::{Lab, ripstop, wait_for},
     servers::echo,
 };
 use serde_json::Value;
@@ -136,24 +136,24 @@ fn liveness_readiness_and_status() {
         assert_eq!(alpha.http(path).unwrap().0, 200, "{path}");
     }
     assert_eq!(alpha.http("/nothing").unwrap().0, 404);
-    let json: Value = serde_json::from_str(&lab.host("alpha").ok(&[RIPSTOP, "status", "-o", "json"])).unwrap();
+    let json: Value = serde_json::from_str(&lab.host("alpha").ok(&[ripstop(), "status", "-o", "json"])).unwrap();
     assert_eq!((&json["host"], &json["fabric"]), (&"alpha".into(), &"lab.test".into()), "{json:#}");
     assert_eq!(json["peers"][0]["host"], "beta", "{json:#}");
     assert_eq!(json["policy"]["digest"], lab.policy().digest().to_string(), "{json:#}");
     assert_eq!(json["workloads"].as_array().unwrap().len(), 2, "web and other: {json:#}");
-    let text = lab.host("alpha").ok(&[RIPSTOP, "status"]);
+    let text = lab.host("alpha").ok(&[ripstop(), "status"]);
     assert!(text.contains("beta") && text.contains("shop/web"), "{text}");
 }
 
 #[test]
 fn explain_asks_the_running_agent() {
     let lab = Lab::shop();
-    let text = lab.host("alpha").ok(&[RIPSTOP, "explain", "web", "api:8080"]);
+    let text = lab.host("alpha").ok(&[ripstop(), "explain", "web", "api:8080"]);
     assert!(text.contains("graph.yaml:") && text.contains("beta"), "{text}");
-    let (code, said) = lab.host("alpha").fails(&[RIPSTOP, "explain", "shop/other", "api.shop.lab.test:8080"]);
+    let (code, said) = lab.host("alpha").fails(&[ripstop(), "explain", "shop/other", "api.shop.lab.test:8080"]);
     assert_eq!(code, 3, "denied: {said}");
     assert!(said.contains("{ from: other, to: api }"), "the line that would allow it: {said}");
     lab.agent("alpha").kill();
-    let (code, said) = lab.host("alpha").fails(&[RIPSTOP, "status"]);
+    let (code, said) = lab.host("alpha").fails(&[ripstop(), "status"]);
     assert_eq!(code, 4, "unreachable: {said}");
 }

@@ -1,7 +1,7 @@
 //! Workloads that are users of the host.
 
 use crate::{
-    lab::{Lab, RIPSTOP},
+    lab::{Lab, ripstop},
     servers::echo,
 };
 
@@ -70,8 +70,8 @@ fn a_listener_of_another_user_is_not_the_endpoint() {
 fn exec_becomes_the_user() {
     let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
     let _server = lab.workload("web").serve(8080, echo);
-    assert_eq!(lab.host("alpha").ok(&[RIPSTOP, "exec", "job", "--", "id", "-u"]), "64001\n");
+    assert_eq!(lab.host("alpha").ok(&[ripstop(), "exec", "job", "--", "id", "-u"]), "64001\n");
     let name = "web.shop.lab.test";
     let line = format!("exec 3<>/dev/tcp/{name}/8080; echo ping >&3; head -1 <&3");
-    assert_eq!(lab.host("alpha").ok(&[RIPSTOP, "exec", "job", "--", "bash", "-c", &line]), "ping\n");
+    assert_eq!(lab.host("alpha").ok(&[ripstop(), "exec", "job", "--", "bash", "-c", &line]), "ping\n");
 }

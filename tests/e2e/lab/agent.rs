@@ -13,12 +13,20 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
-/// The binary under test.
-pub const RIPSTOP: &str = env!("CARGO_BIN_EXE_ripstop");
+/// The binary under test: cargo's, or the one that `RIPSTOP_LAB_BINARY` names, such as the release build.
+pub fn ripstop() -> &'static str {
+    static BINARY: LazyLock<String> = LazyLock::new(|| {
+        let cargo = env!("CARGO_BIN_EXE_ripstop");
+        std::env::var("RIPSTOP_LAB_BINARY").unwrap_or_else(|_| cargo.to_owned())
+    });
+    &BINARY
+}
+
 /// The longest that an agent may take to start, to stop, or to find its peers.
 pub const AGENT_WAIT: Duration = Duration::from_secs(20);
 /// The longest that a record may take to be written after its session has ended.
@@ -64,7 +72,7 @@ impl Agent {
         let level = std::env::var("RIPSTOP_LAB_LOG").unwrap_or_else(|_| "info".into());
         let log = self.directory.join(format!("agent-{}.log", self.starts.borrow()));
         let level = format!("RIPSTOP_LOG={level}");
-        let line = ["env", &level, "RUST_BACKTRACE=1", RIPSTOP, "agent", "--config", &self.config()];
+        let line = ["env", &level, "RUST_BACKTRACE=1", ripstop(), "agent", "--config", &self.config()];
         *self.process.borrow_mut() = Some(self.place.spawn(&log, &line));
     }
 

@@ -10,14 +10,14 @@
 //! the graph places on it in a namespace has that namespace under the machine's `/run/netns`; every host runs the real
 //! agent as a process. All of it goes when the [`Lab`] is dropped, also when the test panics or is killed. A test that
 //! fails prints how to get into each place; with `RIPSTOP_LAB_KEEP=1` it then waits, so that one can look around.
-//! `RIPSTOP_LAB_LOG` is the agents' `RIPSTOP_LOG`.
+//! `RIPSTOP_LAB_LOG` is the agents' `RIPSTOP_LOG`, `RIPSTOP_LAB_BINARY` the binary to test in place of cargo's.
 
 mod agent;
 mod link;
 mod machine;
 mod place;
 
-pub use agent::{AGENT_WAIT, Agent, RIPSTOP};
+pub use agent::{AGENT_WAIT, Agent, ripstop};
 pub use link::Link;
 pub use place::{Listening, Place, Server};
 
@@ -402,7 +402,7 @@ fn plug_in(machine: &Machine, wire: &Machine, index: usize) -> Ipv4Addr {
 /// Makes the fabric's CA and every host's certificate as an operator would.
 fn make_keys(directory: &Path, hosts: &[&str]) {
     let run = |line: &[&str]| {
-        let output = std::process::Command::new(RIPSTOP).args(line).output().expect("the binary runs");
+        let output = std::process::Command::new(ripstop()).args(line).output().expect("the binary runs");
         assert!(output.status.success(), "ripstop {line:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     let ca = directory.join("ca").display().to_string();

@@ -88,35 +88,3 @@ async fn stalled_sessions_hold_nothing_of_the_send_window() {
     let mut opened = within(1, "a verdict", alpha.transport.open(beta.name(), &header)).await.unwrap();
     within(20, "the bulk", round_trip(&mut opened, MOVED)).await;
 }
-
-#[tokio::test]
-#[ignore = "TEMPORARY"]
-async fn rss_per_idle_session() {
-    const N: usize = 10_000;
-    let rss = || -> usize {
-        let s = std::fs::read_to_string("/proc/self/status").unwrap();
-        let l = s.lines().find(|l| l.starts_with("VmRSS")).unwrap();
-        l.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    let (alpha, beta) = pair(&Settings::listen(LOOPBACK)).await;
-    let mut kept = Vec::with_capacity(2 * N);
-    for round in 0..2 {
-        let before = rss();
-        for _ in 0..N {
-            let mut opened = alpha.transport.open(beta.name(), &header()).await.unwrap();
-            if round == 1 {
-                round_trip(&mut opened, 2_000).await;
-            }
-            kept.push(opened);
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let after = rss();
-        println!(
-            "round {round}: {before} -> {after} KiB, {} bytes per session, both ends",
-            (after - before) * 1024 / N
-        );
-    }
-    kept.clear();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    println!("after: {} KiB; Opened is {} bytes", rss(), size_of::<Opened>());
-}
