@@ -112,11 +112,11 @@ can_make_hosts() {
   [ "$(id -u)" -eq 0 ] && [ -c /dev/net/tun ] && unshare --net --mount --pid --fork true
 }
 
+target="$(uname -m)-unknown-linux-gnu"
+binary=target/$target/release/ripstop
+
 # The static binary of the Dockerfile, and the demo with it.
 static_release() {
-  local target binary
-  target="$(uname -m)-unknown-linux-gnu"
-  binary=target/$target/release/ripstop
   RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" --bin ripstop || return 1
   file "$binary" | grep -Eq 'static-pie linked|statically linked' || { file "$binary"; return 1; }
   ls -l "$binary"
@@ -172,6 +172,9 @@ case $mode in
     run_e2e
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
+      # What is promised of memory and speed is promised of this binary.
+      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale and limits of the release binary" \
+        cargo test --locked --test e2e -- --test-threads=1 scale:: limits::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi

@@ -77,7 +77,8 @@ pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut failed = None;
     if let Some(corrupt) = journal.set_aside() {
-        let undone = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await).and_then(|_| guard::remove_all());
+        let purged = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await);
+        let undone = purged.and_then(|_| guard::remove_all());
         failed = Some(undone.err().unwrap_or(corrupt));
     }
     for attachment in journal.entries().to_vec() {

@@ -62,7 +62,8 @@ pub struct AttachPlan {
     pub v6: Ipv6Addr,
     /// What is routed to it.
     pub ranges: Ranges,
-    /// Everything else is routed to it as well: the fabric is the workload's only network.
+    /// Everything else is routed to it as well: the fabric is the workload's only network, also when the agent has died.
+    /// Loopback stays.
     pub isolated: bool,
     /// The fabric's resolver, for the `resolv.conf` of a named namespace.
     pub resolver: Ipv4Addr,
@@ -75,7 +76,7 @@ pub enum Place {
     Netns(PathBuf),
     /// In the agent's own namespace: everything one user runs.
     User {
-        /// The user's numeric id, never 0.
+        /// The user's numeric id, never 0, and never that of another workload on the host.
         uid: u32,
     },
 }

@@ -1,4 +1,6 @@
 //! nf_tables (linux/netfilter/nf_tables.h) over netlink: as much of it as a guard needs.
+//!
+//! Attributes go by their numbers in that header, which are counted anew for each kind of object.
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -46,6 +48,7 @@ pub(super) enum Step<'a> {
 /// Makes a table whose rules see every packet that this namespace sends, in place of one of this name.
 pub(super) fn replace_table(table: &str, rules: &[Vec<Step<'_>>]) -> io::Result<()> {
     let name = || vec![text(1, table)];
+    // A chain's hook, table, name and type; a rule's table, chain and expressions.
     let hook = nested(4, &[number(1, 3), number(2, 0)]); // NF_INET_LOCAL_OUT, at the usual priority of filters
     let chain = vec![text(1, table), text(3, CHAIN), hook, text(7, "filter")];
     let mut batch = vec![
@@ -198,8 +201,9 @@ fn destination(range: IpNet) -> Vec<DefaultNla> {
     let (network, mask) = (octets(range.network()), octets(range.netmask()));
     let length = network.len() as u32;
     let load = expression("payload", &[number(1, 1), number(2, 1), number(3, offset), number(4, length)]);
-    let (keep, change) = (nested(4, &[DefaultNla::new(1, mask)]), nested(5, &[DefaultNla::new(1, vec![0; network.len()])]));
-    let masked = expression("bitwise", &[number(1, 1), number(2, 1), number(3, length), keep, change]);
+    let keep = nested(4, &[DefaultNla::new(1, mask)]);
+    let flip = nested(5, &[DefaultNla::new(1, vec![0; network.len()])]);
+    let masked = expression("bitwise", &[number(1, 1), number(2, 1), number(3, length), keep, flip]);
     vec![meta(15), compare(true, &[protocol]), load, masked, compare(true, &network)] // NFT_META_NFPROTO
 }
 

@@ -1,13 +1,14 @@
 //! One open session, from the verdict to its end.
 
 use super::{
-    limits::Shaper,
+    balance::Using,
+    limits::{Admission, Shaper},
     live::Session,
     pump::{Broken, Direction, Sink, Source, Way},
     reach::Reached,
     sides::{QuicSink, QuicSource, UserTcp},
 };
-use crate::stack::Endpoint;
+use crate::{interface::FlowGuard, stack::Endpoint};
 use ripstop_config::{Reason, graph::Limits};
 use std::rc::Rc;
 
@@ -25,8 +26,52 @@ struct Sides<CallerSource, CallerSink, ServiceSource, ServiceSink> {
     service: (ServiceSource, ServiceSink),
 }
 
+/// The far side of a caller's session.
+pub enum Far {
+    /// A stream to the endpoint's host.
+    Stream(Stream),
+    /// The endpoint, on this host.
+    Endpoint(Reached),
+}
+
+impl Far {
+    /// Ends what nobody will use.
+    pub fn abort(self) {
+        match self {
+            Self::Stream(mut stream) => {
+                stream.source.stop(Reason::CallerGone);
+                stream.sink.reset(Reason::CallerGone);
+            }
+            Self::Endpoint(reached) => reached.abort(),
+        }
+    }
+}
+
+/// The near side of a caller's session, and what is to be given back at its end.
+pub struct Near {
+    /// The caller's connection.
+    pub caller: Rc<Endpoint>,
+    /// Its place in the interface's table.
+    pub flow: FlowGuard,
+    /// Its count on the edge.
+    pub admission: Admission,
+    /// Its count on the endpoint.
+    pub using: Using,
+}
+
+/// Carries a session of a caller on this host, as a task of its own: the task that opened it held much that is not needed
+/// any more.
+pub async fn from_caller(session: Box<Session>, limits: Limits, near: Near, far: Far) {
+    let Near { caller, flow, admission, using } = near;
+    match far {
+        Far::Stream(stream) => caller_to_stream(session, limits, &caller, stream).await,
+        Far::Endpoint(reached) => caller_to_endpoint(session, limits, &caller, reached).await,
+    }
+    drop((flow, admission, using));
+}
+
 /// Carries a session between the caller's connection and a stream to the endpoint's host.
-pub async fn caller_to_stream(session: Session, limits: &Limits, caller: &Rc<Endpoint>, stream: Stream) {
+async fn caller_to_stream(session: Box<Session>, limits: Limits, caller: &Rc<Endpoint>, stream: Stream) {
     let sides = Sides { caller: user(caller, Reason::CallerReset), service: (stream.source, stream.sink) };
     let ended = carry(&session, limits, sides, caller.drive()).await;
     session.end(ended, None);
@@ -34,7 +79,7 @@ pub async fn caller_to_stream(session: Session, limits: &Limits, caller: &Rc<End
 }
 
 /// Carries a session between a stream from the caller's host and the endpoint.
-pub async fn stream_to_endpoint(session: Session, limits: &Limits, stream: Stream, reached: Reached) {
+pub async fn stream_to_endpoint(session: Box<Session>, limits: Limits, stream: Stream, reached: Reached, _kept: Admission) {
     let stream = (stream.source, stream.sink);
     match reached {
         Reached::User(endpoint, _flow) => {
@@ -52,7 +97,7 @@ pub async fn stream_to_endpoint(session: Session, limits: &Limits, stream: Strea
 }
 
 /// Carries a session whose caller and endpoint are on this host.
-pub async fn caller_to_endpoint(session: Session, limits: &Limits, caller: &Rc<Endpoint>, reached: Reached) {
+async fn caller_to_endpoint(session: Box<Session>, limits: Limits, caller: &Rc<Endpoint>, reached: Reached) {
     let near = user(caller, Reason::CallerReset);
     match reached {
         Reached::User(endpoint, _flow) => {
@@ -80,7 +125,7 @@ fn user(endpoint: &Rc<Endpoint>, reset: Reason) -> (UserTcp, UserTcp) {
 /// Both directions until both are done, one breaks, or the session is cut; what broke is passed on to both sides.
 async fn carry<A: Source, B: Sink, C: Source, D: Sink>(
     session: &Session,
-    limits: &Limits,
+    limits: Limits,
     mut sides: Sides<A, B, C, D>,
     drive: impl Future<Output = std::convert::Infallible>,
 ) -> Reason {

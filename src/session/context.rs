@@ -81,7 +81,7 @@ pub struct Context {
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
     edges: RefCell<HashMap<EdgeKey, Rc<EdgeLimits>>>,
-    instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), EdgeInstruments>>,
+    instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), Rc<EdgeInstruments>>>,
     ids: Cell<u64>,
     seed: u64,
 }
@@ -184,7 +184,7 @@ impl Context {
 
     /// The instruments of a session's edge, looked up once; none without a service.
     #[must_use]
-    pub fn edge_instruments(&self, request: &Request) -> Option<EdgeInstruments> {
+    pub fn edge_instruments(&self, request: &Request) -> Option<Rc<EdgeInstruments>> {
         let service = request.service.as_ref()?;
         let known = self.policy.borrow();
         if known.workload(&request.caller).is_none() || known.service(service).is_none() {
@@ -194,7 +194,8 @@ impl Context {
         let key = (request.caller.clone(), service.clone(), request.side);
         let mut instruments = self.instruments.borrow_mut();
         let entry = instruments.entry(key);
-        Some(entry.or_insert_with_key(|(caller, service, side)| EdgeInstruments::new(caller, service, *side)).clone())
+        let new = |(caller, service, side): &(_, _, _)| Rc::new(EdgeInstruments::new(caller, service, *side));
+        Some(Rc::clone(entry.or_insert_with_key(new)))
     }
 
     /// A new session id: unique on this agent, and by its random half among all.

@@ -8,11 +8,10 @@
 
 use super::{
     balance::Using,
-    carry::{self, Stream},
+    carry::{self, Far, Near, Stream},
     context::{Context, random},
     limits::Admission,
     live::{Request, SESSIONS_MAX, Serving, Session},
-    pump::{Sink as _, Source as _},
     reach::{Reached, reach},
     sides::{QuicSink, QuicSource},
 };
@@ -45,13 +44,13 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// What a session needs from the decision to its end.
 struct Opening {
-    session: Session,
+    session: Box<Session>,
     policy: Arc<Policy>,
     permit: Permit,
     service: ServiceIx,
     flow: FlowGuard,
     syn: Vec<u8>,
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// Why a session could not be had.
@@ -63,24 +62,6 @@ struct Refused {
 impl From<Reason> for Refused {
     fn from(reason: Reason) -> Self {
         Self { reason, detail: None }
-    }
-}
-
-enum Far {
-    Stream(Stream),
-    Endpoint(Reached),
-}
-
-impl Far {
-    /// Ends what nobody will use.
-    fn abort(self) {
-        match self {
-            Self::Stream(mut stream) => {
-                stream.source.stop(Reason::CallerGone);
-                stream.sink.reset(Reason::CallerGone);
-            }
-            Self::Endpoint(reached) => reached.abort(),
-        }
     }
 }
 
@@ -102,7 +83,7 @@ pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_
         Ok((service, permit, admission)) => {
             let flow = interface.hold(packet.flow(segment));
             let syn = packet.without_data(segment);
-            let opening = Opening { session, policy, permit, service, flow, syn, _admission: admission };
+            let opening = Opening { session, policy, permit, service, flow, syn, admission };
             tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
         }
         Err(reason) => {
@@ -131,7 +112,7 @@ fn begin(
     packet: &Packet<'_>,
     segment: &Segment,
     slot: RecordSlot,
-) -> Session {
+) -> Box<Session> {
     let request = Request {
         side: Side::Caller,
         caller: interface.workload().clone(),
@@ -155,22 +136,18 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
         () = interface.closed() => Err(Reason::NoInterface.into()),
     };
     match dialled {
-        Ok((far, _using)) => {
-            let Opening { session, policy, permit, flow, syn, _admission, .. } = opening;
-            // A long session must not keep an old policy.
-            drop(policy);
+        Ok((far, using)) => {
+            let Opening { session, permit, flow, syn, admission, .. } = opening;
             let caller = Endpoint::accept(interface.port(), flow.key().fabric, &syn, random());
-            drop(syn);
             flow.open(&caller);
-            if !matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
+            if matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
+                session.opened();
+                let near = Near { caller, flow, admission, using };
+                tokio::task::spawn_local(carry::from_caller(session, permit.limits, near, far));
+            } else {
                 caller.abort();
                 far.abort();
-                return session.end(Reason::CallerGone, None);
-            }
-            session.opened();
-            match far {
-                Far::Stream(stream) => carry::caller_to_stream(session, &permit.limits, &caller, stream).await,
-                Far::Endpoint(reached) => carry::caller_to_endpoint(session, &permit.limits, &caller, reached).await,
+                session.end(Reason::CallerGone, None);
             }
         }
         Err(refused) => {

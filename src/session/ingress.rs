@@ -54,7 +54,7 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
     run(&context, session, incoming).await;
 }
 
-async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession) {
+async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSession) {
     let policy = context.policy();
     // Boxed, as all phases of a session share its task's memory, and this one is large and short.
     let admitting = Box::pin(admit(context, &policy, &session, &incoming));
@@ -66,14 +66,17 @@ async fn run(context: &Rc<Context>, session: Session, incoming: IncomingSession)
     // A long session must not keep an old policy.
     drop(policy);
     match reached {
-        Ok(Admitted { permit, reached, endpoint, admission: _admission }) => {
+        Ok(Admitted { permit, reached, endpoint, admission }) => {
             let load = u16::try_from(context.live.len()).unwrap_or(u16::MAX);
             match incoming.accept(Accepted { endpoint, load }).await {
                 Ok((send, recv)) => {
                     session.opened();
                     let source = QuicSource { stream: recv, sender: End::Caller };
                     let sink = QuicSink { stream: send, receiver: End::Caller };
-                    carry::stream_to_endpoint(session, &permit.limits, Stream { source, sink }, reached).await;
+                    let stream = Stream { source, sink };
+                    // A task of its own: this one held much that is not needed any more.
+                    let carrying = carry::stream_to_endpoint(session, permit.limits, stream, reached, admission);
+                    tokio::task::spawn_local(carrying);
                 }
                 Err(error) => {
                     reached.abort();

@@ -172,7 +172,8 @@ impl LiveTable {
     }
 }
 
-/// A session from its beginning to its record. Whoever drops it has ended it.
+/// A session from its beginning to its record. Whoever drops it has ended it. Always boxed, as it passes through many
+/// hands, each of which would else keep room for it.
 pub struct Session {
     context: Rc<Context>,
     key: u64,
@@ -180,7 +181,7 @@ pub struct Session {
     /// Of the policy that decides.
     digest: PolicyDigest,
     /// None without a service: such a session is never opened.
-    instruments: Option<EdgeInstruments>,
+    instruments: Option<Rc<EdgeInstruments>>,
     slot: Option<RecordSlot>,
     start: time::OffsetDateTime,
     opened: Cell<bool>,
@@ -211,7 +212,7 @@ pub struct Draft {
 impl Session {
     /// Begins a session and puts it into the table before anything is decided, so that no change of policy can fall
     /// between the two.
-    pub fn begin(context: &Rc<Context>, id: SessionId, request: Request, slot: RecordSlot) -> Self {
+    pub fn begin(context: &Rc<Context>, id: SessionId, request: Request, slot: RecordSlot) -> Box<Self> {
         let instruments = context.edge_instruments(&request);
         let live = Rc::new(Live {
             id,
@@ -226,7 +227,7 @@ impl Session {
         });
         let key = context.live.add(&live);
         context.stats.sessions_open(1);
-        Self {
+        Box::new(Self {
             context: Rc::clone(context),
             key,
             digest: context.policy().digest(),
@@ -236,7 +237,7 @@ impl Session {
             start: time::OffsetDateTime::now_utc(),
             opened: Cell::new(false),
             draft: RefCell::default(),
-        }
+        })
     }
 
     /// What the table knows of it.
@@ -248,7 +249,7 @@ impl Session {
     /// The instruments of its edge.
     #[must_use]
     pub fn instruments(&self) -> Option<&EdgeInstruments> {
-        self.instruments.as_ref()
+        self.instruments.as_deref()
     }
 
     /// The policy allows it: its rule is known from here on.
@@ -269,7 +270,7 @@ impl Session {
     }
 
     /// Ends it: closed if it was open, denied if it was not.
-    pub fn end(self, reason: Reason, detail: Option<String>) {
+    pub fn end(self: Box<Self>, reason: Reason, detail: Option<String>) {
         self.draft.borrow_mut().ended = Some((reason, detail));
     }
 
@@ -292,7 +293,7 @@ impl Session {
     }
 
     /// Ends an attempt that was denied, with no more than its count.
-    pub fn end_unrecorded(mut self, reason: Reason) {
+    pub fn end_unrecorded(mut self: Box<Self>, reason: Reason) {
         if let Some(slot) = self.slot.take() {
             slot.release();
         }

@@ -18,8 +18,14 @@ fn edit(path: &std::path::Path, from: &str, to: &str) {
 fn must_refuse(lab: &Lab, says: &[&str]) {
     let before = lab.snapshot("alpha");
     let config = lab.agent("alpha").config();
-    let (code, said) =
-        lab.host("alpha").fails(&["timeout", &AGENT_WAIT.as_secs().to_string(), ripstop(), "agent", "--config", &config]);
+    let (code, said) = lab.host("alpha").fails(&[
+        "timeout",
+        &AGENT_WAIT.as_secs().to_string(),
+        ripstop(),
+        "agent",
+        "--config",
+        &config,
+    ]);
     assert_eq!(code, 1, "{said}");
     for part in says {
         assert!(said.to_lowercase().contains(&part.to_lowercase()), "should say `{part}`:\n{said}");

@@ -52,7 +52,7 @@ fn sessions_are_spread_over_the_hosts() {
 }
 
 #[test]
-fn open_sessions_are_spread_evenly() {
+fn open_sessions_weigh_on_the_choice() {
     let lab = Lab::of(&["alpha", "beta", "gamma"]).graph(GRAPH).start();
     let _beta = lab.workload_on("beta", "api").serve(8080, echo);
     let _gamma = lab.workload_on("gamma", "api").serve(8080, echo);
@@ -60,7 +60,8 @@ fn open_sessions_are_spread_evenly() {
     let _held: Vec<_> = (0..60).map(|_| web.connect(to).unwrap()).collect();
     for host in ["beta", "gamma"] {
         let open = lab.agent(host).status()["sessions_open"].as_u64().unwrap();
-        assert!((22..=38).contains(&open), "{host} has {open} of 60 open sessions");
+        // Not half each: a host that answers faster is given more.
+        assert!((12..=48).contains(&open), "{host} has {open} of 60 open sessions");
     }
 }
 

@@ -59,7 +59,7 @@ fn a_listener_of_another_user_is_not_the_endpoint() {
     let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
     let python = ["/usr/bin/python3", "-c", SERVE];
     let _impostor = lab.host("beta").spawn(&lab.file("impostor.log"), &python).listening(8080);
-    let (code, said) = lab.workload("job").fails(&["curl", "-sS", "-m", "5", URL]);
+    let (code, said) = lab.workload("job").fails(&["curl", "-4", "-sS", "-m", "5", URL]);
     assert_ne!(code, 28, "not a timeout: {said}");
     assert!(!said.contains("hello"), "{said}");
     let record = lab.agent("beta").record(|record| record["caller"] == "shop/job");
