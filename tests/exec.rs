@@ -2,13 +2,12 @@
 //! a command gets, and that the host keeps its own. Needs root.
 
 use ripstop::{
-    admin::{
-        AdminSocket, AgentView, LiveSession, PeerEntry, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus,
-    },
+    admin::{AdminSocket, AgentView, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus},
     kernel::netns,
 };
 use ripstop_config::{Graph, HostName};
 use ripstop_policy::Policy;
+use ripstop_transport::{PeerState, PeerStatus};
 use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr},
@@ -62,16 +61,16 @@ impl AgentView for FakeAgent {
                 services: 0,
                 edges: 0,
             },
-            peers: vec![PeerEntry {
+            peers: vec![PeerStatus {
                 host: HostName::new("beta").expect("a name"),
-                address: Some("192.0.2.2:7477".into()),
-                state: "up".into(),
-                why: None,
-                rtt_s: Some(0.00042),
-                lost_packets: Some(3),
+                address: Some("192.0.2.2:7477".parse().expect("an address")),
+                state: PeerState::Up,
+                rtt: Some(0.00042),
+                sent_packets: 100,
+                lost_packets: 3,
                 mtu: Some(1452),
-                cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
-                since: None,
+                cipher: Some("TLS_AES_128_GCM_SHA256".into()),
+                since: 0.0,
             }],
             workloads: vec![
                 self.workload("web", "netns", path.clone(), WorkloadState::Attached),

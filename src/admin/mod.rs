@@ -17,9 +17,7 @@ pub mod view;
 
 pub use client::{Client, ClientError};
 pub use server::{AdminError, AdminSocket, serve};
-pub use view::{
-    AgentView, Explained, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus,
-};
+pub use view::{AgentView, Explained, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus};
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "agent.sock";

@@ -50,11 +50,15 @@ type Plans = BTreeMap<WorkloadId, AttachPlan>;
 
 async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Plans) -> anyhow::Result<()> {
     let policy = shared.policy();
-    let wanted: BTreeMap<_, _> =
-        policy.workloads_on(shared.host()).map(|ix| policy.workload_entry(ix)).map(|entry| (entry.id.clone(), entry)).collect();
+    let wanted: BTreeMap<_, _> = policy
+        .workloads_on(shared.host())
+        .map(|ix| policy.workload_entry(ix))
+        .map(|entry| (entry.id.clone(), entry))
+        .collect();
     shared.workloads().retain(|id, _| wanted.contains_key(id));
     let plans: BTreeMap<_, _> = wanted.iter().map(|(id, entry)| (id.clone(), plan(&policy, entry))).collect();
-    let stale: Vec<_> = attached.iter().filter(|(id, plan)| !is_still_wanted(&plans, id, plan)).map(|(id, _)| id.clone()).collect();
+    let stale: Vec<_> =
+        attached.iter().filter(|(id, plan)| !is_still_wanted(&plans, id, plan)).map(|(id, _)| id.clone()).collect();
     for id in stale {
         shared.data().send(Command::Detach(id.clone())).map_err(anyhow::Error::msg)?;
         if let Some(plan) = attached.remove(&id) {
@@ -86,7 +90,11 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
     Ok(())
 }
 
-fn is_still_wanted(plans: &BTreeMap<WorkloadId, Result<AttachPlan, String>>, id: &WorkloadId, plan: &AttachPlan) -> bool {
+fn is_still_wanted(
+    plans: &BTreeMap<WorkloadId, Result<AttachPlan, String>>,
+    id: &WorkloadId,
+    plan: &AttachPlan,
+) -> bool {
     matches!(plans.get(id), Some(Ok(wanted)) if wanted == plan)
 }
 
@@ -117,7 +125,8 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, pl
         Place::User { uid } => Some(uid),
         Place::Netns(_) => None,
     };
-    let tun = tokio::task::spawn_blocking(move || attaching.attach(&planned)).await.context("attaching broke off")??;
+    let tun =
+        tokio::task::spawn_blocking(move || attaching.attach(&planned)).await.context("attaching broke off")??;
     let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, user };
     let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
     if taken.is_err() {
@@ -129,7 +138,8 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, pl
 async fn detach(kernel: &Arc<Kernel>, plan: AttachPlan) -> anyhow::Result<()> {
     let kernel = Arc::clone(kernel);
     let link = plan.link.clone();
-    let detached = tokio::task::spawn_blocking(move || kernel.detach(&plan.link)).await.context("detaching broke off")?;
+    let detached =
+        tokio::task::spawn_blocking(move || kernel.detach(&plan.link)).await.context("detaching broke off")?;
     if let Err(error) = detached {
         tracing::warn!(link, %error, "not everything of the interface was removed; `ripstop cleanup` will");
     }
@@ -182,7 +192,8 @@ fn user_id(name: &str) -> Option<u32> {
 /// workload's name as fits, and a hash of all of it.
 fn link_name(id: &WorkloadId) -> String {
     // FNV-1a, 32 bits.
-    let hash = id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let name: String = id.name.as_str().chars().take(6).collect();
     format!("rs-{name}-{:05x}", hash & 0xf_ffff)
 }

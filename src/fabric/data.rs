@@ -25,7 +25,8 @@ use std::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
-    runtime, sync::{mpsc, oneshot},
+    runtime,
+    sync::{mpsc, oneshot},
     task::LocalSet,
 };
 
@@ -162,7 +163,12 @@ pub(super) async fn start(
     Ok(Data { handle: DataHandle { commands, transport, stats, gone }, ended })
 }
 
-async fn run(context: Rc<Context>, incoming: Incoming, mut inbox: mpsc::Receiver<Command>, gone: mpsc::Sender<WorkloadId>) {
+async fn run(
+    context: Rc<Context>,
+    incoming: Incoming,
+    mut inbox: mpsc::Receiver<Command>,
+    gone: mpsc::Sender<WorkloadId>,
+) {
     tokio::task::spawn_local(ingress::accept(Rc::clone(&context), incoming));
     while let Some(command) = inbox.recv().await {
         match command {

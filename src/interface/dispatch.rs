@@ -69,7 +69,12 @@ fn is_opening(segment: &Segment) -> bool {
     segment.syn && !segment.ack && !segment.rst
 }
 
-fn new_flow(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
+fn new_flow(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    segment: &Segment,
+) -> Result<(), Reason> {
     if is_resolver(context, packet) {
         if segment.destination == DNS_PORT {
             return resolver::connection(context, interface, packet, segment);

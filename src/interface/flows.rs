@@ -216,7 +216,7 @@ impl Interface {
     /// Opens a connection to the workload at `target` from `source`, at the next free port.
     ///
     /// # Errors
-    /// `AgentFull` when the table is full or no port is free.
+    /// `AgentFull` when the table is full, no port is free, or there is no memory.
     pub fn connect(
         self: &Rc<Self>,
         source: IpAddr,
@@ -230,7 +230,7 @@ impl Interface {
             .map(|_| FlowKey { workload: target, fabric: SocketAddr::new(source, self.next_port()) })
             .find(|key| !self.flows.borrow().contains_key(key))
             .ok_or(Reason::AgentFull)?;
-        let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed);
+        let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed)?;
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
     }

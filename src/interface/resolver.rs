@@ -79,7 +79,12 @@ fn decide(context: &Context, interface: &Interface, query: &[u8], via: Via) -> A
     }
 }
 
-fn forward(context: &Context, interface: &Interface, query: &[u8], via: Via) -> Result<oneshot::Receiver<Answer>, Reason> {
+fn forward(
+    context: &Context,
+    interface: &Interface,
+    query: &[u8],
+    via: Via,
+) -> Result<oneshot::Receiver<Answer>, Reason> {
     let (reply, waiting) = oneshot::channel();
     let query = ForwardQuery { workload: interface.workload().clone(), query: query.to_vec(), via, reply };
     context.forward.try_send(query).map_err(|_| Reason::QueryFlood)?;
@@ -117,7 +122,7 @@ pub(super) fn connection(
         return Err(Reason::AgentFull);
     }
     let key = packet.flow(segment);
-    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random());
+    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random())?;
     let flow = interface.insert(key, &endpoint);
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {

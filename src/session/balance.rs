@@ -9,13 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Weight of the latest connect time in the moving average.
-const EWMA_WEIGHT: f64 = 0.2;
-/// Seconds in which a connect time falls to 37 % of what it was while nobody measures it again: an endpoint that was slow
-/// once is not left out for ever.
-const FORGET: f64 = 10.0;
-/// What an endpoint that was never tried is taken to need: little, so that it is tried.
-const UNTRIED: f64 = 0.000_5;
+/// Weight of the latest connect time in the moving average. A peak is not taken whole: one late wake-up on a busy host would
+/// leave an endpoint out.
+const EWMA_WEIGHT: f64 = 0.3;
+/// Seconds in which a connect time falls to 37 % of what it was while nobody measures it again, so that an endpoint that
+/// was slow is tried again.
+const FORGET: f64 = 2.0;
+/// Connect times below this are equal, and an endpoint that was never tried is taken to need as much: within a site, such
+/// differences are noise.
+const FLOOR: f64 = 0.005;
 /// The second of two random endpoints is taken when its cost is below this part of the first's: a smaller difference is
 /// noise, and following it would leave out an endpoint for being a microsecond slower.
 const CLEARLY: f64 = 0.8;
@@ -62,7 +64,13 @@ impl Balancer {
     /// The hosts in the order in which to try them: the better of two random ones first, then the others by cost; those
     /// that are out of reach or failed lately come last, as a last resort.
     #[must_use]
-    pub fn order(&self, service: &ServiceId, hosts: &[HostName], is_up: impl Fn(&HostName) -> bool, now: Instant) -> Vec<HostName> {
+    pub fn order(
+        &self,
+        service: &ServiceId,
+        hosts: &[HostName],
+        is_up: impl Fn(&HostName) -> bool,
+        now: Instant,
+    ) -> Vec<HostName> {
         let mut ranked: Vec<(bool, f64, &HostName)> = hosts
             .iter()
             .map(|host| {
@@ -131,15 +139,14 @@ impl Balancer {
 impl EndpointState {
     /// Seconds that a connection takes, as far as is known by now.
     fn connect(&self, now: Instant) -> f64 {
-        let Some((connect, at)) = self.connect.get() else { return UNTRIED };
+        let Some((connect, at)) = self.connect.get() else { return FLOOR };
         let age = now.saturating_duration_since(at).as_secs_f64();
-        UNTRIED + (connect - UNTRIED).max(0.0) * (-age / FORGET).exp()
+        FLOOR + (connect - FLOOR).max(0.0) * (-age / FORGET).exp()
     }
 
-    /// Peak-sensitive moving average: a rise counts at once, a fall slowly.
     fn average(&self, latest: f64, now: Instant) -> f64 {
         let before = self.connect(now);
-        if latest > before { latest } else { before + (latest - before) * EWMA_WEIGHT }
+        before + (latest.max(FLOOR) - before) * EWMA_WEIGHT
     }
 
     fn cost(&self, now: Instant) -> f64 {
@@ -168,7 +175,7 @@ mod tests {
         for _ in 0..2_000 {
             let order = balancer.order(&service(), &hosts, |_| true, now);
             assert_eq!(order.len(), 2);
-            let took = if order[0] == hosts[0] { 1 } else { 10 };
+            let took = if order[0] == hosts[0] { 5 } else { 50 };
             *firsts.entry(order[0].clone()).or_insert(0) += 1;
             drop(balancer.accepted(&service(), &order[0], Duration::from_millis(took), 0));
         }

@@ -79,7 +79,13 @@ async fn caller_to_stream(session: Box<Session>, limits: Limits, caller: &Rc<End
 }
 
 /// Carries a session between a stream from the caller's host and the endpoint.
-pub async fn stream_to_endpoint(session: Box<Session>, limits: Limits, stream: Stream, reached: Reached, _kept: Admission) {
+pub async fn stream_to_endpoint(
+    session: Box<Session>,
+    limits: Limits,
+    stream: Stream,
+    reached: Reached,
+    _kept: Admission,
+) {
     let stream = (stream.source, stream.sink);
     match reached {
         Reached::User(endpoint, _flow) => {

@@ -74,7 +74,8 @@ pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_
     let Some(slot) = room(context, interface) else { return refuse(Reason::AgentFull) };
     let policy = context.policy();
     let service = policy.service_at(packet.destination);
-    let session = begin(context, interface, service.map(|ix| policy.service_entry(ix).id.clone()), packet, segment, slot);
+    let session =
+        begin(context, interface, service.map(|ix| policy.service_entry(ix).id.clone()), packet, segment, slot);
     let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
         session.permitted(&policy, &permit);
         Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit, &context.host)?))
@@ -138,7 +139,14 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     match dialled {
         Ok((far, using)) => {
             let Opening { session, permit, flow, syn, admission, .. } = opening;
-            let caller = Endpoint::accept(interface.port(), flow.key().fabric, &syn, random());
+            let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
+                Ok(caller) => caller,
+                Err(reason) => {
+                    interface.refuse_held(&syn, reason);
+                    far.abort();
+                    return session.end(reason, None);
+                }
+            };
             flow.open(&caller);
             if matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
                 session.opened();
@@ -205,7 +213,12 @@ fn is_of_endpoint(reason: Reason) -> bool {
     )
 }
 
-async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName, key: FlowKey) -> Result<(Far, u16), Refused> {
+async fn attempt(
+    context: &Rc<Context>,
+    opening: &Opening,
+    host: &HostName,
+    key: FlowKey,
+) -> Result<(Far, u16), Refused> {
     if *host == context.host {
         return local(context, opening).await.map(|reached| (Far::Endpoint(reached), 0));
     }

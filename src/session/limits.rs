@@ -44,7 +44,8 @@ impl Shaper {
         let burst = u64::try_from(burst).ok()?.max(BURST_MIN);
         let burst = NonZeroU32::new(u32::try_from(burst).ok()?)?;
         let quota = Quota::with_period(Duration::from_nanos(per_cell))?.allow_burst(burst);
-        let shaper = Self { bucket: RateLimiter::direct(quota), clock: DefaultClock::default(), burst, remainder: Cell::new(0) };
+        let shaper =
+            Self { bucket: RateLimiter::direct(quota), clock: DefaultClock::default(), burst, remainder: Cell::new(0) };
         // Starts empty: the first second carries no more than any other.
         let _ = shaper.bucket.check_n(burst);
         Some(shaper)

@@ -98,7 +98,11 @@ impl Source for QuicSource {
 
 impl QuicSource {
     /// The slots live only while there is something to put into them: a session that waits holds none.
-    fn poll_pieces(&mut self, pieces: &mut Vec<Bytes>, cx: &mut task::Context<'_>) -> Poll<Result<Option<usize>, ReadError>> {
+    fn poll_pieces(
+        &mut self,
+        pieces: &mut Vec<Bytes>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Result<Option<usize>, ReadError>> {
         let mut slots = [const { Bytes::new() }; PIECES];
         let count = ready!(pin!(self.stream.read_chunks(&mut slots)).poll(cx))?;
         pieces.extend(slots.into_iter().take(count.unwrap_or(0)));

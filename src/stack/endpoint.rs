@@ -1,13 +1,11 @@
 //! One TCP connection between a workload and the agent.
 
-use super::device::{TunPort, Turn};
+use super::{connection::Connection, device::TunPort};
 use bytes::Bytes;
 use ripstop_config::Reason;
 use smoltcp::{
-    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
-    socket::tcp::{RecvError, Socket, SocketBuffer, State},
+    socket::tcp::{RecvError, State},
     time::Instant as StackInstant,
-    wire::{HardwareAddress, IpCidr},
 };
 use std::{
     cell::RefCell,
@@ -19,13 +17,6 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Bytes that may wait in each direction of one session. Between the agent and the kernel of the same machine a round
-/// trip takes microseconds, so this carries tens of gigabits; a slow reader closes the window at this many bytes.
-///
-/// A multiple of 4 just below 2^18: with a window scale of 2 the largest window that fits the header, 65 535 << 2, is the
-/// capacity itself. In a larger buffer smoltcp 0.14 would take the unscaled window of its SYN-ACK for a scaled one, accept
-/// data beyond the buffer, and panic on it.
-const BUFFER: usize = 65_535 << 2;
 /// Packets sent in one turn: bounds what one session can keep the thread busy with, whatever segment size its peer asks for.
 const TURN_PACKETS: usize = 64;
 /// No timer fires sooner: a state in which smoltcp always has something to send costs one session, not the thread.
@@ -43,9 +34,7 @@ pub struct Broken(pub Reason);
 pub struct Endpoint(RefCell<Inner>);
 
 struct Inner {
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    connection: Connection,
     port: TunPort,
     started: Instant,
     /// Time stands still from TIME-WAIT on: its end would throw away what was not read yet, and nothing is left to time.
@@ -60,55 +49,45 @@ struct Inner {
 impl Endpoint {
     /// Takes a connection: `syn` is the packet that asked for it, `fabric` the address it asked for. The SYN-ACK leaves
     /// before this returns.
-    #[must_use]
-    pub fn accept(port: &TunPort, fabric: SocketAddr, syn: &[u8], seed: u64) -> Rc<Self> {
-        let endpoint = Self::new(port, fabric, seed);
-        {
-            let mut inner = endpoint.0.borrow_mut();
-            // A fresh socket listens on a port that is not zero: a SYN to port 0 was refused as no port of a service.
-            let listening = inner.socket().listen((fabric.ip(), fabric.port()));
-            debug_assert!(listening.is_ok(), "listen on {fabric}: {listening:?}");
-        }
+    ///
+    /// # Errors
+    /// `AgentFull` when there is no memory for it.
+    pub fn accept(port: &TunPort, fabric: SocketAddr, syn: &[u8], seed: u64) -> Result<Rc<Self>, Reason> {
+        let endpoint = Self::new(port, fabric, seed)?;
+        endpoint.0.borrow_mut().connection.listen(fabric);
         endpoint.ingest(syn);
-        endpoint
+        Ok(endpoint)
     }
 
     /// Opens a connection from `fabric` (the caller's address) to the workload's listener. The SYN leaves before this
     /// returns; wait for the answer with [`Endpoint::established`].
-    #[must_use]
-    pub fn connect(port: &TunPort, fabric: SocketAddr, workload: SocketAddr, seed: u64) -> Rc<Self> {
-        let endpoint = Self::new(port, fabric, seed);
+    ///
+    /// # Errors
+    /// `AgentFull` when there is no memory for it.
+    pub fn connect(port: &TunPort, fabric: SocketAddr, workload: SocketAddr, seed: u64) -> Result<Rc<Self>, Reason> {
+        let endpoint = Self::new(port, fabric, seed)?;
         {
             let mut inner = endpoint.0.borrow_mut();
-            let Inner { interface, sockets, handle, .. } = &mut *inner;
-            let socket = sockets.get_mut::<Socket>(*handle);
-            let connecting = socket.connect(interface.context(), (workload.ip(), workload.port()), fabric);
-            debug_assert!(connecting.is_ok(), "connect to {workload}: {connecting:?}");
+            inner.connection.connect(fabric, workload);
             inner.transmit();
         }
-        endpoint
+        Ok(endpoint)
     }
 
-    fn new(port: &TunPort, fabric: SocketAddr, seed: u64) -> Rc<Self> {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let started = Instant::now();
-        let mut turn = Turn { packet: None, port };
-        let mut interface = Interface::new(config, &mut turn, StackInstant::ZERO);
-        // A prefix of zero puts every peer on the link: there is nothing to route.
-        interface.update_ip_addrs(|addresses| {
-            // The list is empty and has room for two.
-            let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
-        });
-        let mut socket = Socket::new(buffer(), buffer());
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        let port = port.clone();
-        let inner =
-            Inner { interface, sockets, handle, port, started, stopped: None, armed: None, driver: None, watcher: None };
-        Rc::new(Self(RefCell::new(inner)))
+    fn new(port: &TunPort, fabric: SocketAddr, seed: u64) -> Result<Rc<Self>, Reason> {
+        let connection = Connection::open(port, fabric, seed).map_err(|error| {
+            tracing::error!(%error, "failed to get memory for a connection");
+            Reason::AgentFull
+        })?;
+        Ok(Rc::new(Self(RefCell::new(Inner {
+            connection,
+            port: port.clone(),
+            started: Instant::now(),
+            stopped: None,
+            armed: None,
+            driver: None,
+            watcher: None,
+        }))))
     }
 
     /// Takes a packet of this flow and answers it.
@@ -130,7 +109,7 @@ impl Endpoint {
     async fn handshake(&self) -> Result<(), Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            match inner.socket().state() {
+            match inner.state() {
                 State::SynSent | State::SynReceived | State::Listen => {
                     inner.watcher = Some(cx.waker().clone());
                     Poll::Pending
@@ -189,19 +168,21 @@ impl Endpoint {
     pub async fn read(&self, max: usize, reset: Reason) -> Result<Option<Bytes>, Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            let socket = inner.socket();
-            let piece = socket.recv(|data| {
-                let length = data.len().min(max).min(PIECE);
-                (length, Bytes::copy_from_slice(&data[..length]))
+            let piece = inner.connection.socket(|socket| {
+                let piece = socket.recv(|data| {
+                    let length = data.len().min(max).min(PIECE);
+                    (length, Bytes::copy_from_slice(&data[..length]))
+                });
+                if piece.as_ref().is_ok_and(Bytes::is_empty) {
+                    socket.register_recv_waker(cx.waker());
+                }
+                piece
             });
             match piece {
-                Ok(piece) if !piece.is_empty() => {
+                Ok(piece) if piece.is_empty() => Poll::Pending,
+                Ok(piece) => {
                     inner.transmit();
                     Poll::Ready(Ok(Some(piece)))
-                }
-                Ok(_) => {
-                    socket.register_recv_waker(cx.waker());
-                    Poll::Pending
                 }
                 Err(RecvError::Finished) => Poll::Ready(Ok(None)),
                 Err(RecvError::InvalidState) => Poll::Ready(Err(Broken(reset))),
@@ -219,7 +200,7 @@ impl Endpoint {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
             while let Some(piece) = bytes.get(index) {
-                let Ok(taken) = inner.socket().send_slice(&piece[offset..]) else {
+                let Ok(taken) = inner.connection.socket(|socket| socket.send_slice(&piece[offset..])) else {
                     return Poll::Ready(Err(Broken(reset)));
                 };
                 offset += taken;
@@ -227,11 +208,13 @@ impl Endpoint {
                     (index, offset) = (index + 1, 0);
                 } else {
                     inner.transmit();
-                    if inner.socket().can_send() {
-                        continue;
+                    let waiting = inner.connection.socket(|socket| {
+                        socket.register_send_waker(cx.waker());
+                        !socket.can_send()
+                    });
+                    if waiting {
+                        return Poll::Pending;
                     }
-                    inner.socket().register_send_waker(cx.waker());
-                    return Poll::Pending;
                 }
             }
             inner.transmit();
@@ -244,7 +227,7 @@ impl Endpoint {
     pub async fn broken(&self, reset: Reason) -> Broken {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            if inner.socket().state() == State::Closed {
+            if inner.state() == State::Closed {
                 return Poll::Ready(Broken(reset));
             }
             inner.watcher = Some(cx.waker().clone());
@@ -256,14 +239,14 @@ impl Endpoint {
     /// Sends a FIN after the bytes written so far; reading goes on.
     pub fn finish(&self) {
         let mut inner = self.0.borrow_mut();
-        inner.socket().close();
+        inner.connection.close();
         inner.transmit();
     }
 
     /// Sends a reset and forgets what was not delivered.
     pub fn abort(&self) {
         let mut inner = self.0.borrow_mut();
-        inner.socket().abort();
+        inner.connection.abort();
         inner.transmit();
     }
 
@@ -271,7 +254,7 @@ impl Endpoint {
     /// not waited out, as nothing between the workload and the agent delays or repeats a segment.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        matches!(self.0.borrow_mut().socket().state(), State::Closed | State::TimeWait)
+        matches!(self.0.borrow_mut().state(), State::Closed | State::TimeWait)
     }
 
     /// Waits until the workload has acknowledged everything, but not for ever.
@@ -291,14 +274,9 @@ impl Endpoint {
     }
 }
 
-fn buffer() -> SocketBuffer<'static> {
-    // Zeroed memory comes untouched from the kernel, so an idle session costs only the pages it has used.
-    SocketBuffer::new(vec![0; BUFFER])
-}
-
 impl Inner {
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
+    fn state(&mut self) -> State {
+        self.connection.socket(|socket| socket.state())
     }
 
     fn now(&self) -> StackInstant {
@@ -312,13 +290,12 @@ impl Inner {
     /// One packet in, everything due out, timers set.
     fn turn(&mut self, packet: Option<&[u8]>) {
         let now = self.now();
-        let before = self.socket().state();
-        if packet.is_some() {
-            let mut turn = Turn { packet, port: &self.port };
-            self.interface.poll_ingress_single(now, &mut turn, &mut self.sockets);
+        let before = self.state();
+        if let Some(packet) = packet {
+            self.connection.ingress(now, packet, &self.port);
         }
         self.transmit_at(now);
-        if self.socket().state() != before
+        if self.state() != before
             && let Some(watcher) = self.watcher.take()
         {
             watcher.wake();
@@ -331,13 +308,8 @@ impl Inner {
     }
 
     fn transmit_at(&mut self, now: StackInstant) {
-        let mut turn = Turn { packet: None, port: &self.port };
-        for _ in 0..TURN_PACKETS {
-            if self.interface.poll_egress(now, &mut turn, &mut self.sockets) == PollResult::None {
-                break;
-            }
-        }
-        if self.socket().state() == State::TimeWait {
+        self.connection.egress(now, &self.port, TURN_PACKETS);
+        if self.state() == State::TimeWait {
             self.stopped = Some(now);
         }
         self.rearm();
@@ -348,7 +320,7 @@ impl Inner {
             return None;
         }
         let now = self.now();
-        let at = self.interface.poll_at(now, &self.sockets)?;
+        let at = self.connection.deadline(now)?;
         let wait = Duration::from_micros((at - now).total_micros()).max(TIMER_MIN);
         Some(Instant::now() + wait)
     }

@@ -68,7 +68,7 @@ impl Talk {
         let kept = Rc::new(Kept::default());
         let port = TunPort::new(Rc::clone(&kept) as _);
         let syn = segment(SYN, ISN, 0, 65_535, options, &[]);
-        let endpoint = Endpoint::accept(&port, SocketAddr::from(FABRIC), &syn, 7);
+        let endpoint = Endpoint::accept(&port, SocketAddr::from(FABRIC), &syn, 7).unwrap();
         let mut talk = Self { kept, endpoint, isn: 0 };
         let answer = talk.sent().pop()?;
         assert!(answer.syn && answer.ack && answer.acknowledgement == ISN + 1);

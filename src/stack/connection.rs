@@ -1,0 +1,133 @@
+//! One smoltcp interface with one TCP socket, in memory of its own.
+
+use super::device::{TunPort, Turn};
+use memmap2::{MmapMut, MmapOptions};
+use self_cell::MutBorrow;
+use smoltcp::{
+    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
+    socket::tcp::{Socket, SocketBuffer},
+    time::Instant,
+    wire::{HardwareAddress, IpCidr},
+};
+use std::{io, net::SocketAddr};
+
+/// Bytes that may wait in each direction of one session. Between the agent and the kernel of the same machine a round
+/// trip takes microseconds, so this carries tens of gigabits; a slow reader closes the window at this many bytes.
+///
+/// A multiple of 4 just below 2^18: with a window scale of 2 the largest window that fits the header, 65 535 << 2, is the
+/// capacity itself. In a larger buffer smoltcp 0.14 would take the unscaled window of its SYN-ACK for a scaled one, accept
+/// data beyond the buffer, and panic on it.
+const BUFFER: usize = 65_535 << 2;
+/// Where the second buffer starts: at a page, so that a session that used little of both touches two pages, not three.
+const SECOND: usize = BUFFER.next_multiple_of(4_096);
+
+self_cell::self_cell!(
+    struct Memory {
+        owner: MutBorrow<MmapMut>,
+        #[not_covariant]
+        dependent: SocketSet,
+    }
+);
+
+/// A TCP socket, and what it takes to run it.
+///
+/// Its buffers come straight from the kernel: pages are taken as they are used, and given back at the end. An allocator
+/// would write into the first page of each, and clear all of it before it is used again.
+pub(super) struct Connection {
+    interface: Interface,
+    memory: Memory,
+    handle: SocketHandle,
+}
+
+impl Connection {
+    /// A closed socket that will speak as `fabric`.
+    pub(super) fn open(port: &TunPort, fabric: SocketAddr, seed: u64) -> io::Result<Self> {
+        let map = MmapOptions::new().len(SECOND + BUFFER).map_anon()?;
+        let mut handle = SocketHandle::default();
+        let memory = Memory::new(MutBorrow::new(map), |map| {
+            let (first, second) = map.borrow_mut().split_at_mut(SECOND);
+            let mut socket = Socket::new(SocketBuffer::new(&mut first[..BUFFER]), SocketBuffer::new(second));
+            socket.set_nagle_enabled(false);
+            socket.set_ack_delay(None);
+            let mut sockets = SocketSet::new(Vec::with_capacity(1));
+            handle = sockets.add(socket);
+            sockets
+        });
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut Turn { packet: None, port }, Instant::ZERO);
+        // A prefix of zero puts every peer on the link: there is nothing to route.
+        interface.update_ip_addrs(|addresses| {
+            // The list is empty and has room for two.
+            let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
+        });
+        Ok(Self { interface, memory, handle })
+    }
+
+    /// Waits for the SYN that comes next.
+    pub(super) fn listen(&mut self, fabric: SocketAddr) {
+        let listening = self.socket(|socket| socket.listen((fabric.ip(), fabric.port())));
+        // A fresh socket listens on a port that is not zero, and zero is no port of a service.
+        debug_assert!(listening.is_ok(), "listen on {fabric}: {listening:?}");
+    }
+
+    /// Has a SYN sent at the next turn.
+    pub(super) fn connect(&mut self, fabric: SocketAddr, workload: SocketAddr) {
+        let (interface, handle) = (&mut self.interface, self.handle);
+        let connecting = self.memory.with_dependent_mut(|_, sockets| {
+            let socket = sockets.get_mut::<Socket<'_>>(handle);
+            socket.connect(interface.context(), (workload.ip(), workload.port()), fabric)
+        });
+        debug_assert!(connecting.is_ok(), "connect to {workload}: {connecting:?}");
+    }
+
+    /// Does something with the socket.
+    pub(super) fn socket<R>(&mut self, work: impl FnOnce(&mut Socket<'_>) -> R) -> R {
+        let handle = self.handle;
+        self.memory.with_dependent_mut(|_, sockets| work(sockets.get_mut(handle)))
+    }
+
+    /// Has a FIN sent after what waits.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime of buffers only"
+    )]
+    pub(super) fn close(&mut self) {
+        self.socket(|socket| socket.close());
+    }
+
+    /// Has a reset sent.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime of buffers only"
+    )]
+    pub(super) fn abort(&mut self) {
+        self.socket(|socket| socket.abort());
+    }
+
+    /// Takes one packet.
+    pub(super) fn ingress(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
+        let interface = &mut self.interface;
+        let mut turn = Turn { packet: Some(packet), port };
+        self.memory.with_dependent_mut(|_, sockets| interface.poll_ingress_single(now, &mut turn, sockets));
+    }
+
+    /// Sends what is due, at most so many packets.
+    pub(super) fn egress(&mut self, now: Instant, port: &TunPort, packets: usize) {
+        let interface = &mut self.interface;
+        let mut turn = Turn { packet: None, port };
+        self.memory.with_dependent_mut(|_, sockets| {
+            for _ in 0..packets {
+                if interface.poll_egress(now, &mut turn, sockets) == PollResult::None {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// When something is due next.
+    pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let interface = &mut self.interface;
+        self.memory.with_dependent(|_, sockets| interface.poll_at(now, sockets))
+    }
+}
