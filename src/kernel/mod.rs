@@ -33,7 +33,7 @@ mod tun;
 
 pub use cleanup::{Report, cleanup};
 pub use error::Error;
-pub use owner::SocketOwners;
+pub use owner::{Owner, SocketOwners};
 pub use preflight::{Missing, preflight};
 pub use route::ROUTE_PROTOCOL;
 pub use tun::{Tun, VNET_HEADER};

@@ -17,6 +17,15 @@ const ANSWER: usize = 4_096;
 /// "Any cookie" (`INET_DIAG_NOCOOKIE`, linux/inet_diag.h).
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
+/// The user on whose behalf a program holds a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// A program of this user has accepted the connection.
+    Accepted(u32),
+    /// Nobody has accepted it yet; the socket that listens is this user's.
+    Listening(u32),
+}
+
 /// A way to ask the kernel for the owner of a socket (sock_diag(7)), some microseconds each.
 pub struct SocketOwners(Socket);
 
@@ -33,22 +42,24 @@ impl SocketOwners {
         Ok(Self(socket))
     }
 
-    /// The user that owns the socket at `remote` of an established TCP connection from `local`, both on this host;
-    /// `None` when there is no such socket here. A connection that was not accepted yet has its listener's owner.
+    /// Who owns the socket at `remote` of an established TCP connection from `local`, both on this host; `None` when
+    /// there is no such socket here.
     ///
     /// # Errors
     /// When the kernel does not answer as it should.
-    pub fn of_peer(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    pub fn of_peer(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Owner>> {
         self.drain();
-        let found = self.ask(remote, local)?;
-        let Some(header) = found else { return Ok(None) };
-        if header.inode != 0 || header.uid != 0 {
-            return Ok(Some(header.uid));
+        let Some(found) = self.ask(remote, local)? else { return Ok(None) };
+        if found.inode != 0 {
+            return Ok(Some(Owner::Accepted(found.uid)));
+        }
+        if found.uid != 0 {
+            return Ok(Some(Owner::Listening(found.uid)));
         }
         // Older kernels know no owner before accept(2): the listener has one.
         let nobody: IpAddr = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let listener = self.ask(remote, SocketAddr::new(nobody, 0))?;
-        Ok(listener.filter(|header| header.inode != 0).map(|header| header.uid))
+        Ok(listener.filter(|listener| listener.inode != 0).map(|listener| Owner::Listening(listener.uid)))
     }
 
     /// Forgets answers that nobody waited for, after an error in between.
@@ -117,9 +128,9 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(own));
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Listening(own)));
             let accepted = listener.accept().unwrap();
-            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(own));
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Accepted(own)));
             drop((accepted, listener, stream));
         }
     }

@@ -4,19 +4,24 @@ use super::{
     context::{Context, random},
     sides::KernelTcp,
 };
-use crate::{interface::FlowGuard, stack::Endpoint};
+use crate::{interface::FlowGuard, kernel::Owner, stack::Endpoint};
 use ripstop_config::{Reason, graph::Run};
 use ripstop_policy::{Policy, ServiceEntry, WorkloadIx};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::net::{TcpSocket, TcpStream};
 
 /// How long an endpoint may take to answer, so that another can be tried within the wait for a verdict (10 s).
 const ANSWER_MAX: Duration = Duration::from_secs(4);
+
+/// How long a server that listens as root may take to accept a connection as the workload, and the first pause before
+/// it is looked at again.
+const ACCEPT_MAX: Duration = Duration::from_secs(1);
+const ACCEPT_LOOK: Duration = Duration::from_millis(1);
 
 /// A connection to an endpoint, ready for bytes.
 pub enum Reached {
@@ -69,7 +74,7 @@ pub async fn reach(
         match by.run {
             Run::User(_) => {
                 let stream = kernel(target).await?;
-                check_owner(context, &stream, target, interface.user())?;
+                check_owner(context, &stream, target, interface.user()).await?;
                 Ok(Reached::Kernel(Rc::new(stream)))
             }
             Run::Netns(_) => {
@@ -111,21 +116,31 @@ async fn kernel(target: SocketAddr) -> Result<TcpStream, Reason> {
 
 /// The program that took the connection must be the workload's: on a shared host anyone may listen on a free port. Asked
 /// of the connection itself, after it was made, so that no other listener can slip in between. Not knowing is a no.
-fn check_owner(context: &Context, stream: &TcpStream, target: SocketAddr, user: Option<u32>) -> Result<(), Reason> {
-    let owner = stream.local_addr().and_then(|local| context.owners.of_peer(local, target));
-    match owner {
-        Ok(owner) if owner.is_some() && owner == user => Ok(()),
-        Ok(owner) => {
-            tracing::warn!(%target, ?owner, wanted = ?user, "the listener is not of the workload that should serve");
-            super::sides::reset_on_close(stream);
-            Err(Reason::WrongListener)
+///
+/// Root may listen on the workload's behalf, as servers do that drop their rights later, and systemd for its sockets; then
+/// it is waited for who accepts.
+async fn check_owner(
+    context: &Context,
+    stream: &TcpStream,
+    target: SocketAddr,
+    user: Option<u32>,
+) -> Result<(), Reason> {
+    let started = Instant::now();
+    let mut pause = ACCEPT_LOOK;
+    let found = loop {
+        let owner = stream.local_addr().and_then(|local| context.owners.of_peer(local, target));
+        match owner {
+            Ok(Some(Owner::Accepted(owner) | Owner::Listening(owner))) if Some(owner) == user => return Ok(()),
+            Ok(Some(Owner::Listening(0))) if started.elapsed() < ACCEPT_MAX => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            found => break found,
         }
-        Err(error) => {
-            tracing::error!(%target, %error, "failed to learn who listens");
-            super::sides::reset_on_close(stream);
-            Err(Reason::WrongListener)
-        }
-    }
+    };
+    tracing::warn!(%target, ?found, wanted = ?user, "who listens is not the workload that should serve");
+    super::sides::reset_on_close(stream);
+    Err(Reason::WrongListener)
 }
 
 fn connect_reason(error: &io::Error) -> Reason {

@@ -66,6 +66,31 @@ fn a_listener_of_another_user_is_not_the_endpoint() {
     assert_eq!(record["reason"], "wrong_listener", "{record}");
 }
 
+/// Root listens, as nginx and systemd do; a child that has become the workload's user accepts.
+const LISTEN_AS_ROOT: &str = "
+import os, socket
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('127.0.0.1', 8080))
+listener.listen(64)
+if os.fork(): os.wait()
+os.setgid(64003)
+os.setuid(64003)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(b'hello\\n')
+    connection.close()
+";
+
+#[test]
+fn a_server_that_listens_as_root_and_serves_as_the_user_is_the_endpoint() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
+    let python = ["/usr/bin/python3", "-c", LISTEN_AS_ROOT];
+    let _server = lab.host("beta").spawn(&lab.file("api.log"), &python).listening(8080);
+    let line = "exec 3<>/dev/tcp/api.shop.lab.test/8080; head -1 <&3";
+    assert_eq!(lab.workload("job").ok(&["bash", "-c", line]), "hello\n");
+}
+
 #[test]
 fn exec_becomes_the_user() {
     let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
