@@ -215,7 +215,7 @@ fn status_is_readable_and_has_json() {
         "REFUSED",
         "unknown key `hots`",
         "0.42 ms",
-        "TLS13_AES_128_GCM_SHA256",
+        "TLS_AES_128_GCM_SHA256",
         "waiting: no such namespace",
         "user 65534",
     ] {
