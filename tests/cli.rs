@@ -95,6 +95,12 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn the_example_that_ships_is_right() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/graph.yaml");
+    Bench::new().run(&["graph", "check", example]).exits(0);
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     let bench = Bench::new();
     for arguments in

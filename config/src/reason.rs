@@ -132,6 +132,15 @@ reasons! {
     QueryFlood = 93, "query_flood", "more DNS queries at once than one workload may have";
 }
 
+impl Reason {
+    /// The fabric said no: by policy, by a limit, or because who answers is not who should. Everything else is a failure of
+    /// what was allowed, or an ordinary end.
+    #[must_use]
+    pub fn is_denial(self) -> bool {
+        matches!(self.code(), 20..=59) || matches!(self, Self::WrongListener | Self::UdpNotCarried)
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())

@@ -20,7 +20,7 @@ mod socket;
 mod status;
 
 use crate::{admin::ClientError, demo, kernel};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use args::{Arguments, CaCommand, Command, GraphCommand};
 use clap::{CommandFactory, Parser};
 use output::Output;
@@ -70,6 +70,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 }
 
 fn undo(cleanup: &args::Cleanup, output: &Output) -> anyhow::Result<Exit> {
+    if !cleanup.run.exists() {
+        bail!("{} does not exist, so no agent ran with it; name the agent's `run:` directory", cleanup.run.display());
+    }
     let report =
         kernel::cleanup(&cleanup.run).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
     output.show(&report, || format!("{report}\n"))?;

@@ -70,7 +70,7 @@ impl Screen {
              \n  {program} status --socket {socket}\
              \n  {program} explain batch db --socket {socket}\
              \n  ip netns exec {} curl -s http://127.0.0.1:7478/metrics\
-             \n  $EDITOR {}      (alpha's copy of the graph: saved is applied)\
+             \n  $EDITOR {}      (each host has its copy, and both ends decide: change alpha's, beta's and gamma's)\
              \n\nWorkloads have the namespaces {}; session records and logs are in {}.\
              \nCtrl-C stops it and leaves nothing behind.\n",
             alpha.namespace(),

@@ -33,7 +33,9 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
     loop {
         reconcile(shared, kernel, &mut attached).await?;
         shared.publish();
-        drop(starting.take());
+        if starting.take().is_some() {
+            tracing::info!(attached = attached.len(), "ready");
+        }
         tokio::select! {
             () = shared.changed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}

@@ -1,6 +1,6 @@
 //! Identity and graph from their files, checked against each other.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ripstop_config::{AgentConfig, FabricName, Graph};
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
@@ -31,7 +31,7 @@ pub(super) fn read(config: &AgentConfig) -> anyhow::Result<String> {
 
 pub(super) fn compile(config: &AgentConfig, fabric: &FabricName, text: &str) -> anyhow::Result<Policy> {
     let file = config.graph.display().to_string();
-    let graph = Graph::parse(&file, text)?;
+    let graph = Graph::parse(&file, text).map_err(|mistakes| anyhow!("{file} has mistakes:\n{mistakes}"))?;
     if graph.fabric != *fabric {
         bail!("{file}: the graph is of fabric `{}`, but this host's certificate is of `{fabric}`", graph.fabric);
     }

@@ -86,6 +86,8 @@ async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_poli
         tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
     }
     let signals = Signals::listen()?;
+    // First, as another agent that already runs would hold everything else too.
+    let kernel = Arc::new(Kernel::open(&config.run)?);
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");
     let metrics = instruments::install().context("failed to set up metrics")?;
@@ -97,11 +99,19 @@ async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_poli
     } else {
         tokio::spawn(telemetry::http::upkeep(metrics));
     }
-    let kernel = Arc::new(Kernel::open(&config.run)?);
     let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
     let records = RecordLog::start(&config.sessions)?;
     let forward = forward::start(&config, &policy)?;
     let expires = identity.not_after();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host = %config.host,
+        fabric = %policy.fabric(),
+        policy = %policy.digest(),
+        listen = %config.listen,
+        metrics = config.metrics.map(tracing::field::display),
+        "starting"
+    );
     let data = data::start(&config, identity, Arc::clone(&policy), records.clone(), forward).await?;
     let shared = Shared::new(config, policy, expires, data.handle());
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
@@ -128,7 +138,7 @@ async fn run_until_told(
     loop {
         tokio::select! {
             ended = &mut attaching => return ended,
-            Some(()) = changes.recv() => shared.reload_if_changed(),
+            Some(()) = changes.recv() => shared.reload_if_changed().await,
             _ = signals.reload.recv() => shared.reload_now(),
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),

@@ -16,10 +16,14 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::Notify;
+
+/// How long a graph's file may be away while it is replaced: so many looks, with so long a pause.
+const REPLACED_LOOKS: u32 = 10;
+const REPLACED_PAUSE: Duration = Duration::from_millis(50);
 
 /// The running agent, as its threads other than the data thread see it.
 pub(super) struct Shared {
@@ -78,10 +82,17 @@ impl Shared {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After a notice from the file's directory: reads the graph again if its text is another.
-    pub(super) fn reload_if_changed(&self) {
-        let Ok(text) = load::read(&self.config) else { return };
-        if self.loaded().text.as_deref() != Some(&text) {
+    /// After a notice from the file's directory: reads the graph again if its text is another. A file that is gone may be
+    /// about to be replaced, and is waited for before that is a failure.
+    pub(super) async fn reload_if_changed(&self) {
+        for _ in 0..REPLACED_LOOKS {
+            if self.config.graph.exists() {
+                break;
+            }
+            tokio::time::sleep(REPLACED_PAUSE).await;
+        }
+        let text = load::read(&self.config).ok();
+        if text.is_none() || self.loaded().text != text {
             self.reload_now();
         }
     }
@@ -176,7 +187,7 @@ impl Shared {
                 PeerState::Connecting => connecting += 1,
                 PeerState::Down { .. } => down += 1,
             }
-            let rtt = peer.rtt.map(std::time::Duration::from_secs_f64);
+            let rtt = peer.rtt.map(Duration::from_secs_f64);
             instruments::peer(&peer.host, peer.state == PeerState::Up, rtt);
         }
         instruments::peers(up, connecting, down);

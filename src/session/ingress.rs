@@ -13,7 +13,7 @@ use super::{
 };
 use crate::telemetry::Side;
 use ripstop_config::{Protocol, Reason};
-use ripstop_policy::{Permit, Policy};
+use ripstop_policy::{Permit, Policy, PolicyDigest};
 use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Refusal, code::End};
 use std::rc::Rc;
 
@@ -106,7 +106,7 @@ async fn admit(
     incoming: &IncomingSession,
 ) -> Result<Admitted, Unreached> {
     let request = &session.live().request;
-    let denied = |reason: Reason| Unreached { reason, detail: format!("{}: {}", context.host, reason.describe()) };
+    let denied = |reason: Reason| Unreached { reason, detail: whose_policy(context, policy, &incoming.header.policy) };
     let permit = request.authorise(policy, &context.host).map_err(denied)?;
     session.permitted(policy, &permit);
     let admission = context.admit(policy, &permit, &request.speaker).map_err(denied)?;
@@ -126,6 +126,16 @@ async fn admit(
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
     Ok(Admitted { permit, reached, endpoint, admission })
+}
+
+/// Which host denied it; and, when the two do not agree on the policy, which policies they have, as that is likely why.
+fn whose_policy(context: &Context, policy: &Policy, callers: &[u8; 8]) -> String {
+    let own = policy.digest();
+    if own.as_bytes() == callers {
+        return context.host.to_string();
+    }
+    let callers = PolicyDigest::from(*callers);
+    format!("{} has policy {own}, the caller's host has {callers}: put the same graph on both", context.host)
 }
 
 async fn refuse(incoming: IncomingSession, reason: Reason, detail: String) {

@@ -320,7 +320,7 @@ impl Session {
             protocol: request.port.protocol,
             endpoint_host: self.live.endpoint_host.take(),
             endpoint: draft.endpoint.take(),
-            verdict: if opened { "allow" } else { "deny" },
+            verdict: if !opened && reason.is_denial() { "deny" } else { "allow" },
             rule: draft.rule.take(),
             reason,
             detail,

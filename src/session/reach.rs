@@ -86,7 +86,7 @@ pub async fn reach(
         }
     };
     let reached = tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or(Err(Reason::EndpointTimeout));
-    reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}: {}", context.host, reason.describe()) })
+    reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}", context.host) })
 }
 
 /// The address from which the endpoint sees the call: the caller's own, or the service's when a workload calls itself, as

@@ -204,11 +204,15 @@ impl std::fmt::Debug for EdgeInstruments {
     }
 }
 
-/// Counts the verdict on a new session: allow when there is no reason, deny otherwise. Give `None` for a caller or service
+/// Counts the verdict on a new session: allow when it was opened (no reason) or failed for another reason than a denial,
+/// such as an endpoint that refused; deny otherwise. Give `None` for a caller or service
 /// that is not in the policy: a peer may name anything, and it is counted as `other`.
 pub fn verdict(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side, reason: Option<Reason>) {
     let mut labels = edge_labels(caller, service, side);
-    labels.push(Label::from_static_parts("verdict", if reason.is_none() { "allow" } else { "deny" }));
+    labels.push(Label::from_static_parts(
+        "verdict",
+        if reason.is_some_and(Reason::is_denial) { "deny" } else { "allow" },
+    ));
     labels.push(Label::from_static_parts("reason", reason.map_or(NO_REASON, Reason::as_str)));
     counter!(SESSIONS, labels).increment(1);
 }

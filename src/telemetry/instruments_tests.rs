@@ -87,7 +87,8 @@ fn every_reason_is_a_label() {
     for reason in Reason::ALL {
         let drop = format!("{DROPPED}{{tenant=\"shop\",workload=\"shop/web\",reason=\"{reason}\"}} 1");
         assert!(text.contains(&drop), "{drop}");
-        assert!(text.contains(&format!("verdict=\"deny\",reason=\"{reason}\"")), "{reason}");
+        let verdict = if reason.is_denial() { "deny" } else { "allow" };
+        assert!(text.contains(&format!("verdict=\"{verdict}\",reason=\"{reason}\"")), "{reason}");
     }
     assert!(text.contains("verdict=\"allow\",reason=\"none\""));
 }

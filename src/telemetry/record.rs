@@ -69,7 +69,7 @@ pub struct SessionRecord {
     pub endpoint_host: Option<HostName>,
     /// The endpoint, as its host names it.
     pub endpoint: Option<String>,
-    /// `allow` or `deny`.
+    /// `allow` or `deny`; a session that was allowed and could not be had says `allow`, and why in `reason`.
     pub verdict: &'static str,
     /// The rule that allowed it: file and line of the edge.
     pub rule: Option<String>,
