@@ -11,6 +11,9 @@
 #     -v /run/netns:/run/netns:rslave \
 #     ripstop agent --config /etc/ripstop/agent.yaml
 #
+# The image has no users of its own: for workloads that the graph names as `user: NAME` add `-v /etc/passwd:/etc/passwd:ro`, or
+# give them by number. For `ip netns exec` on the host to find the fabric's resolver add `-v /etc/netns:/etc/netns`.
+#
 # NET_ADMIN makes the interfaces, rules and routes; SYS_ADMIN enters the workloads' network namespaces. --pid host is
 # needed only where the graph names namespaces by /proc/PID/ns/net.
 

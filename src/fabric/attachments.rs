@@ -2,33 +2,32 @@
 
 use super::{
     data::{Attached, Command},
+    plan::{self, Planned, Waiting},
     shared::Shared,
 };
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
     interface::Owner,
-    kernel::{AttachPlan, Kernel, Place},
+    kernel::{Kernel, Place},
     telemetry::Unready,
 };
 use anyhow::Context as _;
-use ripstop_config::{
-    WorkloadId,
-    graph::{Run, User},
-};
-use ripstop_policy::{Policy, WorkloadEntry};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use ripstop_config::WorkloadId;
+use ripstop_policy::WorkloadEntry;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How often a workload whose namespace or user is not there yet is looked for.
+/// How often a workload whose namespace or user is not there yet, or not the same any more, is looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// Where named namespaces are (ip-netns(8)).
-const NAMESPACES: &str = "/run/netns";
-/// Where users are; read directly, as a static binary cannot load the C library's name services.
-const PASSWD: &str = "/etc/passwd";
+
+type Plans = BTreeMap<WorkloadId, Planned>;
 
 /// Attaches what the policy places on this host, follows its changes, and attaches again what went away. Ready once
 /// everything was tried once. Returns only on an error that waiting does not mend.
 pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: Unready) -> anyhow::Result<()> {
-    let mut attached = BTreeMap::new();
+    let recovering = Arc::clone(kernel);
+    // Only when everything else stands, so that what a killed agent left to keep traffic in is away for as short as can be.
+    tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;
+    let mut attached = Plans::new();
     let mut starting = Some(starting);
     loop {
         reconcile(shared, kernel, &mut attached).await?;
@@ -39,77 +38,53 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
         tokio::select! {
             () = shared.changed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
-            Some(workload) = shared.data().interface_gone() => {
-                if let Some(plan) = attached.remove(&workload) {
-                    detach(kernel, plan).await?;
-                }
-            }
+            Some(workload) = shared.data().interface_gone() => drop(attached.remove(&workload)),
         }
     }
 }
 
-type Plans = BTreeMap<WorkloadId, AttachPlan>;
-
 async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Plans) -> anyhow::Result<()> {
     let policy = shared.policy();
-    let wanted: BTreeMap<_, _> = policy
-        .workloads_on(shared.host())
-        .map(|ix| policy.workload_entry(ix))
-        .map(|entry| (entry.id.clone(), entry))
-        .collect();
+    let on_host = policy.workloads_on(shared.host()).map(|ix| policy.workload_entry(ix));
+    let wanted: BTreeMap<_, _> = on_host.map(|entry| (entry.id.clone(), (entry, plan::plan(&policy, entry)))).collect();
     shared.workloads().retain(|id, _| wanted.contains_key(id));
-    let plans: BTreeMap<_, _> = wanted.iter().map(|(id, entry)| (id.clone(), plan(&policy, entry))).collect();
-    let stale: Vec<_> =
-        attached.iter().filter(|(id, plan)| !is_still_wanted(&plans, id, plan)).map(|(id, _)| id.clone()).collect();
-    for id in stale {
-        shared.data().send(Command::Detach(id.clone())).map_err(anyhow::Error::msg)?;
-        if let Some(plan) = attached.remove(&id) {
-            detach(kernel, plan).await?;
+    let stale = |id: &WorkloadId, planned: &Planned| match wanted.get(id) {
+        Some((_, Ok(wanted))) => wanted != planned,
+        Some((_, Err(waiting))) => waiting.gone,
+        None => true,
+    };
+    for (id, planned) in attached.extract_if(.., |id, planned| stale(id, planned)) {
+        shared.data().send(Command::Detach(id)).map_err(anyhow::Error::msg)?;
+        if let Err(error) = detach(kernel, &planned).await {
+            tracing::warn!(link = planned.attach.link, "{error:#}; it is tried again before the link is used");
         }
     }
-    for (id, plan) in plans {
-        let Some(entry) = wanted.get(&id) else { continue };
-        let state = match plan {
-            Ok(plan) if attached.contains_key(&id) => {
-                report(shared, entry, &plan.link, WorkloadState::Attached);
-                continue;
-            }
-            Ok(plan) => match attach(shared, kernel, entry, plan.clone()).await {
-                Ok(()) => {
-                    tracing::info!(workload = %id, link = plan.link, "attached");
-                    report(shared, entry, &plan.link, WorkloadState::Attached);
-                    attached.insert(id, plan);
-                    continue;
+    for (id, (entry, planned)) in wanted {
+        let state = if attached.contains_key(&id) {
+            WorkloadState::Attached
+        } else {
+            match try_attach(shared, kernel, entry, planned).await {
+                Ok(planned) => {
+                    tracing::info!(workload = %id, link = planned.attach.link, "attached");
+                    attached.insert(id.clone(), planned);
+                    WorkloadState::Attached
                 }
-                Err(error) => WorkloadState::Waiting(format!("{error:#}")),
-            },
-            Err(why) => WorkloadState::Waiting(why),
+                Err(why) => WorkloadState::Waiting(why),
+            }
         };
-        if report(shared, entry, &link_name(&id), state.clone()) {
+        if report(shared, entry, state.clone()) && state != WorkloadState::Attached {
             tracing::warn!(workload = %id, %state, "not attached");
         }
     }
     Ok(())
 }
 
-fn is_still_wanted(
-    plans: &BTreeMap<WorkloadId, Result<AttachPlan, String>>,
-    id: &WorkloadId,
-    plan: &AttachPlan,
-) -> bool {
-    matches!(plans.get(id), Some(Ok(wanted)) if wanted == plan)
-}
-
 /// True when it is news.
-fn report(shared: &Shared, entry: &WorkloadEntry, link: &str, state: WorkloadState) -> bool {
-    let (kind, place) = match &entry.run {
-        Run::Netns(name) => ("netns", netns_path(name).display().to_string()),
-        Run::User(User::Name(name)) => ("user", user_id(name).map_or_else(|| name.clone(), |id| id.to_string())),
-        Run::User(User::Id(id)) => ("user", id.to_string()),
-    };
+fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState) -> bool {
+    let (kind, place) = plan::describe(entry);
     let status = WorkloadStatus {
         id: entry.id.clone(),
-        link: link.into(),
+        link: plan::link_name(&entry.id),
         kind: kind.into(),
         place,
         v4: entry.v4,
@@ -121,81 +96,36 @@ fn report(shared: &Shared, entry: &WorkloadEntry, link: &str, state: WorkloadSta
     before.is_none_or(|before| before.state != status.state)
 }
 
-async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, plan: AttachPlan) -> anyhow::Result<()> {
-    let (attaching, planned) = (Arc::clone(kernel), plan.clone());
+async fn try_attach(
+    shared: &Shared,
+    kernel: &Arc<Kernel>,
+    entry: &WorkloadEntry,
+    planned: Result<Planned, Waiting>,
+) -> Result<Planned, String> {
+    let planned = planned.map_err(|waiting| waiting.why)?;
+    attach(shared, kernel, entry, &planned).await.map_err(|error| format!("{error:#}"))?;
+    Ok(planned)
+}
+
+async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, planned: &Planned) -> anyhow::Result<()> {
+    // What an earlier attempt may have left.
+    detach(kernel, planned).await?;
+    let (attaching, plan) = (Arc::clone(kernel), planned.attach.clone());
     let user = match plan.place {
         Place::User { uid } => Some(uid),
         Place::Netns(_) => None,
     };
-    let tun =
-        tokio::task::spawn_blocking(move || attaching.attach(&planned)).await.context("attaching broke off")??;
+    let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
     let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, user };
     let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
     if taken.is_err() {
-        detach(kernel, plan).await?;
+        detach(kernel, planned).await?;
     }
     taken.map_err(anyhow::Error::msg)
 }
 
-async fn detach(kernel: &Arc<Kernel>, plan: AttachPlan) -> anyhow::Result<()> {
-    let kernel = Arc::clone(kernel);
-    let link = plan.link.clone();
-    let detached =
-        tokio::task::spawn_blocking(move || kernel.detach(&plan.link)).await.context("detaching broke off")?;
-    if let Err(error) = detached {
-        tracing::warn!(link, %error, "not everything of the interface was removed; `ripstop cleanup` will");
-    }
-    Ok(())
-}
-
-/// What the interface of a workload is to be; the error says what it waits for.
-fn plan(policy: &Policy, entry: &WorkloadEntry) -> Result<AttachPlan, String> {
-    let place = match &entry.run {
-        Run::Netns(name) => {
-            let path = netns_path(name);
-            if !path.exists() {
-                return Err(format!("namespace {} does not exist yet", path.display()));
-            }
-            Place::Netns(path)
-        }
-        Run::User(User::Id(uid)) => Place::User { uid: *uid },
-        Run::User(User::Name(name)) => {
-            Place::User { uid: user_id(name).ok_or_else(|| format!("no user `{name}` in {PASSWD}"))? }
-        }
-    };
-    let (resolver, _) = policy.resolver();
-    Ok(AttachPlan {
-        link: link_name(&entry.id),
-        place,
-        v4: entry.v4,
-        v6: entry.v6,
-        ranges: policy.graph().ranges,
-        isolated: entry.isolated,
-        resolver,
-    })
-}
-
-fn netns_path(name: &str) -> PathBuf {
-    // Joining an absolute path gives that path.
-    PathBuf::from(NAMESPACES).join(name)
-}
-
-/// Finds a user that is not root.
-fn user_id(name: &str) -> Option<u32> {
-    let users = std::fs::read_to_string(PASSWD).ok()?;
-    let id = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })?;
-    (id != 0).then_some(id)
-}
-
-/// A name of at most 15 bytes (`IFNAMSIZ`) that is the same at every start and differs between workloads: as much of the
-/// workload's name as fits, and a hash of all of it.
-fn link_name(id: &WorkloadId) -> String {
-    // FNV-1a, 32 bits.
-    let hash =
-        id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let name: String = id.name.as_str().chars().take(6).collect();
-    format!("rs-{name}-{:05x}", hash & 0xf_ffff)
+async fn detach(kernel: &Arc<Kernel>, planned: &Planned) -> anyhow::Result<()> {
+    let (kernel, link) = (Arc::clone(kernel), planned.attach.link.clone());
+    let detached = tokio::task::spawn_blocking(move || kernel.detach(&link)).await.context("detaching broke off")?;
+    detached.context("failed to remove everything of an interface")
 }

@@ -19,16 +19,12 @@ pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// Reads and compiles the graph, and makes sure that it is of this host's fabric.
-pub(super) fn policy(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result<Policy> {
-    compile(config, fabric, &read(config)?)
-}
-
 pub(super) fn read(config: &AgentConfig) -> anyhow::Result<String> {
     let shown = config.graph.display();
     std::fs::read_to_string(&config.graph).with_context(|| format!("failed to read the service graph {shown}"))
 }
 
+/// Compiles the graph, and makes sure that it is of this host's fabric.
 pub(super) fn compile(config: &AgentConfig, fabric: &FabricName, text: &str) -> anyhow::Result<Policy> {
     let file = config.graph.display().to_string();
     let graph = Graph::parse(&file, text).map_err(|mistakes| anyhow!("{file} has mistakes:\n{mistakes}"))?;

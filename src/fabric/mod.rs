@@ -1,16 +1,17 @@
 //! The agent: from its settings to a running host of the fabric, and back to a clean one.
 //!
 //! 1. Check what can be checked without changing anything: rights, identity, graph, addresses in use.
-//! 2. Take the run directory, which also undoes what a killed agent left behind.
+//! 2. Take the run directory, and the addresses.
 //! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding and reloads, so
 //!    that a scrape never costs a packet.
-//! 4. Attach the workloads of this host, and keep them attached.
+//! 4. Undo what a killed agent left behind, attach the workloads of this host, and keep them attached.
 //! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
 
 mod attachments;
 mod data;
 mod forward;
 mod load;
+mod plan;
 mod shared;
 mod watch;
 
@@ -22,6 +23,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ripstop_config::AgentConfig;
+use ripstop_policy::Policy;
 use ripstop_transport::Identity;
 use shared::Shared;
 use std::{sync::Arc, time::Duration};
@@ -35,11 +37,16 @@ const RECORDS_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// What kept it from starting, with what to do about it; nothing is left half set up.
 pub fn run(config: AgentConfig) -> anyhow::Result<()> {
-    preflight()?;
-    let identity = load::identity(&config)?;
-    let policy = load::policy(&config, identity.fabric())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
-    runtime.block_on(serve(config, identity, Arc::new(policy)))
+    runtime.block_on(async {
+        // First, as a signal that nobody listens to ends the process.
+        let signals = Signals::listen()?;
+        preflight()?;
+        let identity = load::identity(&config)?;
+        let text = load::read(&config)?;
+        let policy = Arc::new(load::compile(&config, identity.fabric(), &text)?);
+        serve(config, identity, policy, text, signals).await
+    })
 }
 
 fn preflight() -> anyhow::Result<()> {
@@ -79,15 +86,20 @@ impl Signals {
     }
 }
 
-async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_policy::Policy>) -> anyhow::Result<()> {
+async fn serve(
+    config: AgentConfig,
+    identity: Identity,
+    policy: Arc<Policy>,
+    text: String,
+    signals: Signals,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Buffers of sessions are made large and used as far as needed: huge pages would make all of each resident.
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
     }
-    let signals = Signals::listen()?;
     // First, as another agent that already runs would hold everything else too.
-    let kernel = Arc::new(Kernel::open(&config.run)?);
+    let kernel = Arc::new(Kernel::lock(&config.run)?);
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");
     let metrics = instruments::install().context("failed to set up metrics")?;
@@ -113,7 +125,7 @@ async fn serve(config: AgentConfig, identity: Identity, policy: Arc<ripstop_poli
         "starting"
     );
     let data = data::start(&config, identity, Arc::clone(&policy), records.clone(), forward).await?;
-    let shared = Shared::new(config, policy, expires, data.handle());
+    let shared = Shared::new(config, policy, text, expires, data.handle());
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
     shared.connect_peers();
     let stopped = run_until_told(&shared, &kernel, signals, starting).await;
@@ -133,6 +145,8 @@ async fn run_until_told(
     starting: telemetry::Unready,
 ) -> anyhow::Result<()> {
     let mut changes = watch::graph(shared.graph_file())?;
+    // What changed since it was read is no notice any more.
+    shared.reload_if_changed().await;
     let attaching = attachments::keep(shared, kernel, starting);
     let mut attaching = std::pin::pin!(attaching);
     loop {

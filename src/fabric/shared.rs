@@ -47,16 +47,22 @@ struct Loaded {
 }
 
 impl Shared {
-    pub(super) fn new(config: AgentConfig, policy: Arc<Policy>, expires: SystemTime, data: DataHandle) -> Arc<Self> {
+    /// `text` is what the policy was compiled from.
+    pub(super) fn new(
+        config: AgentConfig,
+        policy: Arc<Policy>,
+        text: String,
+        expires: SystemTime,
+        data: DataHandle,
+    ) -> Arc<Self> {
         instruments::policy_loaded(true, *policy.digest().as_bytes());
-        let text = load::read(&config).ok();
         let now = OffsetDateTime::now_utc();
         Arc::new(Self {
             config,
             started: now,
             expires,
             data,
-            loaded: Mutex::new(Loaded { policy, at: now, error: None, text }),
+            loaded: Mutex::new(Loaded { policy, at: now, error: None, text: Some(text) }),
             workloads: Mutex::default(),
             changed: Notify::new(),
         })

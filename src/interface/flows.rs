@@ -2,17 +2,18 @@
 
 use crate::{
     packet::{FlowKey, Packet, Payload, Segment, craft, parse},
-    session::context::{Context, random},
+    session::{
+        context::{Context, random},
+        limits::DenialLimit,
+    },
     stack::{Endpoint, TunPort},
     telemetry::DropCounters,
 };
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ripstop_config::{Reason, WorkloadId};
 use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::NonZeroU32,
     rc::{Rc, Weak},
 };
 use tokio::sync::Notify;
@@ -26,10 +27,6 @@ const PORT_FIRST: u16 = 1_024;
 const PORTS: u16 = u16::MAX - PORT_FIRST;
 /// Ports tried before a connection is given up: more in a row are taken only if almost all are.
 const PORTS_TRIED: u16 = 4_096;
-/// Denied attempts of one workload that are recorded per second, and at once. A scan is counted in full, but must not
-/// fill the disk on which everybody's records go.
-const DENIALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
-const DENIALS_AT_ONCE: NonZeroU32 = NonZeroU32::new(2_000).expect("not zero");
 
 /// A flow in the table. Ports are used again: a place is only ever given up by the one who took it.
 struct Place {
@@ -79,7 +76,7 @@ pub struct Interface {
     flows: RefCell<FxHashMap<FlowKey, Place>>,
     takers: Cell<u64>,
     ports: Cell<u16>,
-    denials: DefaultDirectRateLimiter,
+    denials: DenialLimit,
     held: Cell<usize>,
     closing: Cell<bool>,
     closed: Notify,
@@ -112,7 +109,7 @@ impl Interface {
             takers: Cell::new(0),
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
-            denials: RateLimiter::direct(Quota::per_second(DENIALS_PER_SECOND).allow_burst(DENIALS_AT_ONCE)),
+            denials: DenialLimit::default(),
             held: Cell::new(0),
             closing: Cell::new(false),
             closed: Notify::new(),
@@ -210,7 +207,7 @@ impl Interface {
     /// Whether another denied attempt of the workload is recorded, or only counted.
     #[must_use]
     pub fn may_record_denial(&self) -> bool {
-        self.denials.check().is_ok()
+        self.denials.may_record()
     }
 
     /// Opens a connection to the workload at `target` from `source`, at the next free port.

@@ -6,8 +6,9 @@
 use super::{Error, netns::NsId};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -65,7 +66,8 @@ pub(super) struct Journal {
 impl Journal {
     /// Locks the directory, making it if need be, and reads what is there.
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(|source| Error::file("create", dir, source))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.and_then(|()| check_directory(dir)).map_err(|source| Error::file("use", dir, source))?;
         let lock = lock(dir)?;
         let mut journal = Self { dir: dir.to_owned(), attachments: Vec::new(), corrupt: None, _lock: lock };
         match read(&dir.join(JOURNAL)) {
@@ -118,16 +120,31 @@ impl Journal {
     fn replace(&self, path: &Path) -> io::Result<()> {
         let document = Document { version: VERSION, attachments: self.attachments.clone() };
         let next = self.dir.join(NEXT);
-        let mut file = File::create(&next)?;
+        remove_file(&next)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&next)?;
         file.write_all(&serde_json::to_vec_pretty(&document)?)?;
         file.sync_all()?;
         fs::rename(next, path)
     }
 }
 
+/// What is written there is believed by root: nobody else may write it.
+fn check_directory(dir: &Path) -> io::Result<()> {
+    let found = fs::metadata(dir)?;
+    let trusted = [0, nix::unistd::geteuid().as_raw()];
+    if found.mode() & 0o022 != 0 || !trusted.contains(&found.uid()) {
+        let why = "it belongs to another user, or others may write to it: give it to root, with mode 0700";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
-    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut options = File::options();
+    // Not through a link, and nobody else may hold it.
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let opened = options.open(&path);
     let mut file = opened.map_err(|source| Error::file("open", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}

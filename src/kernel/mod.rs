@@ -96,12 +96,30 @@ impl Kernel {
     /// [`Error::Locked`] when an agent uses the directory; [`Error::CorruptJournal`] when what is to be undone cannot
     /// be read: then only this namespace was cleaned, and the journal is set aside so that the next start works.
     pub fn open(run_dir: &Path) -> Result<Self, Error> {
-        let mut journal = Journal::open(run_dir)?;
-        let report = cleanup::replay(&mut journal)?;
+        let kernel = Self::lock(run_dir)?;
+        kernel.recover()?;
+        Ok(kernel)
+    }
+
+    /// Locks the run directory, creating it if need be. What a killed agent left behind stays until [`Kernel::recover`]:
+    /// it keeps traffic from leaving elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when an agent uses the directory.
+    pub fn lock(run_dir: &Path) -> Result<Self, Error> {
+        Ok(Self { journal: Mutex::new(Journal::open(run_dir)?) })
+    }
+
+    /// Undoes what an agent that was killed left behind. Call it before the first [`Kernel::attach`].
+    ///
+    /// # Errors
+    /// [`Error::CorruptJournal`] as [`Kernel::open`]; otherwise the first thing the kernel refused.
+    pub fn recover(&self) -> Result<(), Error> {
+        let report = cleanup::replay(&mut self.journal())?;
         if report.is_anything() {
             tracing::warn!(%report, "cleaned up after an agent that did not stop in order");
         }
-        Ok(Self { journal: Mutex::new(journal) })
+        Ok(())
     }
 
     /// Creates an interface with its addresses, routes and rules. Takes some milliseconds; blocks.

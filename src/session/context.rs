@@ -2,7 +2,7 @@
 
 use super::{
     balance::Balancer,
-    limits::{Admission, EdgeLimits},
+    limits::{Admission, DenialLimit, EdgeLimits},
     live::{LiveTable, Request},
 };
 use crate::{
@@ -81,6 +81,8 @@ pub struct Context {
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
     edges: RefCell<HashMap<EdgeKey, Rc<EdgeLimits>>>,
+    /// By calling host; only hosts of the graph may connect, so they are few.
+    denials: RefCell<HashMap<HostName, DenialLimit>>,
     instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), Rc<EdgeInstruments>>>,
     ids: Cell<u64>,
     seed: u64,
@@ -111,6 +113,7 @@ impl Context {
             policy: RefCell::new(policy),
             interfaces: RefCell::default(),
             edges: RefCell::default(),
+            denials: RefCell::default(),
             instruments: RefCell::default(),
             ids: Cell::new(0),
             seed: random(),
@@ -180,6 +183,16 @@ impl Context {
         let limits = edges.entry(key).or_insert_with(|| EdgeLimits::new(permit.limits));
         limits.update(permit.limits);
         limits.admit()
+    }
+
+    /// Whether another denied attempt from a host is recorded, or only counted.
+    #[must_use]
+    pub fn may_record_denial(&self, speaker: &HostName) -> bool {
+        let mut denials = self.denials.borrow_mut();
+        if let Some(limit) = denials.get(speaker) {
+            return limit.may_record();
+        }
+        denials.entry(speaker.clone()).or_default().may_record()
     }
 
     /// The instruments of a session's edge, looked up once; none without a service.

@@ -86,7 +86,12 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
         }
         Err(Unreached { reason, detail }) => {
             refuse(incoming, reason, detail.clone()).await;
-            session.end(reason, (!detail.is_empty()).then_some(detail));
+            let recorded = !reason.is_denial() || context.may_record_denial(&session.live().request.speaker);
+            if recorded {
+                session.end(reason, (!detail.is_empty()).then_some(detail));
+            } else {
+                session.end_unrecorded(reason);
+            }
         }
     }
 }

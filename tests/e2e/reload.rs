@@ -138,3 +138,38 @@ fn a_namespace_that_comes_late_is_attached() {
     let reach = connect_from("soon", &lab);
     within(Duration::from_secs(10), "the workload to be attached", || soon.run(&["sh", "-c", &reach]).status.success());
 }
+
+#[test]
+fn another_namespace_of_the_same_name_is_attached() {
+    let graph = SHOP.replace("netns: web }", "netns: soon }");
+    let lab = Lab::of(&["alpha", "beta"]).graph(&graph).start();
+    let _server = lab.workload("api").serve(8080, echo);
+    let (host, reach) = (lab.host("alpha"), connect_from("soon", &lab));
+    let reaches = || host.run(&["sh", "-c", &reach]).status.success();
+    within(Duration::from_secs(10), "the workload to be attached", reaches);
+    // In one go, so that the agent never sees the name without a namespace.
+    host.sh("ip netns del soon && ip netns add soon && ip -n soon link set lo up");
+    within(Duration::from_secs(10), "its new namespace to be attached", reaches);
+}
+
+#[test]
+fn a_graph_that_is_being_written_is_not_read() {
+    let lab = Lab::shop();
+    let _server = lab.workload("api").serve(8080, echo);
+    let (agent, mut stream) = (lab.agent("alpha"), open(&lab, "web"));
+    let (file, digest) = (agent.graph_file(), agent.digest());
+    let text = fs::read_to_string(&file).unwrap();
+    let (head, tail) = text.split_at(text.find("    allow:").unwrap());
+    let mut writer = fs::File::create(&file).unwrap();
+    writer.write_all(head.as_bytes()).unwrap();
+    writer.sync_all().unwrap();
+    std::thread::sleep(SECOND);
+    assert_eq!(agent.digest(), digest, "half a graph is no graph");
+    stream.write_all(b"ping").unwrap();
+    stream.read_exact(&mut [0; 4]).expect("and cuts nothing");
+    let changed = tail.replacen(EDGE, &format!("{EDGE}      - {{ from: other, to: api }}\n"), 1);
+    writer.write_all(changed.as_bytes()).unwrap();
+    drop(writer);
+    within(SECOND, "the whole graph to be in force", || agent.digest() != digest);
+    assert!(agent.status()["policy"]["last_error"].is_null());
+}

@@ -1,0 +1,100 @@
+//! What the interface of a workload is to be on this host, as far as the host can say by now.
+
+use crate::kernel::{
+    AttachPlan, Place,
+    netns::{self, NsId},
+};
+use ripstop_config::{
+    WorkloadId,
+    graph::{Run, User},
+};
+use ripstop_policy::{Policy, WorkloadEntry};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Where users are; read directly, as a static binary cannot load the C library's name services.
+const PASSWD: &str = "/etc/passwd";
+
+/// An interface that can be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub(super) attach: AttachPlan,
+    /// Which namespace the path leads to: another one may take its name.
+    namespace: Option<NsId>,
+}
+
+/// Why an interface cannot be made.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) why: String,
+    /// What it is for is not there. When this host merely failed to look, what is attached stays.
+    pub(super) gone: bool,
+}
+
+/// What the interface of a workload is to be; the error says what it waits for.
+pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry) -> Result<Planned, Waiting> {
+    let (place, namespace) = match &entry.run {
+        Run::Netns(name) => {
+            let path = netns_path(name);
+            let id = NsId::of(&path).map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
+            (Place::Netns(path), Some(id))
+        }
+        Run::User(User::Id(uid)) => (Place::User { uid: *uid }, None),
+        Run::User(User::Name(name)) => (Place::User { uid: user_id(name)? }, None),
+    };
+    let (resolver, _) = policy.resolver();
+    let attach = AttachPlan {
+        link: link_name(&entry.id),
+        place,
+        v4: entry.v4,
+        v6: entry.v6,
+        ranges: policy.graph().ranges,
+        isolated: entry.isolated,
+        resolver,
+    };
+    Ok(Planned { attach, namespace })
+}
+
+fn waiting(error: &io::Error, what: &str) -> Waiting {
+    let gone = error.kind() == io::ErrorKind::NotFound;
+    let why = if gone { format!("{what} does not exist yet") } else { format!("failed to look at {what}: {error}") };
+    Waiting { why, gone }
+}
+
+/// The kind of a workload, and where it is, for people.
+pub(super) fn describe(entry: &WorkloadEntry) -> (&'static str, String) {
+    match &entry.run {
+        Run::Netns(name) => ("netns", netns_path(name).display().to_string()),
+        Run::User(User::Name(name)) => ("user", user_id(name).map_or_else(|_| name.clone(), |id| id.to_string())),
+        Run::User(User::Id(id)) => ("user", id.to_string()),
+    }
+}
+
+fn netns_path(name: &str) -> PathBuf {
+    // Joining an absolute path gives that path.
+    let named = netns::path_of(name);
+    if Path::new(name).is_absolute() { PathBuf::from(name) } else { named }
+}
+
+/// Finds a user that is not root.
+fn user_id(name: &str) -> Result<u32, Waiting> {
+    let users = std::fs::read_to_string(PASSWD).map_err(|error| waiting(&error, PASSWD))?;
+    let id = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    let missing = || Waiting { why: format!("{PASSWD} has no user `{name}` other than root"), gone: true };
+    id.filter(|id| *id != 0).ok_or_else(missing)
+}
+
+/// A name of at most 15 bytes (`IFNAMSIZ`) that is the same at every start: as much of the workload's name as fits, and a
+/// hash of all of it. Two workloads could share one in the worst case; the second is then refused.
+pub(super) fn link_name(id: &WorkloadId) -> String {
+    // FNV-1a, 32 bits.
+    let hash =
+        id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let name: String = id.name.as_str().chars().take(6).collect();
+    format!("rs-{name}-{:05x}", hash & 0xf_ffff)
+}
