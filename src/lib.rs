@@ -5,6 +5,7 @@ pub mod admin;
 pub mod cli;
 pub mod demo;
 pub mod fabric;
+pub mod files;
 pub mod interface;
 pub mod kernel;
 pub mod packet;

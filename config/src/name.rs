@@ -11,7 +11,7 @@ pub enum NameError {
     /// The text has no characters.
     #[error("a name cannot be empty")]
     Empty,
-    /// A label may have 63 characters, a fabric name 200.
+    /// A label may have 63 characters, a fabric name 120.
     #[error("`{0}` is too long: at most {1} characters")]
     TooLong(String, usize),
     /// A character outside `a-z`, `0-9` and `-`, or a `-` at an end.

@@ -3,8 +3,8 @@
 use super::{
     Exit,
     args::{self, LogFormat},
-    files,
 };
+use crate::files;
 use anyhow::Context;
 use ripstop_config::AgentConfig;
 use std::io::{self, IsTerminal};
@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
     log_to_stderr(&agent.log, agent.log_format)?;
     let path = &agent.config;
-    let text = files::read(path).context("the agent has no settings; name their file with --config")?;
+    let text = files::read(path)
+        .context("the agent's settings cannot be had; run it as root, and name their file with --config")?;
     let config = AgentConfig::parse(&path.display().to_string(), &text);
     let config = config.map_err(|mistakes| files::mistakes_in(path, &mistakes))?;
     crate::fabric::run(config)?;

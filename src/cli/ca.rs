@@ -69,8 +69,8 @@ fn open(directory: &Path) -> anyhow::Result<(String, Authority)> {
             directory.display()
         )
     };
-    let certificate = files::read(&directory.join(CA_CERTIFICATE)).with_context(hint)?;
-    let key = files::read(&directory.join(CA_KEY)).with_context(hint)?;
+    let certificate = crate::files::read(&directory.join(CA_CERTIFICATE)).with_context(hint)?;
+    let key = crate::files::read(&directory.join(CA_KEY)).with_context(hint)?;
     let authority = Authority::from_pem(&certificate, &key)
         .with_context(|| format!("{CA_CERTIFICATE} and {CA_KEY} in {} are not an authority", directory.display()))?;
     Ok((certificate, authority))

@@ -1,42 +1,21 @@
 //! Files that commands read and write.
 
+use crate::files::{mistakes_in, read};
 use anyhow::{Context, bail};
 use ripstop_config::Graph;
 use ripstop_policy::Policy;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read, Write},
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
-
-/// Bytes of a file that is read: the limit of a policy bundle (DESIGN section 12).
-const FILE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Reads a text file of bounded size.
-pub(super) fn read(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
-    let mut text = String::new();
-    let read = file.take(FILE_BYTES + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
-    if read as u64 > FILE_BYTES {
-        bail!("{shown} is larger than {} MiB", FILE_BYTES / 1024 / 1024);
-    }
-    Ok(text)
-}
 
 /// Reads and compiles a graph; its mistakes are shown all at once.
 pub(super) fn policy(path: &Path) -> anyhow::Result<Policy> {
     let text = read(path)?;
     let graph = Graph::parse(&path.display().to_string(), &text).map_err(|mistakes| mistakes_in(path, &mistakes))?;
     ripstop_policy::compile(graph).with_context(|| format!("cannot compile {}", path.display()))
-}
-
-/// The mistakes of a file as they render themselves, below their number.
-pub(super) fn mistakes_in(path: &Path, mistakes: &ripstop_config::Diagnostics) -> anyhow::Error {
-    let count = mistakes.0.len();
-    let noun = if count == 1 { "mistake" } else { "mistakes" };
-    anyhow::anyhow!("{count} {noun} in {}\n\n{mistakes}", path.display())
 }
 
 /// A file to be written once.
@@ -74,8 +53,10 @@ fn write_one(file: &NewFile<'_>) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("{shown} exists already and is left as it is"),
         opened => opened.with_context(|| format!("cannot write {shown}"))?,
     };
-    opened
-        .write_all(file.text.as_bytes())
-        .and_then(|()| opened.sync_all())
-        .with_context(|| format!("cannot write {shown}"))
+    let written = opened.write_all(file.text.as_bytes()).and_then(|()| opened.sync_all());
+    if written.is_err() {
+        // Half a file would stand in the way of the next attempt; what fails here is said by the error before.
+        let _ = fs::remove_file(file.path);
+    }
+    written.with_context(|| format!("cannot write {shown}"))
 }

@@ -5,7 +5,7 @@ use super::{
     output::{self, Output},
 };
 use ripstop_config::{
-    ByteRate, OpenRate,
+    ByteRate, OpenRate, Protocol,
     graph::{Edge, Limits, Run, User},
 };
 use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry};
@@ -27,9 +27,17 @@ pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
     let value = json!({ "fabric": graph.fabric, "digest": digest, "counts": counts.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
     output.show(&value, || {
         let counts: Vec<_> = counts.iter().map(|(what, count)| counted(*count, what)).collect();
-        format!("ok: {} (fabric {}, digest {digest})\n", counts.join(", "), graph.fabric)
+        format!("ok: {} (fabric {}, digest {digest})\n{}", counts.join(", "), graph.fabric, not_carried(&policy))
     })?;
     Ok(Exit::Ok)
+}
+
+/// What the graph may say and this version does not do.
+fn not_carried(policy: &Policy) -> String {
+    let services = policy.services().map(|ix| policy.service_entry(ix));
+    let ports = services.flat_map(|entry| entry.ports.iter().map(move |port| (&entry.id, port)));
+    let udp = ports.filter(|(_, port)| port.protocol == Protocol::Udp);
+    udp.map(|(service, port)| format!("note: {service} {port}: this version refuses UDP to services\n")).collect()
 }
 
 /// `1 host`, `3 hosts`.

@@ -1,6 +1,7 @@
 //! Identity and graph from their files, checked against each other.
 
-use anyhow::{Context as _, anyhow, bail};
+use crate::files;
+use anyhow::{Context as _, bail};
 use ripstop_config::{AgentConfig, FabricName, Graph};
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
@@ -20,14 +21,13 @@ pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
 }
 
 pub(super) fn read(config: &AgentConfig) -> anyhow::Result<String> {
-    let shown = config.graph.display();
-    std::fs::read_to_string(&config.graph).with_context(|| format!("failed to read the service graph {shown}"))
+    files::read(&config.graph).context("failed to read the service graph")
 }
 
 /// Compiles the graph, and makes sure that it is of this host's fabric.
 pub(super) fn compile(config: &AgentConfig, fabric: &FabricName, text: &str) -> anyhow::Result<Policy> {
     let file = config.graph.display().to_string();
-    let graph = Graph::parse(&file, text).map_err(|mistakes| anyhow!("{file} has mistakes:\n{mistakes}"))?;
+    let graph = Graph::parse(&file, text).map_err(|mistakes| files::mistakes_in(&config.graph, &mistakes))?;
     if graph.fabric != *fabric {
         bail!("{file}: the graph is of fabric `{}`, but this host's certificate is of `{fabric}`", graph.fabric);
     }

@@ -12,7 +12,7 @@ use ripstop_config::{AgentConfig, HostName, WorkloadId};
 use ripstop_policy::Policy;
 use ripstop_transport::PeerState;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,11 @@ pub(super) struct Shared {
     expires: SystemTime,
     data: DataHandle,
     loaded: Mutex<Loaded>,
+    /// Held while a graph is read and compiled, which may take long: apart from `loaded`, so that nobody else waits.
+    reloading: Mutex<()>,
     workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
+    /// Hosts of which metrics tell.
+    told: Mutex<BTreeSet<HostName>>,
     /// The policy changed: attachments may have to follow.
     pub(super) changed: Notify,
 }
@@ -63,7 +67,9 @@ impl Shared {
             expires,
             data,
             loaded: Mutex::new(Loaded { policy, at: now, error: None, text: Some(text) }),
+            reloading: Mutex::default(),
             workloads: Mutex::default(),
+            told: Mutex::default(),
             changed: Notify::new(),
         })
     }
@@ -111,14 +117,16 @@ impl Shared {
     }
 
     fn try_reload(&self) -> Result<(), String> {
-        let mut loaded = self.loaded();
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = load::read(&self.config);
-        loaded.text = read.as_ref().ok().cloned();
-        let fabric = loaded.policy.fabric().clone();
+        let text = read.as_ref().ok().cloned();
+        let fabric = self.policy().fabric().clone();
         let outcome = read
             .and_then(|text| load::compile(&self.config, &fabric, &text))
             .map_err(|error| format!("{error:#}"))
             .and_then(|policy| self.put_in_force(policy));
+        let mut loaded = self.loaded();
+        loaded.text = text;
         match outcome {
             Ok(policy) => {
                 tracing::info!(digest = %policy.digest(), "policy in force");
@@ -187,7 +195,13 @@ impl Shared {
         instruments::workloads(attached, workloads.len() - attached);
         drop(workloads);
         let (mut up, mut connecting, mut down) = (0, 0, 0);
-        for peer in self.data.transport().peers() {
+        let peers = self.data.transport().peers();
+        let names = peers.iter().map(|peer| peer.host.clone()).collect();
+        let before = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), names);
+        before.iter().filter(|host| peers.iter().all(|peer| peer.host != **host)).for_each(|host| {
+            instruments::peer(host, false, None);
+        });
+        for peer in peers {
             match peer.state {
                 PeerState::Up => up += 1,
                 PeerState::Connecting => connecting += 1,

@@ -69,24 +69,27 @@ pub async fn reach(
 ) -> Result<Reached, Unreached> {
     let target = target(policy, service, port);
     let by = policy.workload_entry(service.by);
+    let unreached = |reason, more| Unreached { reason, detail: format!("{} {target}{more}", context.host) };
     let reaching = async {
-        let interface = context.interface(&by.id).ok_or(Reason::NoInterface)?;
+        let plain = |reason| unreached(reason, String::new());
+        let interface = context.interface(&by.id).ok_or_else(|| plain(Reason::NoInterface))?;
         match by.run {
             Run::User(_) => {
-                let stream = kernel(target).await?;
-                check_owner(context, &stream, target, interface.user()).await?;
+                let stream = kernel(target).await.map_err(plain)?;
+                let owner = check_owner(context, &stream, target, interface.user()).await;
+                owner.map_err(|why| unreached(Reason::WrongListener, format!(", {why}")))?;
                 Ok(Reached::Kernel(Rc::new(stream)))
             }
             Run::Netns(_) => {
                 let source = source(policy, service, caller, target.is_ipv4());
-                let (endpoint, guard) = interface.connect(source, target, random())?;
-                endpoint.established().await.map_err(|broken| broken.0)?;
+                let (endpoint, guard) = interface.connect(source, target, random()).map_err(plain)?;
+                endpoint.established().await.map_err(|broken| plain(broken.0))?;
                 Ok(Reached::User(endpoint, guard))
             }
         }
     };
-    let reached = tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or(Err(Reason::EndpointTimeout));
-    reached.map_err(|reason| Unreached { reason, detail: format!("{} {target}", context.host) })
+    let reached = tokio::time::timeout(ANSWER_MAX, reaching).await;
+    reached.unwrap_or_else(|_| Err(unreached(Reason::EndpointTimeout, String::new())))
 }
 
 /// The address from which the endpoint sees the call: the caller's own, or the service's when a workload calls itself, as
@@ -124,7 +127,7 @@ async fn check_owner(
     stream: &TcpStream,
     target: SocketAddr,
     user: Option<u32>,
-) -> Result<(), Reason> {
+) -> Result<(), String> {
     let started = Instant::now();
     let mut pause = ACCEPT_LOOK;
     let found = loop {
@@ -138,9 +141,16 @@ async fn check_owner(
             found => break found,
         }
     };
-    tracing::warn!(%target, ?found, wanted = ?user, "who listens is not the workload that should serve");
     super::sides::reset_on_close(stream);
-    Err(Reason::WrongListener)
+    let uid = |uid: Option<u32>| uid.map_or("nobody known".into(), |uid| format!("uid {uid}"));
+    let wanted = uid(user);
+    Err(match found {
+        Ok(Some(Owner::Accepted(found) | Owner::Listening(found))) => {
+            format!("held by uid {found} in place of {wanted}")
+        }
+        Ok(None) => format!("not a socket of this host, so not of {wanted}"),
+        Err(error) => format!("whose holder the kernel does not tell: {error}"),
+    })
 }
 
 fn connect_reason(error: &io::Error) -> Reason {
