@@ -21,9 +21,9 @@ ARG RUST_VERSION=1.95
 ARG DEBIAN=bookworm
 
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
-# aws-lc, the cryptographic library, is C and is built with cmake.
+# aws-lc, the cryptographic library, is C.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends build-essential cmake file \
+ && apt-get install --yes --no-install-recommends build-essential file \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

@@ -72,7 +72,7 @@ tests() {
 
 # package:program, by whose absence we know that the package is missing. What the build needs comes first.
 packages=(
-  build-essential:cc cmake:cmake
+  build-essential:cc
   iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps python3-minimal:/usr/bin/python3
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
