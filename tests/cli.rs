@@ -135,6 +135,9 @@ fn graph_check_says_every_mistake_at_once() {
     }
     assert!(said.contains("3 mistakes in"), "{said}");
     assert!(ran.stdout().is_empty());
+    let mistakes = bench.run(&["-o", "json", "graph", "check", &file]).exits(1).json();
+    assert_eq!(mistakes["mistakes"].as_array().map(Vec::len), Some(3), "{mistakes}");
+    assert_eq!(mistakes["mistakes"][0]["line"], 7);
 }
 
 #[test]

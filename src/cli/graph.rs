@@ -5,7 +5,7 @@ use super::{
     output::{self, Output},
 };
 use ripstop_config::{
-    ByteRate, OpenRate, Protocol,
+    ByteRate, Diagnostic, Diagnostics, Graph, OpenRate, Protocol,
     graph::{Edge, Limits, Run, User},
 };
 use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry};
@@ -14,6 +14,11 @@ use std::path::Path;
 
 /// Says every mistake, or what is in the graph.
 pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
+    let text = crate::files::read(file)?;
+    if let (true, Err(mistakes)) = (output.is_json(), Graph::parse(&file.display().to_string(), &text)) {
+        output.show(&mistakes_as_json(&mistakes), String::new)?;
+        return Ok(Exit::Failed);
+    }
     let policy = files::policy(file)?;
     let graph = policy.graph();
     let counts = [
@@ -30,6 +35,14 @@ pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
         format!("ok: {} (fabric {}, digest {digest})\n{}", counts.join(", "), graph.fabric, not_carried(&policy))
     })?;
     Ok(Exit::Ok)
+}
+
+fn mistakes_as_json(mistakes: &Diagnostics) -> serde_json::Value {
+    let one = |mistake: &Diagnostic| {
+        let Diagnostic { at, source_line, message, hint, .. } = mistake;
+        json!({ "file": *at.file, "line": at.line, "column": at.column, "source": source_line, "message": message, "hint": hint })
+    };
+    json!({ "mistakes": mistakes.0.iter().map(one).collect::<Vec<_>>() })
 }
 
 /// What the graph may say and this version does not do.

@@ -26,6 +26,11 @@ impl Output {
         Self { format, colours: io::stdout().is_terminal() && !unwanted }
     }
 
+    /// Whether programs read it.
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Prints a value as JSON, or the text made for people.
     pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self.format {
