@@ -50,6 +50,7 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
         let mut draft = session.draft.borrow_mut();
         draft.peer = Some(peer);
         draft.attempts = 1;
+        draft.cipher = Some(incoming.cipher);
     }
     run(&context, session, incoming).await;
 }

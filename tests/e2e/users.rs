@@ -51,6 +51,10 @@ fn a_user_calls_and_another_does_not() {
     assert!(!said.contains("hello"), "root is no workload: {said}");
     let alpha = lab.agent("alpha");
     alpha.record(|record| record["caller"] == "shop/job" && record["verdict"] == "allow");
+    for host in ["alpha", "beta"] {
+        let record = lab.agent(host).record(|record| record["caller"] == "shop/job" && record["verdict"] == "allow");
+        assert_eq!(record["cipher"], "TLS_AES_128_GCM_SHA256", "{record}");
+    }
     alpha.record(|record| record["caller"] == "shop/idler" && record["reason"] == "no_edge");
 }
 
