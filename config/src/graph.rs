@@ -8,6 +8,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 /// Largest graph that is read, in bytes (DESIGN section 12: a policy bundle).
@@ -22,14 +23,21 @@ pub struct Graph {
     pub ranges: Ranges,
     /// The machines, by name.
     pub hosts: BTreeMap<HostName, Host>,
-    /// The tenants' names, also of those with nothing in them.
-    pub tenants: Vec<TenantName>,
+    /// The tenants, also those with nothing in them.
+    pub tenants: BTreeMap<TenantName, Tenant>,
     /// The workloads of all tenants.
     pub workloads: BTreeMap<WorkloadId, Workload>,
     /// The services of all tenants.
     pub services: BTreeMap<ServiceId, Service>,
     /// The `allow` edges, in the order of the file.
     pub edges: Vec<Edge>,
+}
+
+/// A namespace of workloads and services.
+#[derive(Debug, Clone, Default)]
+pub struct Tenant {
+    /// What all its workloads together may do on one calling host.
+    pub limits: Limits,
 }
 
 /// The address ranges of the fabric.
@@ -64,6 +72,8 @@ pub struct Workload {
     pub run: Run,
     /// The fabric is its only network.
     pub isolated: bool,
+    /// What it may do as a caller on one host, over all its edges.
+    pub limits: Limits,
     /// Where the graph says so.
     pub at: Location,
 }
@@ -99,8 +109,65 @@ pub struct Service {
     pub to: Option<SocketAddr>,
     /// Other tenants that may be given edges to it.
     pub export: Vec<TenantName>,
+    /// What all callers together may do: on each host of an endpoint, and from each calling host.
+    pub limits: Limits,
+    /// How its endpoints are checked by the agents next to them; unchecked if not given.
+    pub health: Option<Health>,
+    /// From where an endpoint sees its callers come.
+    pub source: Source,
+    /// How callers choose among its endpoints.
+    pub balance: Balance,
+    /// After how much silence a UDP session of it ends; the default depends on whether it was answered.
+    pub idle: Option<Duration>,
     /// Where the graph says so.
     pub at: Location,
+}
+
+/// An active check of an endpoint, made by the agent of its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub check: Check,
+    /// The pause between two checks; it is also how long one may take, up to [`Health::ANSWER_MAX`].
+    pub every: Duration,
+    /// The TCP port of the endpoint that is asked, when it is not the one that serves.
+    pub port: Option<u16>,
+}
+
+impl Health {
+    /// Longest wait for the answer to one check.
+    pub const ANSWER_MAX: Duration = Duration::from_secs(5);
+}
+
+/// What an active check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET` of this path (RFC 9110) is answered with a status from 200 to 399.
+    Http(String),
+}
+
+/// From where an endpoint sees its callers come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// In a namespace of its own from the caller's fabric address; of a user on the host from 127.0.0.1.
+    #[default]
+    Usual,
+    /// From the caller's fabric address, also on the host. The endpoint listens on its workload's fabric address, or on
+    /// all.
+    Preserve,
+    /// As usual, and each connection starts with a PROXY protocol header, version 2, that names the caller. TCP only.
+    ProxyV2,
+}
+
+/// How callers choose among endpoints: less load first, of their own zone first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// Shares of hosts, by name; a host that is not named has 1. A host with 0 gets sessions only when no other can.
+    pub weights: BTreeMap<HostName, u32>,
+    /// All sessions of one calling workload on one host go to the same endpoint while it can take them.
+    pub sticky: bool,
 }
 
 /// Permission for one workload to call one service.
@@ -118,14 +185,16 @@ pub struct Edge {
     pub at: Location,
 }
 
-/// What one edge allows at most.
+/// What an edge, a service, a workload or a tenant may do at most. Those of one edge or workload count per calling host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Limits {
     /// Payload bytes of each session, each way.
     pub session: Option<ByteRate>,
-    /// Concurrent sessions of the edge on one calling host.
+    /// Payload bytes of all its sessions on one host together, each way.
+    pub rate: Option<ByteRate>,
+    /// Concurrent sessions on one host.
     pub sessions: Option<u32>,
-    /// New sessions per second of the edge on one calling host.
+    /// New sessions per second on one host.
     pub open: Option<OpenRate>,
 }
 

@@ -81,7 +81,7 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
     let sizes = (services.len(), workloads.len());
     let ranges = ranges::read(top.get("ranges"), fabric.as_ref(), sizes, report);
     hosts::check(&hosts, ranges.as_ref(), report);
-    let tenants = tenants.into_iter().map(|tenant| tenant.name).collect();
+    let tenants = tenants.into_iter().map(|tenant| (tenant.name, Default::default())).collect();
     let hosts = plain(hosts);
     Some(Graph {
         fabric: fabric?,

@@ -99,6 +99,10 @@ reasons! {
     WrongListener = 65, "wrong_listener", "another program listens on the service's port";
     /// The interface of the serving workload is not there.
     NoInterface = 66, "no_interface", "the serving workload has no interface on its host";
+    /// The endpoint fails its health check.
+    EndpointUnhealthy = 68, "endpoint_unhealthy", "the endpoint fails its health check";
+    /// The endpoint, or its host, takes no new sessions.
+    Draining = 69, "draining", "the endpoint is being drained";
     /// The caller gave up before a verdict.
     CallerGone = 67, "caller_gone", "the caller gave up waiting";
 
@@ -124,12 +128,20 @@ reasons! {
     IcmpIgnored = 89, "icmp_ignored", "an ICMP message that is not answered";
     /// The interface did not take the packet.
     InterfaceFull = 90, "interface_full", "the interface did not take the packet";
-    /// UDP to a service, which this version does not carry.
-    UdpNotCarried = 91, "udp_not_carried", "UDP to a service is not carried yet";
     /// A malformed DNS query.
     MalformedQuery = 92, "malformed_query", "a malformed DNS query";
     /// More DNS queries in flight than one workload may have.
     QueryFlood = 93, "query_flood", "more DNS queries at once than one workload may have";
+    /// A datagram beyond a rate limit.
+    RateLimited = 94, "rate_limited", "more bytes per second than the limit";
+    /// A datagram for which the path to the other host had no room.
+    Congested = 95, "congested", "the path to the other host is full";
+    /// More echo requests than one workload may send.
+    EchoFlood = 96, "echo_flood", "more echo requests than one workload may send";
+    /// An echo request that no endpoint's host answered.
+    EchoUnanswered = 97, "echo_unanswered", "no healthy endpoint to answer the echo request";
+    /// A datagram from another host for a session that is not open.
+    LateDatagram = 98, "late_datagram", "a datagram of no open session";
 }
 
 impl Reason {
@@ -137,7 +149,7 @@ impl Reason {
     /// what was allowed, or an ordinary end.
     #[must_use]
     pub fn is_denial(self) -> bool {
-        matches!(self.code(), 20..=59) || matches!(self, Self::WrongListener | Self::UdpNotCarried)
+        matches!(self.code(), 20..=59) || matches!(self, Self::WrongListener)
     }
 }
 

@@ -20,7 +20,7 @@ fn written(graph: &Graph) -> String {
         writeln!(text, "  {name}: {{ {zone}{address} }}").unwrap();
     }
     text += "tenants:\n";
-    for tenant in &graph.tenants {
+    for tenant in graph.tenants.keys() {
         writeln!(text, "  {tenant}:\n    workloads:").unwrap();
         for (id, workload) in graph.workloads.iter().filter(|(id, _)| id.tenant == *tenant) {
             let (on, run) = (listed(&workload.on), run(&workload.run));
@@ -82,7 +82,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     let session = prop::option::of((1..u64::MAX).prop_map(|bytes| ByteRate::per_second(bytes).unwrap()));
     let sessions = prop::option::of(1..u32::MAX);
     let open = prop::option::of((1..u32::MAX).prop_map(|rate| OpenRate::per_second(rate).unwrap()));
-    (session, sessions, open).prop_map(|(session, sessions, open)| Limits { session, sessions, open })
+    (session, sessions, open).prop_map(|(session, sessions, open)| Limits { session, rate: None, sessions, open })
 }
 
 /// One workload and the service it serves: host, kind, isolated, redirected, ports, exported, callers with limits.

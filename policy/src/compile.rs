@@ -91,6 +91,7 @@ fn add_workloads(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError>
             run: workload.run.clone(),
             on: workload.on.clone(),
             isolated: workload.isolated,
+            limits: workload.limits,
             at: workload.at.clone(),
         });
     }
@@ -120,6 +121,11 @@ fn add_services(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> 
             to: service.to,
             hosts: tables.workloads[by.index()].on.clone(),
             export: service.export.clone(),
+            limits: service.limits,
+            health: service.health.clone(),
+            source: service.source,
+            balance: service.balance.clone(),
+            idle: service.idle,
             at: service.at.clone(),
         });
     }

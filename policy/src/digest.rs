@@ -48,7 +48,7 @@ pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
     form.text(graph.fabric.as_str());
     form.text(&format!("{} {} {}", graph.ranges.services_v4, graph.ranges.workloads_v4, graph.ranges.v6));
     add_hosts(&mut form, graph);
-    form.sorted(graph.tenants.iter());
+    form.sorted(graph.tenants.keys());
     form.count(tables.workloads.len());
     for entry in &tables.workloads {
         form.text(&format!("{} {} {} {} {}", entry.id, entry.v4, entry.v6, run(&entry.run), entry.isolated));

@@ -4,12 +4,13 @@ use crate::{EdgeIx, Permit, PolicyDigest, ServiceIx, Verdict, WorkloadIx};
 use ripstop_config::{
     FabricName, Graph, HostName, Port, Reason, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
-    graph::{Edge, Run},
+    graph::{Balance, Edge, Health, Limits, Run, Source},
 };
 use rustc_hash::FxHashMap;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 /// A compiled service graph. Immutable: a reload makes another one and swaps the `Arc`.
@@ -36,6 +37,8 @@ pub struct WorkloadEntry {
     pub on: Vec<HostName>,
     /// The fabric is its only network.
     pub isolated: bool,
+    /// What it may do as a caller on one host, over all its edges.
+    pub limits: Limits,
     /// Where the graph says so.
     pub at: Location,
 }
@@ -57,6 +60,16 @@ pub struct ServiceEntry {
     pub to: Option<SocketAddr>,
     /// The hosts that serve it: those of the serving workload.
     pub hosts: Vec<HostName>,
+    /// What all callers together may do; see [`ripstop_config::graph::Service::limits`].
+    pub limits: Limits,
+    /// How its endpoints are checked.
+    pub health: Option<Health>,
+    /// From where an endpoint sees its callers come.
+    pub source: Source,
+    /// How callers choose among its endpoints.
+    pub balance: Balance,
+    /// After how much silence a UDP session ends, when the graph says.
+    pub idle: Option<Duration>,
     /// Other tenants that may be given edges to it.
     pub export: Vec<TenantName>,
     /// Where the graph says so.
@@ -165,6 +178,12 @@ impl Policy {
     #[must_use]
     pub fn edge(&self, ix: EdgeIx) -> &Edge {
         &self.graph.edges[ix.index()]
+    }
+
+    /// What all workloads of a tenant together may do as callers on one host.
+    #[must_use]
+    pub fn tenant_limits(&self, tenant: &TenantName) -> Limits {
+        self.graph.tenants.get(tenant).map(|tenant| tenant.limits).unwrap_or_default()
     }
 
     /// The service whose virtual address this is.

@@ -101,7 +101,7 @@ fn udp_reason(context: &Context, interface: &Interface, packet: &Packet<'_>, por
     let Some(service) = policy.service_at(packet.destination) else { return Reason::NoService };
     let Some(caller) = policy.workload(interface.workload()) else { return Reason::UnknownCaller };
     match policy.decide(caller, service, Port { number: port, protocol: Protocol::Udp }) {
-        ripstop_policy::Verdict::Allow(_) => Reason::UdpNotCarried,
+        ripstop_policy::Verdict::Allow(_) => Reason::AgentFull,
         ripstop_policy::Verdict::Deny(reason) => reason,
     }
 }

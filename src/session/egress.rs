@@ -23,7 +23,7 @@ use crate::{
 };
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId};
 use ripstop_policy::{Permit, Policy, ServiceIx};
-use ripstop_transport::{SessionHeader, code::End};
+use ripstop_transport::{Purpose, SessionHeader, code::End};
 use std::{
     rc::Rc,
     sync::Arc,
@@ -119,6 +119,7 @@ fn begin(
         caller: interface.workload().clone(),
         service,
         port: Port { number: segment.destination, protocol: Protocol::Tcp },
+        v6: packet.destination.is_ipv6(),
         speaker: context.host.clone(),
     };
     let session = Session::begin(context, context.session_id(), request, slot);
@@ -229,6 +230,8 @@ async fn attempt(
         service: policy.service_entry(*service).id.clone(),
         port: session.live().request.port,
         policy: *policy.digest().as_bytes(),
+        purpose: Purpose::Session,
+        v6: session.live().request.v6,
         source_port: key.workload.port(),
         trace: None,
     };
@@ -253,10 +256,10 @@ async fn local(context: &Rc<Context>, opening: &Opening) -> Result<Reached, Refu
     request.authorise(policy, &context.host)?;
     let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
     let entry = policy.service_entry(*service);
-    let at = super::reach::target(policy, entry, request.port.number);
+    let at = super::reach::target(policy, entry, &request);
     let by = policy.workload_entry(entry.by).id.clone();
     *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
-    let reached = reach(context, policy, entry, caller, request.port.number).await;
+    let reached = reach(context, policy, entry, caller, &request).await;
     match reached {
         Ok(reached) => {
             session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));

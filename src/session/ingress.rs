@@ -43,6 +43,7 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
         caller: incoming.header.caller.clone(),
         service: Some(incoming.header.service.clone()),
         port: incoming.header.port,
+        v6: incoming.header.v6,
         speaker: peer.clone(),
     };
     let session = Session::begin(&context, incoming.header.session, request, slot);
@@ -119,16 +120,15 @@ async fn admit(
     *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
     match request.port.protocol {
         Protocol::Tcp => {}
-        Protocol::Udp => return Err(denied(Reason::UdpNotCarried)),
+        Protocol::Udp => return Err(denied(Reason::AgentFull)),
     }
     let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
-    let port = request.port.number;
-    let at = target(policy, entry, port);
+    let at = target(policy, entry, request);
     let by = policy.workload_entry(entry.by).id.clone();
     *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
-    let reached = reach(context, policy, entry, caller, port).await?;
+    let reached = reach(context, policy, entry, caller, request).await?;
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
     Ok(Admitted { permit, reached, endpoint, admission })

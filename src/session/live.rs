@@ -30,6 +30,8 @@ pub struct Request {
     pub service: Option<ServiceId>,
     /// Its port.
     pub port: Port,
+    /// The caller used IPv6.
+    pub v6: bool,
     /// The host that speaks for the caller.
     pub speaker: HostName,
 }
@@ -118,7 +120,7 @@ impl Live {
         let serving = self.serving.borrow();
         let Some(serving) = &*serving else { return Ok(()) };
         let same = policy.workload_entry(entry.by).id == serving.workload
-            && super::reach::target(policy, entry, self.request.port.number) == serving.target;
+            && super::reach::target(policy, entry, &self.request) == serving.target;
         if same { Ok(()) } else { Err(Reason::NotServedHere) }
     }
 

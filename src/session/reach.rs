@@ -2,6 +2,7 @@
 
 use super::{
     context::{Context, random},
+    live::Request,
     sides::KernelTcp,
 };
 use crate::{interface::FlowGuard, kernel::Owner, stack::Endpoint};
@@ -42,8 +43,9 @@ pub struct Unreached {
 
 /// Where the endpoint of a service listens on this host.
 #[must_use]
-pub fn target(policy: &Policy, service: &ServiceEntry, port: u16) -> SocketAddr {
+pub fn target(policy: &Policy, service: &ServiceEntry, request: &Request) -> SocketAddr {
     let by = policy.workload_entry(service.by);
+    let port = request.port.number;
     let address = match by.run {
         Run::Netns(_) => IpAddr::V4(by.v4),
         Run::User(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -65,9 +67,9 @@ pub async fn reach(
     policy: &Policy,
     service: &ServiceEntry,
     caller: WorkloadIx,
-    port: u16,
+    request: &Request,
 ) -> Result<Reached, Unreached> {
-    let target = target(policy, service, port);
+    let target = target(policy, service, request);
     let by = policy.workload_entry(service.by);
     let unreached = |reason, more| Unreached { reason, detail: format!("{} {target}{more}", context.host) };
     let reaching = async {

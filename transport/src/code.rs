@@ -79,9 +79,15 @@ pub fn from_reason(reason: Reason) -> VarInt {
         | Reason::NoSession
         | Reason::IcmpIgnored
         | Reason::InterfaceFull
-        | Reason::UdpNotCarried
+        | Reason::EndpointUnhealthy
+        | Reason::Draining
         | Reason::MalformedQuery
-        | Reason::QueryFlood => OTHER + u32::from(reason.code()),
+        | Reason::QueryFlood
+        | Reason::RateLimited
+        | Reason::Congested
+        | Reason::EchoFlood
+        | Reason::EchoUnanswered
+        | Reason::LateDatagram => OTHER + u32::from(reason.code()),
     })
 }
 

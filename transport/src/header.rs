@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! u16 length of what follows | u8 version = 1 | 16 session | 8 policy | u16 source port | u16 port | u8 protocol
-//! | u8 flags (1: trace) | [24 trace] | u8 length, caller `tenant/name` | u8 length, service `tenant/name`
+//! | u8 flags (1: trace, 2: echo, 4: IPv6) | [24 trace] | u8 length, caller `tenant/name` | u8 length, service `tenant/name`
 //! ```
 //! Numbers are big-endian. A reader takes the two bytes of the length, then exactly that many, so that payload right
 //! behind the header stays in the stream.
@@ -24,6 +24,8 @@ pub const HEADER_MAX: usize = 1024;
 pub(crate) const LENGTH: usize = 2;
 const VERSION: u8 = 1;
 const FLAG_TRACE: u8 = 1;
+const FLAG_ECHO: u8 = 2;
+const FLAG_V6: u8 = 4;
 const TCP: u8 = 6; // protocol numbers of the Internet Protocol (RFC 5237, IANA registry)
 const UDP: u8 = 17;
 
@@ -55,6 +57,16 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// What a header asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// A session.
+    #[default]
+    Session,
+    /// Only a verdict: whether an endpoint is there for this caller, and how far away. Nothing is opened.
+    Echo,
+}
+
 /// Who calls what: all that the serving agent needs for its verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionHeader {
@@ -68,6 +80,10 @@ pub struct SessionHeader {
     pub port: Port,
     /// Digest of the policy by which the calling agent allowed it.
     pub policy: [u8; 8],
+    /// What is asked for.
+    pub purpose: Purpose,
+    /// The caller used IPv6; its endpoint is tried over the same family first.
+    pub v6: bool,
     /// The caller's own port, for endpoints that are shown where a connection comes from.
     pub source_port: u16,
     /// Trace context: 16 bytes of trace id, 8 of span id (W3C Trace Context, section 3.2.2).
@@ -87,7 +103,7 @@ impl SessionHeader {
         out.extend_from_slice(&self.source_port.to_be_bytes());
         out.extend_from_slice(&self.port.number.to_be_bytes());
         out.push(protocol_number(self.port.protocol));
-        out.push(if self.trace.is_some() { FLAG_TRACE } else { 0 });
+        out.push(self.flags());
         out.extend_from_slice(self.trace.as_ref().map_or(&[], |trace| trace.as_slice()));
         for name in [caller, service] {
             // Two labels of at most 63 bytes and a slash always fit one byte of length.
@@ -97,6 +113,13 @@ impl SessionHeader {
         let length = u16::try_from(out.len() - LENGTH).unwrap_or(u16::MAX);
         out[..LENGTH].copy_from_slice(&length.to_be_bytes());
         out
+    }
+
+    fn flags(&self) -> u8 {
+        let echo = self.purpose == Purpose::Echo;
+        [(self.trace.is_some(), FLAG_TRACE), (echo, FLAG_ECHO), (self.v6, FLAG_V6)]
+            .into_iter()
+            .fold(0, |flags, (set, flag)| if set { flags | flag } else { flags })
     }
 
     /// How many bytes follow the length field.
@@ -124,11 +147,17 @@ impl SessionHeader {
         let (session, policy) = (SessionId(from.array()?), from.array()?);
         let source_port = from.number()?;
         let port = read_port(&mut from)?;
-        let trace = read_trace(&mut from)?;
+        let flags = from.byte()?;
+        if flags & !(FLAG_TRACE | FLAG_ECHO | FLAG_V6) != 0 {
+            return Err(CodecError::Value("flags", flags.into()));
+        }
+        let trace = if flags & FLAG_TRACE == 0 { None } else { Some(from.array()?) };
+        let purpose = if flags & FLAG_ECHO == 0 { Purpose::Session } else { Purpose::Echo };
         let caller = from.short_text()?.parse()?;
         let service = from.short_text()?.parse()?;
         from.end()?;
-        Ok(Self { session, caller, service, port, policy, source_port, trace })
+        let v6 = flags & FLAG_V6 != 0;
+        Ok(Self { session, caller, service, port, policy, purpose, v6, source_port, trace })
     }
 }
 
@@ -152,14 +181,6 @@ fn read_port(from: &mut Reader<'_>) -> Result<Port, CodecError> {
     }
 }
 
-fn read_trace(from: &mut Reader<'_>) -> Result<Option<[u8; 24]>, CodecError> {
-    match from.byte()? {
-        0 => Ok(None),
-        FLAG_TRACE => from.array().map(Some),
-        other => Err(CodecError::Value("flags", other.into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,12 +193,13 @@ mod tests {
     prop_compose! {
         fn header()(
             session: [u8; 16], policy: [u8; 8], source_port: u16, trace: Option<[u8; 24]>,
-            number in 1..=u16::MAX, udp: bool, names in [label(), label(), label(), label()],
+            number in 1..=u16::MAX, udp: bool, echo: bool, v6: bool, names in [label(), label(), label(), label()],
         ) -> SessionHeader {
             let [a, b, c, d] = names;
+            let purpose = if echo { Purpose::Echo } else { Purpose::Session };
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             SessionHeader {
-                session: SessionId(session), policy, source_port, trace, port: Port { number, protocol },
+                session: SessionId(session), policy, purpose, v6, source_port, trace, port: Port { number, protocol },
                 caller: format!("{a}/{b}").parse().expect("labels"),
                 service: format!("{c}/{d}").parse().expect("labels"),
             }
@@ -234,6 +256,8 @@ mod tests {
             service: "shop/api".parse().unwrap(),
             port: "8080".parse().unwrap(),
             policy: [1; 8],
+            purpose: Purpose::Session,
+            v6: false,
             source_port: 40_000,
             trace: None,
         };

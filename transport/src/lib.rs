@@ -39,7 +39,7 @@ mod transport;
 mod verdict;
 
 pub use codec::CodecError;
-pub use header::{HEADER_MAX, SessionHeader, SessionId};
+pub use header::{HEADER_MAX, Purpose, SessionHeader, SessionId};
 pub use identity::{Identity, IdentityError};
 pub use incoming::{
     AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, VERDICT_WRITE,

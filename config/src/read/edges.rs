@@ -126,7 +126,7 @@ fn limits(node: &Node, report: &mut Report<'_>) -> Option<Limits> {
     let session = optional(&fields, "session", |node| node.parse::<ByteRate>("a rate", report));
     let sessions = optional(&fields, "sessions", |node| count(node, report));
     let open = optional(&fields, "open", |node| node.parse::<OpenRate>("a rate", report));
-    Some(Limits { session: session?, sessions: sessions?, open: open? })
+    Some(Limits { session: session?, rate: None, sessions: sessions?, open: open? })
 }
 
 /// `Some(None)` when the key is not there, `None` when its value is wrong.

@@ -3,7 +3,7 @@
 use super::{Known, Placed, Services, Tenant, Workloads};
 use crate::{
     Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{Run, Service},
+    graph::{Balance, Limits, Run, Service, Source},
     yaml::{Entry, Fields, Mark, Node, Report, Shape, reference},
 };
 use std::{
@@ -65,7 +65,18 @@ fn service(
     if let Some(node) = fields.get("balance") {
         balance(node, report);
     }
-    Some(Service { by: by?, ports: ports?, to: to?, export, at: report.location(entry.key) })
+    Some(Service {
+        by: by?,
+        ports: ports?,
+        to: to?,
+        export,
+        limits: Limits::default(),
+        health: None,
+        source: Source::default(),
+        balance: Balance::default(),
+        idle: None,
+        at: report.location(entry.key),
+    })
 }
 
 /// The serving workload's name, also when that workload's own entry is wrong.

@@ -3,7 +3,7 @@
 use super::{Known, Placed, Tenant, Workloads};
 use crate::{
     HostName, WorkloadId, WorkloadName,
-    graph::{Run, User, Workload},
+    graph::{Limits, Run, User, Workload},
     yaml::{Entry, Mark, Node, Report, Shape, reference},
 };
 use std::collections::BTreeMap;
@@ -55,7 +55,13 @@ fn workload(entry: &Entry<'_, WorkloadName>, known: &Known, report: &mut Report<
         None => None,
     };
     let isolated = fields.get("isolated").map_or(Some(false), |node| node.flag(report));
-    Some(Workload { on: on?, run: run?, isolated: isolated?, at: report.location(entry.key) })
+    Some(Workload {
+        on: on?,
+        run: run?,
+        isolated: isolated?,
+        limits: Limits::default(),
+        at: report.location(entry.key),
+    })
 }
 
 fn hosts(node: &Node, known: &Known, report: &mut Report<'_>) -> Vec<HostName> {

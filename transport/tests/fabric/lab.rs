@@ -193,6 +193,8 @@ pub(crate) fn header() -> SessionHeader {
         service: "shop/api".parse().unwrap(),
         port: "8080/tcp".parse().unwrap(),
         policy: *b"policy01",
+        purpose: ripstop_transport::Purpose::Session,
+        v6: false,
         source_port: 40_001,
         trace: Some([9; 24]),
     }
