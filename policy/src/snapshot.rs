@@ -263,6 +263,15 @@ impl Policy {
         if reachable { Reason::NoEdge } else { Reason::NotExported }
     }
 
+    /// The lowest port of a service that an edge lets this caller call: what it may call at all is decided by that one.
+    /// `None` for handles of another policy, too.
+    #[must_use]
+    pub fn first_port(&self, caller: WorkloadIx, service: ServiceIx) -> Option<Port> {
+        let reach = self.tables.reach.get(&(caller, service))?;
+        let ports = &self.tables.services.get(service.index())?.ports;
+        ports.iter().copied().find(|port| reach.edge_for(*port).is_some())
+    }
+
     /// Whether a caller has any edge to a service: whether it may know that the service exists.
     #[must_use]
     pub fn visible(&self, caller: WorkloadIx, service: ServiceIx) -> bool {

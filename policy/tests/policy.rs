@@ -97,6 +97,8 @@ proptest! {
             let visible = graph.edges.iter().any(|edge| edge.from == *caller && edge.to == *callee);
             prop_assert_eq!(policy.visible(who, to), visible);
             prop_assert!(visible || !any);
+            let first = policy.service_entry(to).ports.iter().find(|port| scan(&graph, caller, callee, **port).is_ok());
+            prop_assert_eq!(policy.first_port(who, to), first.copied());
         }
         for who in policy.workloads() {
             let listed: Vec<_> = policy.visible_services(who).collect();
@@ -205,6 +207,31 @@ fn only_the_hosts_of_a_workload_may_speak_for_it() {
 }
 
 #[test]
+fn the_first_port_that_may_be_called_is_the_lowest_that_an_edge_gives() {
+    let edges = |ports: &[&str]| {
+        let edges = ports.iter().map(|port| format!("      - {{ from: w1, to: s0, port: {port} }}\n"));
+        edges.collect::<String>()
+    };
+    let first = |edges: &str| {
+        let text = format!(
+            "fabric: f\nhosts: {{ a: }}\ntenants:\n  t:\n    workloads:\n      w0: {{ on: a, run: {{ netns: w0 }} }}\n      \
+             w1: {{ on: a, run: {{ netns: w1 }} }}\n    services:\n      s0: {{ by: w0, ports: [443, 80/udp, 80, 53/udp] }}\n    \
+             allow:\n{edges}"
+        );
+        let policy = compile(parse(&text)).unwrap();
+        let at = |name: &str| policy.workload(&name.parse().unwrap()).unwrap();
+        let service = policy.services().next().unwrap();
+        assert_eq!(policy.first_port(at("t/w0"), service), None, "a caller without an edge");
+        policy.first_port(at("t/w1"), service).map(|port| port.to_string())
+    };
+    assert_eq!(first(""), None);
+    assert_eq!(first(&edges(&["443"])).as_deref(), Some("443/tcp"));
+    assert_eq!(first(&edges(&["443", "80/udp"])).as_deref(), Some("80/udp"));
+    assert_eq!(first(&edges(&["443", "80/udp", "80"])).as_deref(), Some("80/tcp"));
+    assert_eq!(first("      - { from: w1, to: s0 }\n").as_deref(), Some("53/udp"));
+}
+
+#[test]
 fn handles_of_a_larger_policy_are_denied() {
     let (large, small) = (compile(graph(50, &[])).unwrap(), shop());
     let (who, to) = (large.workloads().last().unwrap(), large.services().last().unwrap());
@@ -212,6 +239,7 @@ fn handles_of_a_larger_policy_are_denied() {
     assert_eq!(small.decide(who, to, port), Verdict::Deny(Reason::NoService));
     assert_eq!(small.decide(who, small.services().next().unwrap(), port), Verdict::Deny(Reason::UnknownCaller));
     assert_eq!(small.visible_services(who).count(), 0);
+    assert_eq!((small.first_port(who, to), small.first_port(who, small.services().next().unwrap())), (None, None));
 }
 
 #[test]
