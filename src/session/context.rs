@@ -2,6 +2,7 @@
 
 use super::{
     balance::Balancer,
+    endpoints::Endpoints,
     limits::{Admission, DenialLimit, EdgeLimits},
     live::{LiveTable, Request},
 };
@@ -72,6 +73,8 @@ pub struct Context {
     pub live: LiveTable,
     /// Which endpoint next.
     pub balancer: Balancer,
+    /// Whether the endpoints of this host take sessions.
+    pub endpoints: Endpoints,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
     /// Counts for other threads.
@@ -107,6 +110,7 @@ impl Context {
             forward,
             live: LiveTable::default(),
             balancer: Balancer::default(),
+            endpoints: Endpoints::default(),
             owners,
             stats,
             held: Cell::new(0),

@@ -1,8 +1,7 @@
 //! Sessions that a workload of this host opens.
 //!
 //! 1. A SYN of no known flow: which service is it for, and may this workload call it? No: a reset, a record, done.
-//! 2. Yes: the SYN is held. The session dials endpoints in the balancer's order until one accepts; a denial by a serving
-//!    host ends the search, as another would not know better.
+//! 2. Yes: the SYN is held, and endpoints are dialled until one accepts.
 //! 3. Accepted: the SYN-ACK leaves, and bytes are carried. Refused: the workload gets the answer that the endpoint, or
 //!    its absence, would have given it directly.
 
@@ -10,6 +9,7 @@ use super::{
     balance::Using,
     carry::{self, Far, Near, Stream},
     context::{Context, random},
+    dial::{Refused, dial},
     limits::Admission,
     live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Reached, reach},
@@ -17,28 +17,18 @@ use super::{
 };
 use crate::{
     interface::{FlowGuard, Interface},
-    packet::{FlowKey, Packet, Segment},
+    packet::{Packet, Segment},
     stack::Endpoint,
     telemetry::{RecordSlot, Side},
 };
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId};
 use ripstop_policy::{Permit, Policy, ServiceIx};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 /// SYNs held per workload and per agent (DESIGN section 12).
 const HELD_PER_WORKLOAD: usize = 1_024;
 const HELD_PER_AGENT: usize = 16_384;
-/// Wait for a verdict, over all endpoints tried (DESIGN section 12).
-const VERDICT_MAX: Duration = Duration::from_secs(10);
-
-/// Wait for one endpoint while there are others to try: a connection takes milliseconds, so one that takes this long is
-/// better looked for elsewhere, and a host that just died is passed over before its connection is known to be lost.
-const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 /// Wait for the caller's last step of the handshake: it is on this machine, and has given up if it takes longer.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
@@ -51,18 +41,6 @@ struct Opening {
     flow: FlowGuard,
     syn: Vec<u8>,
     admission: Admission,
-}
-
-/// Why a session could not be had.
-struct Refused {
-    reason: Reason,
-    detail: Option<String>,
-}
-
-impl From<Reason> for Refused {
-    fn from(reason: Reason) -> Self {
-        Self { reason, detail: None }
-    }
 }
 
 /// Takes the SYN of a new flow.
@@ -129,15 +107,13 @@ fn begin(
 
 async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     // Boxed, as all phases of a session share its task's memory, and this one is large and short.
-    let dialling = Box::pin(dial(&context, &opening));
-    let dialled = tokio::select! {
-        dialled = tokio::time::timeout(VERDICT_MAX, dialling) => {
-            dialled.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into()))
-        }
+    let finding = Box::pin(find(&context, &opening));
+    let found = tokio::select! {
+        found = finding => found,
         reason = opening.session.live().when_cut() => Err(reason.into()),
         () = interface.closed() => Err(Reason::NoInterface.into()),
     };
-    match dialled {
+    match found {
         Ok((far, using)) => {
             let Opening { session, permit, flow, syn, admission, .. } = opening;
             let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
@@ -166,64 +142,18 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     }
 }
 
-async fn dial(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
-    let Opening { session, policy, service, flow, .. } = opening;
-    let service = policy.service_entry(*service);
-    let is_up = |host: &HostName| *host == context.host || context.transport.is_up(host);
-    let order = context.balancer.order(&service.id, &service.hosts, is_up, Instant::now());
-    let mut last = Refused::from(Reason::NoEndpoint);
-    for (index, host) in order.iter().enumerate() {
-        let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
-        {
-            let mut draft = session.draft.borrow_mut();
-            draft.attempts = draft.attempts.saturating_add(1);
-        }
-        *session.live().endpoint_host.borrow_mut() = Some(host.clone());
-        let started = Instant::now();
-        let attempted = tokio::time::timeout(wait, attempt(context, opening, host, flow.key())).await;
-        match attempted.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into())) {
-            Ok((far, load)) => {
-                let using = context.balancer.accepted(&service.id, host, started.elapsed(), load);
-                return Ok((far, using));
-            }
-            Err(refused) if is_of_endpoint(refused.reason) => {
-                context.balancer.failed(&service.id, host, Instant::now());
-                last = refused;
-            }
-            Err(refused) => return Err(refused),
-        }
-    }
-    Err(last)
+async fn find(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
+    let caller = &opening.session.live().request.caller;
+    let attempt = async |host: &HostName| attempt(context, opening, host).await;
+    dial(context, opening.policy.service_entry(opening.service), caller, attempt).await
 }
 
-/// The failure is of one endpoint or its host, so another may do better.
-fn is_of_endpoint(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::HostUnreachable
-            | Reason::PeerLost
-            | Reason::EndpointRefused
-            | Reason::EndpointTimeout
-            | Reason::EndpointUnreachable
-            | Reason::WrongListener
-            | Reason::NoInterface
-            | Reason::NotServedHere
-            | Reason::AgentFull
-            | Reason::Shutdown
-            | Reason::Protocol
-    )
-}
-
-async fn attempt(
-    context: &Rc<Context>,
-    opening: &Opening,
-    host: &HostName,
-    key: FlowKey,
-) -> Result<(Far, u16), Refused> {
+async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> Result<(Far, u16), Refused> {
+    opening.session.trying(host);
     if *host == context.host {
         return local(context, opening).await.map(|reached| (Far::Endpoint(reached), 0));
     }
-    let Opening { session, policy, service, .. } = opening;
+    let Opening { session, policy, service, flow, .. } = opening;
     let header = SessionHeader {
         session: session.live().id,
         caller: session.live().request.caller.clone(),
@@ -232,7 +162,7 @@ async fn attempt(
         policy: *policy.digest().as_bytes(),
         purpose: Purpose::Session,
         v6: session.live().request.v6,
-        source_port: key.workload.port(),
+        source_port: flow.key().workload.port(),
         trace: None,
     };
     match context.transport.open(host, &header).await {
@@ -256,9 +186,9 @@ async fn local(context: &Rc<Context>, opening: &Opening) -> Result<Reached, Refu
     request.authorise(policy, &context.host)?;
     let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
     let entry = policy.service_entry(*service);
-    let at = super::reach::target(policy, entry, &request);
-    let by = policy.workload_entry(entry.by).id.clone();
-    *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
+    let serving = Serving::take(context, policy, entry, &request)?;
+    let at = serving.target;
+    *session.live().serving.borrow_mut() = Some(serving);
     let reached = reach(context, policy, entry, caller, &request).await;
     match reached {
         Ok(reached) => {

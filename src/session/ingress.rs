@@ -8,7 +8,7 @@ use super::{
     context::Context,
     limits::Admission,
     live::{Request, SESSIONS_MAX, Serving, Session},
-    reach::{Reached, Unreached, reach, target},
+    reach::{Reached, Unreached, reach},
     sides::{QuicSink, QuicSource},
 };
 use crate::telemetry::Side;
@@ -69,7 +69,9 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
     drop(policy);
     match reached {
         Ok(Admitted { permit, reached, endpoint, admission }) => {
-            let load = u16::try_from(context.live.len()).unwrap_or(u16::MAX);
+            let service = session.live().request.service.as_ref();
+            let load = service.map_or(0, |service| context.endpoints.sessions(service));
+            let load = u16::try_from(load).unwrap_or(u16::MAX);
             match incoming.accept(Accepted { endpoint, load }).await {
                 Ok((send, recv)) => {
                     session.opened();
@@ -125,13 +127,18 @@ async fn admit(
     let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
-    let at = target(policy, entry, request);
-    let by = policy.workload_entry(entry.by).id.clone();
-    *session.live().serving.borrow_mut() = Some(Serving { workload: by, target: at });
+    let serving = Serving::take(context, policy, entry, request).map_err(|reason| unready(context, reason))?;
+    let at = serving.target;
+    *session.live().serving.borrow_mut() = Some(serving);
     let reached = reach(context, policy, entry, caller, request).await?;
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
     Ok(Admitted { permit, reached, endpoint, admission })
+}
+
+/// The endpoint takes no new sessions.
+fn unready(context: &Context, reason: Reason) -> Unreached {
+    Unreached { reason, detail: context.host.to_string() }
 }
 
 /// Which host denied it; and, when the two do not agree on the policy, which policies they have, as that is likely why.

@@ -2,11 +2,12 @@
 
 use super::{
     context::Context,
+    endpoints::Counted,
     pump::{Meter, Way},
 };
 use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
 use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
-use ripstop_policy::{Permit, Policy, PolicyDigest};
+use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
 use std::{
     cell::{Cell, RefCell},
@@ -58,12 +59,25 @@ impl Request {
 }
 
 /// The endpoint of a session, as the policy gave it when the session was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Serving {
     /// The workload that serves.
     pub workload: WorkloadId,
     /// Where it listens.
     pub target: SocketAddr,
+    _counted: Counted,
+}
+
+impl Serving {
+    /// The endpoint of a service on this host, for a session that it has not yet; it counts for it from here on.
+    ///
+    /// # Errors
+    /// Why the endpoint takes no sessions.
+    pub fn take(context: &Context, policy: &Policy, service: &ServiceEntry, request: &Request) -> Result<Self, Reason> {
+        let counted = context.endpoints.take(&service.id)?;
+        let workload = policy.workload_entry(service.by).id.clone();
+        Ok(Self { workload, target: super::reach::target(policy, service, request), _counted: counted })
+    }
 }
 
 /// What the table and the live view know of an open session.
@@ -246,6 +260,13 @@ impl Session {
     #[must_use]
     pub fn live(&self) -> &Rc<Live> {
         &self.live
+    }
+
+    /// An endpoint is tried, on this host.
+    pub fn trying(&self, host: &HostName) {
+        let mut draft = self.draft.borrow_mut();
+        draft.attempts = draft.attempts.saturating_add(1);
+        *self.live.endpoint_host.borrow_mut() = Some(host.clone());
     }
 
     /// The instruments of its edge.

@@ -1,6 +1,6 @@
 //! Sessions: from the first packet to the one record at the end.
 //!
-//! 1. [`egress`]: a SYN from an interface is decided, held, and dialled.
+//! 1. [`egress`]: a SYN from an interface is decided, held, and [`dial`]led.
 //! 2. [`ingress`]: a stream from another host is decided again, and its endpoint reached.
 //! 3. [`pump`]: bytes go both ways between two [`sides`], under the [`limits`] of the edge.
 //! 4. [`live`]: while it is open, a session is in a table from which a new policy may cut it; when it ends, on
@@ -9,7 +9,9 @@
 pub mod balance;
 pub mod carry;
 pub mod context;
+pub mod dial;
 pub mod egress;
+pub mod endpoints;
 pub mod ingress;
 pub mod limits;
 pub mod live;

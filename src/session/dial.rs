@@ -1,0 +1,93 @@
+//! Finds an endpoint that takes a session: one attempt after the other, in the balancer's order.
+//!
+//! What one attempt is, a TCP session, a UDP session or an echo request, is the caller's to say. A failure of one endpoint
+//! or of its host leads on to the next; a denial ends the search, as another host would not know better.
+
+use super::{balance::Using, context::Context};
+use ripstop_config::{HostName, Reason, WorkloadId};
+use ripstop_policy::ServiceEntry;
+use std::time::{Duration, Instant};
+
+/// Wait for a verdict, over all endpoints tried (DESIGN section 12).
+const VERDICT_MAX: Duration = Duration::from_secs(10);
+/// Wait for one endpoint while there are others to try: a connection takes milliseconds, so one that takes this long is
+/// better looked for elsewhere, and a host that just died is passed over before its connection is known to be lost.
+const ATTEMPT_MAX: Duration = Duration::from_secs(1);
+
+/// Why an endpoint could not be had.
+#[derive(Debug)]
+pub struct Refused {
+    /// The reason.
+    pub reason: Reason,
+    /// More about it, for people.
+    pub detail: Option<String>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
+/// Tries the endpoints of a service for a caller until one takes it: `attempt` is given a host, and returns what it got
+/// there and the load that the host reported. At most [`VERDICT_MAX`] in all.
+///
+/// # Errors
+/// The denial, or what the last endpoint answered.
+pub async fn dial<T>(
+    context: &Context,
+    service: &ServiceEntry,
+    caller: &WorkloadId,
+    attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
+) -> Result<(T, Using), Refused> {
+    let dialling = tokio::time::timeout(VERDICT_MAX, try_all(context, service, caller, attempt)).await;
+    dialling.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into()))
+}
+
+async fn try_all<T>(
+    context: &Context,
+    service: &ServiceEntry,
+    _caller: &WorkloadId,
+    attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
+) -> Result<(T, Using), Refused> {
+    let is_up = |host: &HostName| *host == context.host || context.transport.is_up(host);
+    let order = context.balancer.order(&service.id, &service.hosts, is_up, Instant::now());
+    let mut last = Refused::from(Reason::NoEndpoint);
+    for (index, host) in order.iter().enumerate() {
+        let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
+        let started = Instant::now();
+        let attempted = tokio::time::timeout(wait, attempt(host)).await;
+        match attempted.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into())) {
+            Ok((got, load)) => {
+                let using = context.balancer.accepted(&service.id, host, started.elapsed(), load);
+                return Ok((got, using));
+            }
+            Err(refused) if is_of_endpoint(refused.reason) => {
+                context.balancer.failed(&service.id, host, Instant::now());
+                last = refused;
+            }
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(last)
+}
+
+/// The failure is of one endpoint or its host, so another may do better.
+fn is_of_endpoint(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::HostUnreachable
+            | Reason::PeerLost
+            | Reason::EndpointRefused
+            | Reason::EndpointTimeout
+            | Reason::EndpointUnreachable
+            | Reason::EndpointUnhealthy
+            | Reason::Draining
+            | Reason::WrongListener
+            | Reason::NoInterface
+            | Reason::NotServedHere
+            | Reason::AgentFull
+            | Reason::Shutdown
+            | Reason::Protocol
+    )
+}
