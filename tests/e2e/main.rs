@@ -20,6 +20,7 @@ mod lab_itself;
 mod limits;
 mod packets;
 mod pattern;
+mod relay;
 mod reload;
 mod scale;
 mod servers;

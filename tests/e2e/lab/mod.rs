@@ -16,10 +16,13 @@ mod agent;
 mod link;
 mod machine;
 mod place;
+mod relay;
+mod underlay;
 
 pub use agent::{AGENT_WAIT, Agent, ripstop};
 pub use link::Link;
 pub use place::{Listening, Place, Server};
+pub use relay::Relay;
 
 use machine::Machine;
 use ripstop_config::{Graph, WorkloadId, graph::Run, graph::User};
@@ -33,6 +36,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use underlay::{Underlay, address, plug_in, whole_graph};
 
 /// The fabric of every lab.
 pub const FABRIC: &str = "lab.test";
@@ -58,6 +62,7 @@ pub struct Builder {
     graphs: BTreeMap<&'static str, String>,
     settings: BTreeMap<&'static str, String>,
     silent: BTreeSet<&'static str>,
+    underlay: Underlay,
 }
 
 impl Builder {
@@ -76,6 +81,18 @@ impl Builder {
     /// More lines for one host's `agent.yaml`.
     pub fn settings(mut self, host: &'static str, yaml: &str) -> Self {
         self.settings.insert(host, yaml.into());
+        self
+    }
+
+    /// Has the hosts find each other at the doors of a relay, which [`Lab::relay`] impairs.
+    pub fn through_relay(mut self) -> Self {
+        self.underlay = Underlay::Relay;
+        self
+    }
+
+    /// Has the hosts find each other by IPv6, and takes their IPv4 addresses on the wire away.
+    pub fn over_ipv6(mut self) -> Self {
+        self.underlay = Underlay::V6;
         self
     }
 
@@ -112,6 +129,7 @@ struct Host {
 pub struct Lab {
     // Dropped in this order: hosts with their agents before the wire that joins them, the directory last.
     hosts: BTreeMap<String, Host>,
+    relay: Option<Relay>,
     wire: Machine,
     policy: Policy,
     directory: PathBuf,
@@ -126,6 +144,7 @@ impl Lab {
             graphs: BTreeMap::new(),
             settings: BTreeMap::new(),
             silent: BTreeSet::new(),
+            underlay: Underlay::V4,
         }
     }
 
@@ -136,28 +155,27 @@ impl Lab {
 
     fn build(plan: &Builder) -> Self {
         let directory = make_directory();
-        let graph = |host: &str| whole_graph(&plan.hosts, plan.graphs.get(host).unwrap_or(&plan.graph));
-        let common = parse(&whole_graph(&plan.hosts, &plan.graph));
+        let graph = |host: &str| whole_graph(plan.underlay, &plan.hosts, plan.graphs.get(host).unwrap_or(&plan.graph));
+        let common = parse(&whole_graph(plan.underlay, &plan.hosts, &plan.graph));
         let policy = ripstop_policy::compile(common).expect("the graph compiles");
         let resolver = format!("nameserver {}\noptions timeout:2 attempts:2", policy.resolver().0);
         let wire = Machine::start("wire", "", &[]);
-        let bridge = "ip link add br0 type bridge; ip addr add 192.0.2.254/24 dev br0; ip addr add 2001:db8::fe/64 dev br0; \
-                      ip link set br0 up";
-        wire.place().sh(bridge);
+        wire.place().sh(underlay::BRIDGE);
         make_keys(&directory, &plan.hosts);
         let mut hosts = BTreeMap::new();
         for (index, name) in plan.hosts.iter().enumerate() {
             let text = graph(name);
             let machine = Machine::start(name, &resolver, &namespaces_on(&parse(&text), name));
-            let address = plug_in(&machine, &wire, index);
+            plug_in(&machine, &wire, index, plan.underlay);
             let home = directory.join(name);
             fs::write(home.join("graph.yaml"), &text).unwrap();
             let extra = plan.settings.get(name).map_or("", String::as_str);
             fs::write(home.join("agent.yaml"), agent_yaml(name, extra)).unwrap();
             let agent = Agent::new(&machine, &home);
-            hosts.insert((*name).to_owned(), Host { machine, agent, address });
+            hosts.insert((*name).to_owned(), Host { machine, agent, address: address(index) });
         }
-        Self { hosts, wire, policy, directory }
+        let relay = (plan.underlay == Underlay::Relay).then(|| underlay::relay(&wire.place(), &plan.hosts));
+        Self { hosts, relay, wire, policy, directory }
     }
 
     fn host_entry(&self, host: &str) -> &Host {
@@ -187,6 +205,11 @@ impl Lab {
     /// The link between a host and the others.
     pub fn link(&self, host: &str) -> Link {
         Link { host: self.host(host), wire: self.wire(), port: format!("to-{host}") }
+    }
+
+    /// The path between the hosts of a lab [`Builder::through_relay`].
+    pub fn relay(&self) -> &Relay {
+        self.relay.as_ref().expect("this lab has no relay: build it with through_relay()")
     }
 
     /// A workload that runs on one host.
@@ -348,16 +371,6 @@ fn make_directory() -> PathBuf {
     directory
 }
 
-fn whole_graph(hosts: &[&str], tenants: &str) -> String {
-    let line = |(index, host)| format!("  {host}: {{ address: {} }}\n", address(index));
-    let hosts: String = hosts.iter().enumerate().map(line).collect();
-    format!("fabric: {FABRIC}\nhosts:\n{hosts}{tenants}")
-}
-
-fn address(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, 11 + u8::try_from(index).expect("few hosts"))
-}
-
 fn parse(text: &str) -> Graph {
     Graph::parse("graph.yaml", text).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
 }
@@ -369,34 +382,6 @@ fn namespaces_on(graph: &Graph, host: &str) -> Vec<String> {
         Run::User(_) => None,
     })
     .collect()
-}
-
-/// Joins a machine to the bridge with a cable; both ends are made where they belong, so that nothing shows outside.
-fn plug_in(machine: &Machine, wire: &Machine, index: usize) -> Ipv4Addr {
-    let (name, address) = (machine.name(), address(index));
-    let number = address.octets()[3];
-    let (inner, outer) = (machine.init().to_string(), wire.init().to_string());
-    let line = [
-        "link",
-        "add",
-        "eth0",
-        "netns",
-        &inner,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        &format!("to-{name}"),
-        "netns",
-        &outer,
-    ];
-    let output = std::process::Command::new("ip").args(line).output().expect("iproute2 is installed");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    wire.place().sh(&format!("ip link set to-{name} master br0 up"));
-    machine.place().sh(&format!(
-        "ip addr add {address}/24 dev eth0; ip addr add 2001:db8::{number}/64 dev eth0 nodad; ip link set eth0 up"
-    ));
-    address
 }
 
 /// Makes the fabric's CA and every host's certificate as an operator would.
