@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{interface::FlowGuard, kernel::Owner, stack::Endpoint};
 use ripstop_config::{Reason, graph::Run};
-use ripstop_policy::{Policy, ServiceEntry, WorkloadIx};
+use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry, WorkloadIx};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -70,7 +70,31 @@ pub async fn reach(
     request: &Request,
 ) -> Result<Reached, Unreached> {
     let target = target(policy, service, request);
-    let by = policy.workload_entry(service.by);
+    let source = source(policy, service, caller, target.is_ipv4());
+    connect(context, policy.workload_entry(service.by), source, target).await
+}
+
+/// Connects to the endpoint of a service on this host to see whether it is well, in nobody's name: from the service's own
+/// address, so that the endpoint cannot take it for a workload.
+///
+/// # Errors
+/// [`Unreached`] with what the endpoint, or its absence, answered.
+pub async fn probe(
+    context: &Context,
+    policy: &Policy,
+    service: &ServiceEntry,
+    target: SocketAddr,
+) -> Result<Reached, Unreached> {
+    let source = if target.is_ipv4() { IpAddr::V4(service.v4) } else { IpAddr::V6(service.v6) };
+    connect(context, policy.workload_entry(service.by), source, target).await
+}
+
+async fn connect(
+    context: &Context,
+    by: &WorkloadEntry,
+    source: IpAddr,
+    target: SocketAddr,
+) -> Result<Reached, Unreached> {
     let unreached = |reason, more| Unreached { reason, detail: format!("{} {target}{more}", context.host) };
     let reaching = async {
         let plain = |reason| unreached(reason, String::new());
@@ -83,7 +107,6 @@ pub async fn reach(
                 Ok(Reached::Kernel(Rc::new(stream)))
             }
             Run::Netns(_) => {
-                let source = source(policy, service, caller, target.is_ipv4());
                 let (endpoint, guard) = interface.connect(source, target, random()).map_err(plain)?;
                 endpoint.established().await.map_err(|broken| plain(broken.0))?;
                 Ok(Reached::User(endpoint, guard))
