@@ -158,7 +158,7 @@ fn graph_show_lists_names_addresses_and_rules() {
         "198.19.",
         "8080/tcp",
         "alpha beta",
-        "sessions 200",
+        "200 sessions at once",
         "shop.yaml:15",
         "resolver 198.18.0.1",
     ] {
@@ -167,6 +167,43 @@ fn graph_show_lists_names_addresses_and_rules() {
     let value = bench.run(&["graph", "show", &file, "--output", "json"]).exits(0).json();
     assert_eq!(value["services"].as_array().map(Vec::len), Some(2));
     assert_eq!(value["edges"][0]["limits"]["sessions"], 200);
+}
+
+#[test]
+fn graph_show_shows_what_else_is_said_of_services_workloads_and_tenants() {
+    let bench = Bench::new();
+    let text = GRAPH
+        .replace("  shop:\n", "  shop:\n    limit: { rate: 1 gbit/s }\n")
+        .replace("run: { netns: web } }", "run: { netns: web }, limit: { open: 9/s } }")
+        .replace(
+            "port: 8080/tcp",
+            "ports: [8080/tcp, 53/udp], health: { tcp: 2s }, source: preserve, idle: 90s, limit: { session: 1 mbit/s }, \
+             balance: { sticky: true, weights: { beta: 3 } }",
+        );
+    let file = bench.file("shop.yaml", &text);
+    let said = bench.run(&["graph", "show", &file]).exits(0).stdout();
+    for part in [
+        "1 gbit/s for all together each way",
+        "9/s new sessions",
+        "health tcp every 2s; source preserve; balance least-load, sticky, weights beta 3; idle 90s; limits 1 mbit/s a session",
+    ] {
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
+    let value = bench.run(&["graph", "show", &file, "--output", "json"]).exits(0).json();
+    let (api, db) = (&value["services"][0], &value["services"][1]);
+    assert_eq!(
+        (&api["health"]["every"], &api["source"], &api["idle"]),
+        (&"2s".into(), &"preserve".into(), &"90s".into())
+    );
+    assert_eq!(
+        (&api["balance"]["weights"]["beta"], &api["limits"]["session_bytes_per_second"]),
+        (&3.into(), &125_000.into())
+    );
+    assert!(db["health"].is_null() && db["limits"]["sessions"].is_null());
+    assert_eq!(value["tenants"][0]["limits"]["bytes_per_second"], 125_000_000);
+    assert_eq!(value["workloads"][2]["limits"]["open_per_second"], 9);
+    // UDP is carried: nothing is noted of it.
+    assert_eq!(bench.run(&["graph", "check", &file]).exits(0).stdout().lines().count(), 1);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The service graph: hosts, tenants, workloads, services and the edges that may connect.
 
+mod show;
+
 use crate::{
     diagnostic::{Diagnostics, Location},
     name::{FabricName, HostName, ServiceId, TenantName, WorkloadId, WorkloadName, ZoneName},
@@ -104,7 +106,7 @@ pub struct Service {
     /// Its ports; never empty, no number twice for one protocol.
     pub ports: Vec<Port>,
     /// Where the endpoint listens, when it is not its interface's address (`netns`) or 127.0.0.1 (`user`) at the
-    /// service's own port. `to: :8080` is kept as `0.0.0.0:8080`: that address, another port. Ask
+    /// service's own port. `to: :8080` is kept as `0.0.0.0:8080`: the usual address, another port. Ask
     /// [`Service::endpoint`]. Only services of one port have it.
     pub to: Option<SocketAddr>,
     /// Other tenants that may be given edges to it.
@@ -162,7 +164,7 @@ pub enum Source {
 }
 
 /// How callers choose among endpoints: less load first, of their own zone first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Balance {
     /// Shares of hosts, by name; a host that is not named has 1. A host with 0 gets sessions only when no other can.
     pub weights: BTreeMap<HostName, u32>,

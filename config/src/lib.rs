@@ -25,4 +25,4 @@ pub use name::{
     FabricName, HostName, Identity, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName, ZoneName,
 };
 pub use reason::Reason;
-pub use units::{ByteRate, OpenRate, Port, Protocol};
+pub use units::{ByteRate, OpenRate, Port, Protocol, Span};

@@ -7,9 +7,12 @@
 //! 4. Check what no entry shows alone: ranges, hosts' addresses, identities.
 
 mod agent;
+mod balance;
 mod edges;
+mod health;
 mod hosts;
 mod identity;
+mod limits;
 mod ranges;
 mod services;
 mod workloads;
@@ -18,7 +21,7 @@ pub(crate) use agent::agent;
 
 use crate::{
     Diagnostics, FabricName, Graph, HostName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{GRAPH_MAX, Host, Service, Workload},
+    graph::{self, GRAPH_MAX, Host, Limits, Service, Workload},
     yaml::{self, Entry, Node, Report, Shape, names},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +31,7 @@ const GRAPH: Shape = Shape {
     keys: &["fabric", "ranges", "hosts", "tenants"],
     later: &[("tests", "check the graph with `ripstop graph check` and `ripstop explain`")],
 };
-const TENANT: Shape = Shape { what: "a tenant", keys: &["workloads", "services", "allow"], later: &[] };
+const TENANT: Shape = Shape { what: "a tenant", keys: &["workloads", "services", "allow", "limit"], later: &[] };
 
 /// What a graph's file declares, before the entries themselves are read.
 #[derive(Default)]
@@ -50,6 +53,7 @@ struct Tenant<'n> {
     workloads: Vec<Entry<'n, WorkloadName>>,
     services: Vec<Entry<'n, ServiceName>>,
     allow: Option<&'n Node>,
+    limits: Limits,
 }
 
 /// Reads a graph; see [`Graph::parse`].
@@ -81,7 +85,7 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
     let sizes = (services.len(), workloads.len());
     let ranges = ranges::read(top.get("ranges"), fabric.as_ref(), sizes, report);
     hosts::check(&hosts, ranges.as_ref(), report);
-    let tenants = tenants.into_iter().map(|tenant| (tenant.name, Default::default())).collect();
+    let tenants = tenants.into_iter().map(|tenant| (tenant.name, graph::Tenant { limits: tenant.limits })).collect();
     let hosts = plain(hosts);
     Some(Graph {
         fabric: fabric?,
@@ -100,7 +104,8 @@ fn tenants_of<'n>(node: &'n Node, report: &mut Report<'_>) -> Vec<Tenant<'n>> {
 }
 
 fn tenant<'n>(entry: Entry<'n, TenantName>, report: &mut Report<'_>) -> Tenant<'n> {
-    let mut tenant = Tenant { name: entry.name, workloads: Vec::new(), services: Vec::new(), allow: None };
+    let (workloads, services, limits) = (Vec::new(), Vec::new(), Limits::default());
+    let mut tenant = Tenant { name: entry.name, workloads, services, allow: None, limits };
     if tenant.name.as_str() == RESERVED_TENANT {
         let hint = "identities of hosts are written `spiffe://FABRIC/host/NAME`: choose another name";
         report.hinted(entry.key, "a tenant cannot be called `host`", hint);
@@ -111,6 +116,7 @@ fn tenant<'n>(entry: Entry<'n, TenantName>, report: &mut Report<'_>) -> Tenant<'
         let services = fields.get("services");
         tenant.services = services.map(|node| names(node, "`services`", report)).unwrap_or_default();
         tenant.allow = fields.get("allow");
+        tenant.limits = limits::read(&fields, report).unwrap_or_default();
     }
     tenant
 }

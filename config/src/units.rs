@@ -1,4 +1,8 @@
-//! Quantities with their units: rates, ports, protocols.
+//! Quantities with their units: rates, spans of time, ports, protocols.
+
+mod span;
+
+pub use span::Span;
 
 use std::{fmt, num::NonZeroU64, str::FromStr};
 

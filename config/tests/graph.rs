@@ -5,16 +5,17 @@
 use proptest::prelude::*;
 use ripstop_config::{
     Graph, HostName, ServiceId, WorkloadId,
-    graph::{GRAPH_MAX, Run, User},
+    graph::{Balance, GRAPH_MAX, Run, Service, User, Workload},
 };
+use std::time::Duration;
 
 const SHOP: &str = include_str!("data/shop.yaml");
 
-fn workload(graph: &Graph, id: &str) -> ripstop_config::graph::Workload {
+fn workload(graph: &Graph, id: &str) -> Workload {
     graph.workloads[&id.parse::<WorkloadId>().unwrap()].clone()
 }
 
-fn service(graph: &Graph, id: &str) -> ripstop_config::graph::Service {
+fn service(graph: &Graph, id: &str) -> Service {
     graph.services[&id.parse::<ServiceId>().unwrap()].clone()
 }
 
@@ -77,6 +78,59 @@ fn endpoints_are_at_the_interface_unless_the_graph_says_otherwise() {
     assert_eq!(at("shop/admin"), "127.0.0.1:9000");
 }
 
+/// [`SHOP`] with everything that a limit, a check, a source and a way of balancing may be.
+fn rich() -> Graph {
+    let text = SHOP
+        .replace("  shop:\n", "  shop:\n    limit: { session: 1 mbit/s, rate: 2 mbit/s, sessions: 3, open: 4/s }\n")
+        .replace("run: { netns: web } }", "run: { netns: web }, limit: { rate: 1 gbit/s } }")
+        .replace(
+            "balance: least-load",
+            "balance: { sticky: true, weights: { beta: 0 } }, health: { tcp: 500ms, port: 9000 }",
+        )
+        .replace("to: 127.0.0.1\n", "to: ':9001'\n        source: preserve\n        health: { http: '/a?b=%20' }\n")
+        .replace(
+            "export: [billing]",
+            "export: [billing], idle: 90s, health: { http: /up, every: 1m }, limit: { open: 7/s }",
+        )
+        .replace("to: ':8000'", "to: ':8000', proxy-protocol: v2, source: usual, balance: {}");
+    Graph::parse("f", &text).unwrap_or_else(|found| panic!("{found}"))
+}
+
+#[test]
+fn limits_are_read_at_every_level() {
+    let graph = rich();
+    let shop = &graph.tenants[&"shop".parse().unwrap()].limits;
+    assert_eq!(
+        (shop.session.unwrap().to_string(), shop.rate.unwrap().to_string()),
+        ("1 mbit/s".into(), "2 mbit/s".into())
+    );
+    assert_eq!((shop.sessions, shop.open.unwrap().to_string()), (Some(3), "4/s".into()));
+    assert!(graph.tenants[&"billing".parse().unwrap()].limits.is_none());
+    assert_eq!(workload(&graph, "shop/web").limits.rate.unwrap().to_string(), "1 gbit/s");
+    assert!(workload(&graph, "shop/api").limits.is_none());
+    assert_eq!(service(&graph, "shop/db").limits.to_string(), "7/s new sessions");
+    assert!(service(&graph, "shop/api").limits.is_none());
+}
+
+#[test]
+fn checks_sources_and_ways_of_balancing_are_read() {
+    let graph = rich();
+    let [api, admin, db, front] = ["api", "admin", "db", "front"].map(|name| service(&graph, &format!("shop/{name}")));
+    let health = |service: &Service| service.health.as_ref().map(ToString::to_string);
+    assert_eq!(health(&api).as_deref(), Some("tcp every 500ms at port 9000"));
+    assert_eq!(health(&admin).as_deref(), Some("http /a?b=%20 every 2s"));
+    assert_eq!(health(&db).as_deref(), Some("http /up every 1m"));
+    assert_eq!((health(&front), front.idle, db.idle), (None, None, Some(Duration::from_secs(90))));
+    assert_eq!(
+        [&api, &admin, &db, &front].map(|service| service.source.as_str()),
+        ["usual", "preserve", "usual", "proxy-protocol v2"]
+    );
+    assert_eq!(api.balance.to_string(), "least-load, sticky, weights beta 0");
+    assert_eq!((front.balance.clone(), db.balance.clone()), (Balance::default(), Balance::default()));
+    // Where a user's endpoint listens depends on how it is called: only the port is kept.
+    assert_eq!(admin.endpoint(admin.ports[0], "198.19.0.7".parse().unwrap()).to_string(), "198.19.0.7:9001");
+}
+
 #[test]
 fn every_mistake_is_shown_at_once() {
     let text = include_str!("data/mistakes.yaml");
@@ -124,7 +178,46 @@ fn each_mistake_has_its_message() {
         ("to: 127.0.0.1:8080", "to: ':0'"),
         ("to: 127.0.0.1:8080", "to: 0.0.0.0:80"),
         ("to: 127.0.0.1:8080", "to: localhost:80"),
-        ("to: 127.0.0.1:8080", "health: { tcp: 2s }"),
+        ("to: 127.0.0.1:8080", "health: tcp"),
+        ("to: 127.0.0.1:8080", "health: {}"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 2 }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 99ms }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 61m }"),
+        ("to: 127.0.0.1:8080", "health: { tpc: 2s }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 2s, http: / }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 2s, every: 2s }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 2s, port: 65536 }"),
+        ("to: 127.0.0.1:8080", "health: { tcp: 2s, port: 80/tcp }"),
+        ("to: 127.0.0.1:8080", "health: { http: ready }"),
+        ("to: 127.0.0.1:8080", "health: { http: '/a b' }"),
+        ("to: 127.0.0.1:8080", "health: { http: \"/a\\r\\nX: y\" }"),
+        ("to: 127.0.0.1:8080", "health: { http: /, every: 0s }"),
+        ("port: 80, to: ':8000'", "port: 80/udp, health: { tcp: 2s }"),
+        ("to: 127.0.0.1:8080", "source: preserve, to: 127.0.0.1:8080"),
+        ("to: 127.0.0.1:8080", "source: preserve, to: '[::1]:8080'"),
+        ("to: 127.0.0.1:8080", "source: preserve, to: '[::ffff:127.0.0.1]:8080'"),
+        ("to: 127.0.0.1:8080", "source: keep"),
+        ("to: 127.0.0.1:8080", "source: preserve, proxy-protocol: v2"),
+        ("to: 127.0.0.1:8080", "proxy-protocol: v1"),
+        ("to: 127.0.0.1:8080", "proxy_protocol: v2"),
+        ("export: [billing]", "proxy-protocol: v2, export: [billing]"),
+        ("balance: least-load", "balance: { by: random }"),
+        ("balance: least-load", "balance: { sticky: yes }"),
+        ("balance: least-load", "balance: { weight: { alpha: 1 } }"),
+        ("balance: least-load", "balance: { weights: { alhpa: 1 } }"),
+        ("balance: least-load", "balance: { weights: { gamma: 1 } }"),
+        ("balance: least-load", "balance: { weights: { alpha: 1001 } }"),
+        ("balance: least-load", "balance: { weights: { alpha: -1 } }"),
+        ("balance: least-load", "balance: { weights: { alpha: 0, beta: 0 } }"),
+        ("balance: least-load", "balance: { weights: [alpha] }"),
+        ("export: [billing]", "idle: 999ms, export: [billing]"),
+        ("export: [billing]", "idle: 25h, export: [billing]"),
+        ("to: 127.0.0.1:8080", "idle: 60s"),
+        ("to: 127.0.0.1:8080", "limit: { rate: 1 }"),
+        ("run: { user: api } }", "run: { user: api }, limit: { session: 1 } }"),
+        ("run: { user: api } }", "run: { user: api }, limits: {} }"),
+        ("  shop:\n", "  shop:\n    limit: { sesions: 1 }\n"),
+        ("  shop:\n", "  shop:\n    limit: 1 mbit/s\n"),
         ("to: 127.0.0.1:8080", "balance: random"),
         ("to: ':8000'", "to: 127.0.0.1:8000"),
         ("export: [billing]", "to: ':1', export: [billing]"),
@@ -190,7 +283,7 @@ fn a_large_graph_that_is_all_wrong_does_not_flood_the_screen() {
 }
 
 /// Words that make graphs, so that random texts get past the parser's first line.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 31] = [
     "fabric:",
     "hosts:",
     "tenants:",
@@ -205,6 +298,11 @@ const WORDS: [&str; 26] = [
     "to:",
     "port:",
     "limit:",
+    "health:",
+    "balance:",
+    "weights:",
+    "idle:",
+    "2s",
     "a",
     "b/c",
     "{",

@@ -1,9 +1,9 @@
 //! Which policy a host runs, in eight bytes.
 
-use crate::snapshot::Tables;
+use crate::{ServiceEntry, snapshot::Tables};
 use ripstop_config::{
-    Graph, Port,
-    graph::{Edge, Run, User},
+    ByteRate, Graph, Port,
+    graph::{Check, Edge, Health, Limits, Run, User},
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -40,7 +40,7 @@ impl serde::Serialize for PolicyDigest {
 }
 
 /// Version of the canonical form: it changes with any change to what is hashed or how.
-const FORM: &str = "ripstop-policy-1";
+const FORM: &str = "ripstop-policy-2";
 
 pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
     let mut form = Form(Sha256::new());
@@ -48,23 +48,44 @@ pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
     form.text(graph.fabric.as_str());
     form.text(&format!("{} {} {}", graph.ranges.services_v4, graph.ranges.workloads_v4, graph.ranges.v6));
     add_hosts(&mut form, graph);
-    form.sorted(graph.tenants.keys());
+    form.sorted(graph.tenants.iter().map(|(name, tenant)| format!("{name} {}", limits(&tenant.limits))));
     form.count(tables.workloads.len());
     for entry in &tables.workloads {
         form.text(&format!("{} {} {} {} {}", entry.id, entry.v4, entry.v6, run(&entry.run), entry.isolated));
+        form.text(&limits(&entry.limits));
         form.sorted(entry.on.iter());
     }
     form.count(tables.services.len());
     for entry in &tables.services {
-        let by = &tables.workloads[entry.by.index()].id;
-        let to = entry.to.map(|to| to.to_string()).unwrap_or_default();
-        form.text(&format!("{} {} {} {by} {to}", entry.id, entry.v4, entry.v6));
-        form.sorted(entry.ports.iter());
-        form.sorted(entry.export.iter());
+        add_service(&mut form, entry, tables);
     }
     form.sorted(graph.edges.iter().map(edge));
     let digest = form.0.finalize();
     PolicyDigest(std::array::from_fn(|at| digest[at]))
+}
+
+fn add_service(form: &mut Form, entry: &ServiceEntry, tables: &Tables) {
+    let by = &tables.workloads[entry.by.index()].id;
+    let to = entry.to.map(|to| to.to_string()).unwrap_or_default();
+    form.text(&format!("{} {} {} {by} {to}", entry.id, entry.v4, entry.v6));
+    form.sorted(entry.ports.iter());
+    form.sorted(entry.export.iter());
+    form.text(&limits(&entry.limits));
+    form.text(&entry.health.as_ref().map(health).unwrap_or_default());
+    form.text(entry.source.as_str());
+    form.text(&format!("{} {}", entry.balance.sticky, entry.idle.unwrap_or_default().as_millis()));
+    // A host that is not named has the weight 1.
+    let weights = entry.balance.weights.iter().filter(|(_, weight)| **weight != 1);
+    form.sorted(weights.map(|(host, weight)| format!("{host} {weight}")));
+}
+
+/// Tells all checks apart: a path has no space in it.
+fn health(health: &Health) -> String {
+    let check = match &health.check {
+        Check::Tcp => "tcp",
+        Check::Http(path) => path,
+    };
+    format!("{check} {} {}", health.every.as_millis(), health.port.unwrap_or(0))
 }
 
 fn add_hosts(form: &mut Form, graph: &Graph) {
@@ -88,10 +109,14 @@ fn edge(edge: &Edge) -> String {
     let mut ports: Vec<Port> = edge.ports.clone();
     ports.sort_unstable();
     let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    let limits = &edge.limits;
-    let session = limits.session.map_or(0, ripstop_config::ByteRate::bytes_per_second);
+    format!("{} {} {} {}", edge.from, edge.to, ports.join(","), limits(&edge.limits))
+}
+
+fn limits(limits: &Limits) -> String {
+    let bytes = |rate: Option<ByteRate>| rate.map_or(0, ByteRate::bytes_per_second);
+    let (session, rate) = (bytes(limits.session), bytes(limits.rate));
     let open = limits.open.map_or(0, |rate| rate.sessions_per_second().get());
-    format!("{} {} {} {session} {} {open}", edge.from, edge.to, ports.join(","), limits.sessions.unwrap_or(0))
+    format!("{session} {rate} {} {open}", limits.sessions.unwrap_or(0))
 }
 
 /// Feeds the hash with values that each carry their length, so that no two graphs have one form.

@@ -3,7 +3,9 @@
 
 use crate::{Policy, ServiceIx, Verdict, WorkloadIx};
 use ripstop_config::{
-    Graph, HostName, Port, Reason, ServiceId, WorkloadId, ZoneName, diagnostic::Location, graph::Limits,
+    Graph, HostName, Port, Reason, ServiceId, Span, WorkloadId, ZoneName,
+    diagnostic::Location,
+    graph::{Balance, Health, Limits, Source},
     suggest::nearest,
 };
 use serde::Serialize;
@@ -28,6 +30,14 @@ pub struct Explanation {
     pub ports: Vec<PortAnswer>,
     /// The hosts that serve it.
     pub endpoints: Vec<Serves>,
+    /// How its endpoints are checked.
+    pub health: Option<Health>,
+    /// From where an endpoint sees its callers come.
+    pub source: Source,
+    /// How callers choose among its endpoints.
+    pub balance: Balance,
+    /// After how much silence a UDP session ends, when the graph says.
+    pub idle: Option<Span>,
     /// A name close to one that is unknown.
     pub did_you_mean: Option<String>,
     /// What to change in the graph to allow what is denied.
@@ -45,8 +55,21 @@ pub struct PortAnswer {
     pub reason: Option<Reason>,
     /// The rule that allows it, as `file:line`.
     pub rule: Option<Location>,
-    /// What the rule allows at most.
-    pub limits: Limits,
+    /// What a session is held to: none when it is denied.
+    pub limits: LimitChain,
+}
+
+/// The limits that a session counts for, all of which hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct LimitChain {
+    /// Those of the rule.
+    pub edge: Limits,
+    /// Those of the service, over all its callers.
+    pub service: Limits,
+    /// Those of the calling workload, over all its edges.
+    pub workload: Limits,
+    /// Those of the calling workload's tenant, over all its workloads.
+    pub tenant: Limits,
 }
 
 /// A host that serves a service.
@@ -81,6 +104,10 @@ impl Explanation {
             addresses: Vec::new(),
             ports: Vec::new(),
             endpoints: Vec::new(),
+            health: None,
+            source: Source::default(),
+            balance: Balance::default(),
+            idle: None,
             did_you_mean: None,
             changes: Vec::new(),
         }
@@ -113,6 +140,10 @@ pub fn explain(policy: &Policy, who: &WorkloadId, service: &ServiceId, port: Opt
     if let Some(entry) = callee.map(|callee| policy.service_entry(callee)) {
         explanation.addresses = vec![entry.v4.into(), entry.v6.into()];
         explanation.endpoints = entry.hosts.iter().map(|host| serves(policy.graph(), host)).collect();
+        explanation.health.clone_from(&entry.health);
+        explanation.source = entry.source;
+        explanation.balance.clone_from(&entry.balance);
+        explanation.idle = entry.idle.and_then(Span::of);
     }
     match (caller, callee) {
         (Some(caller), Some(callee)) => answer(policy, caller, callee, port, &mut explanation),
@@ -162,7 +193,7 @@ fn serves(graph: &Graph, host: &HostName) -> Serves {
 }
 
 fn denied(port: Option<Port>, reason: Reason) -> PortAnswer {
-    PortAnswer { port, allowed: false, reason: Some(reason), rule: None, limits: Limits::default() }
+    PortAnswer { port, allowed: false, reason: Some(reason), rule: None, limits: LimitChain::default() }
 }
 
 fn answer(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>, into: &mut Explanation) {
@@ -183,7 +214,12 @@ fn decide(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Port) ->
             allowed: true,
             reason: None,
             rule: Some(policy.edge(permit.edge).at.clone()),
-            limits: permit.limits,
+            limits: LimitChain {
+                edge: permit.limits,
+                service: policy.service_entry(callee).limits,
+                workload: policy.workload_entry(caller).limits,
+                tenant: policy.tenant_limits(&policy.workload_entry(caller).id.tenant),
+            },
         },
         Verdict::Deny(reason) => denied(Some(port), reason),
     }

@@ -24,7 +24,7 @@ mod verdict;
 
 pub use compile::{CompileError, compile};
 pub use digest::PolicyDigest;
-pub use explain::{Change, Explanation, PortAnswer, Serves, allowing_edge, explain};
+pub use explain::{Change, Explanation, LimitChain, PortAnswer, Serves, allowing_edge, explain};
 pub use index::{EdgeIx, ServiceIx, WorkloadIx};
 pub use snapshot::{Policy, ServiceEntry, WorkloadEntry};
 pub use verdict::{Permit, Verdict};

@@ -1,7 +1,10 @@
 //! An explanation as text for people: one line for the verdict, then the chain, then what to change.
 
 use crate::{Explanation, PortAnswer, Serves};
-use ripstop_config::{Reason, graph::Limits};
+use ripstop_config::{
+    Reason,
+    graph::{Balance, Source},
+};
 use std::fmt::{self, Display, Formatter};
 
 /// Width of the labels when no port is among them.
@@ -26,7 +29,7 @@ impl Display for Explanation {
     }
 }
 
-/// Name, address, caller, rule, endpoints and limits, each with its label.
+/// Name, address, caller, rule, endpoints with what is not usual of them, and limits, each with its label.
 fn chain(explanation: &Explanation) -> Vec<(String, String)> {
     let from = list(&explanation.from, "no host");
     let who = format!("{} on {from} ({})", explanation.who, list(&explanation.who_addresses, "no address"));
@@ -38,9 +41,32 @@ fn chain(explanation: &Explanation) -> Vec<(String, String)> {
     let answers = explanation.ports.iter();
     chain.extend(answers.clone().map(|answer| (labelled(explanation, answer, "rule"), rule(answer))));
     chain.push(("endpoint".into(), list(&explanation.endpoints, "none")));
-    let allowed = answers.filter(|answer| answer.allowed);
-    chain.extend(allowed.map(|answer| (labelled(explanation, answer, "limits"), limits(&answer.limits))));
+    let allowed: Vec<&PortAnswer> = answers.filter(|answer| answer.allowed).collect();
+    if let Some(first) = allowed.first() {
+        chain.extend(settings(explanation));
+        let edge = |answer: &&PortAnswer| (labelled(explanation, answer, "limits"), answer.limits.edge.to_string());
+        chain.extend(allowed.iter().map(edge));
+        // They are the same for each port.
+        let around = first.limits;
+        let around = [("service", around.service), ("workload", around.workload), ("tenant", around.tenant)];
+        let given = around.into_iter().filter(|(_, limits)| !limits.is_none());
+        chain.extend(given.map(|(whose, limits)| (format!("of {whose}"), limits.to_string())));
+    }
     chain
+}
+
+/// What the graph says of the service's endpoints, where that is not the default.
+fn settings(explanation: &Explanation) -> impl Iterator<Item = (String, String)> {
+    let Explanation { health, source, balance, idle, .. } = explanation;
+    let source = Some(source).filter(|source| **source != Source::default());
+    let balance = Some(balance).filter(|balance| **balance != Balance::default());
+    let rows = [
+        ("health", health.as_ref().map(ToString::to_string)),
+        ("source", source.map(ToString::to_string)),
+        ("balance", balance.map(ToString::to_string)),
+        ("idle", idle.map(|idle| idle.to_string())),
+    ];
+    rows.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?)))
 }
 
 fn verdict(explanation: &Explanation, answer: &PortAnswer, f: &mut Formatter<'_>) -> fmt::Result {
@@ -68,14 +94,6 @@ fn labelled(explanation: &Explanation, answer: &PortAnswer, label: &str) -> Stri
         Some(port) if explanation.ports.len() > 1 => format!("{label} {port}"),
         Some(_) | None => label.to_owned(),
     }
-}
-
-fn limits(limits: &Limits) -> String {
-    let session = limits.session.map(|rate| format!("{rate} a session each way"));
-    let sessions = limits.sessions.map(|count| format!("{count} sessions at once"));
-    let open = limits.open.map(|rate| format!("{rate} new sessions"));
-    let given: Vec<String> = [session, sessions, open].into_iter().flatten().collect();
-    list(&given, "none")
 }
 
 impl Display for Serves {

@@ -71,6 +71,39 @@ fn machines_are_told_the_same() {
     assert_eq!((explain("8081").allowed(), explain("8081").reason()), (false, Some(Reason::NoPort)));
 }
 
+/// The shop with everything that may be said of a service, its caller and their tenant.
+fn rich() -> Policy {
+    let text = include_str!("data/shop.yaml")
+        .replace("  shop:\n", "  shop:\n    limit: { sessions: 5000, open: 1000/s }\n")
+        .replace("run: { netns: web } }", "run: { netns: web }, limit: { rate: 1 gbit/s } }")
+        .replace(
+            "to: 127.0.0.1:8080",
+            "source: preserve, health: { http: /up, every: 5s, port: 9000 }, \
+             limit: { session: 2 mbit/s, rate: 100 mbit/s, sessions: 70, open: 9/s }, \
+             balance: { sticky: true, weights: { beta: 3 } }",
+        )
+        .replace("port: 80/tcp }", "port: 80/udp, idle: 90s }")
+        .replace("    allow:\n", "    allow:\n      - { from: api, to: front }\n");
+    compile(Graph::parse("shop.yaml", &text).unwrap_or_else(|found| panic!("{found}"))).unwrap()
+}
+
+#[test]
+fn limits_of_every_level_and_what_is_said_of_the_endpoints() {
+    let told = |who: &str, service: &str| explain(&rich(), &who.parse().unwrap(), &service.parse().unwrap(), None);
+    insta::assert_snapshot!(told("shop/web", "shop/api"));
+    insta::assert_snapshot!(told("shop/api", "shop/front"));
+    let machine = serde_json::to_value(told("shop/web", "shop/api")).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&machine["ports"][0]["limits"]).unwrap());
+    assert_eq!(machine["health"], serde_json::json!({ "check": "http", "path": "/up", "every": "5s", "port": 9000 }));
+    assert_eq!(machine["source"], "preserve");
+    assert_eq!(machine["balance"], serde_json::json!({ "sticky": true, "weights": { "beta": 3 } }));
+    assert_eq!(serde_json::to_value(told("shop/api", "shop/front")).unwrap()["idle"], "90s");
+    // What is denied has no limits, and says nothing of endpoints that are not to be had.
+    let denied = told("shop/db", "shop/api");
+    assert_eq!(denied.ports[0].limits, Default::default());
+    assert!(!denied.to_string().contains("health"), "{denied}");
+}
+
 #[test]
 fn the_line_that_is_offered_allows_it() {
     let text = include_str!("data/shop.yaml");

@@ -192,6 +192,55 @@ fn the_digest_is_of_what_the_graph_says() {
 }
 
 #[test]
+fn whatever_changes_what_a_host_does_changes_the_digest() {
+    let text = SHOP.replace("port: 80/tcp }", "ports: [80/tcp, 53/udp] }");
+    let digest = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        compile(parse(&text.replacen(from, to, 1))).unwrap().digest()
+    };
+    let mut seen = HashSet::from([compile(parse(&text)).unwrap().digest()]);
+    let limits = ["session: 1 mbit/s", "rate: 1 mbit/s", "sessions: 125000", "open: 125000/s", "rate: 2 mbit/s"];
+    for limit in limits {
+        for (from, to) in [
+            ("  shop:\n", format!("  shop:\n    limit: {{ {limit} }}\n")),
+            ("  billing:\n", format!("  billing:\n    limit: {{ {limit} }}\n")),
+            ("run: { netns: web } }", format!("run: {{ netns: web }}, limit: {{ {limit} }} }}")),
+            ("run: { user: api } }", format!("run: {{ user: api }}, limit: {{ {limit} }} }}")),
+            ("to: 127.0.0.1:8080", format!("to: 127.0.0.1:8080, limit: {{ {limit} }}")),
+            ("port: 443", format!("port: 443, limit: {{ {limit} }}")),
+            ("to: db, port: 5433", format!("to: db, port: 5433, limit: {{ {limit} }}")),
+        ] {
+            assert!(seen.insert(digest(from, &to)), "{to}");
+        }
+    }
+    for (from, to) in [
+        ("port: 443", "port: 443, health: { tcp: 2s }"),
+        ("port: 443", "port: 443, health: { tcp: 3s }"),
+        ("port: 443", "port: 443, health: { tcp: 2s, port: 9 }"),
+        ("port: 443", "port: 443, health: { http: / }"),
+        ("port: 443", "port: 443, health: { http: /tcp }"),
+        ("port: 443", "port: 443, health: { http: /, every: 3s }"),
+        ("port: 443", "port: 443, source: preserve"),
+        ("port: 443", "port: 443, proxy-protocol: v2"),
+        ("port: 443", "port: 443, balance: { sticky: true }"),
+        ("port: 443", "port: 443, balance: { weights: { gamma: 2 } }"),
+        ("to: 127.0.0.1:8080", "to: 127.0.0.1:8080, balance: { weights: { alpha: 0 } }"),
+        ("to: 127.0.0.1:8080", "to: 127.0.0.1:8080, balance: { weights: { beta: 0 } }"),
+        ("53/udp]", "53/udp], idle: 2s"),
+        ("53/udp]", "53/udp], idle: 3s"),
+    ] {
+        assert!(seen.insert(digest(from, to)), "{to}");
+    }
+    // What is the default, written out, changes nothing.
+    for (from, to) in [
+        ("port: 443", "port: 443, source: usual, balance: least-load, limit: {}"),
+        ("port: 443", "port: 443, balance: { by: least-load, sticky: false, weights: { gamma: 1 } }"),
+    ] {
+        assert!(seen.contains(&digest(from, to)), "{to}");
+    }
+}
+
+#[test]
 fn only_the_hosts_of_a_workload_may_speak_for_it() {
     let policy = shop();
     let api = policy.workload(&"shop/api".parse().unwrap()).unwrap();

@@ -5,8 +5,8 @@ use super::{
     output::{self, Output},
 };
 use ripstop_config::{
-    ByteRate, Diagnostic, Diagnostics, Graph, OpenRate, Protocol,
-    graph::{Edge, Limits, Run, User},
+    ByteRate, Diagnostic, Diagnostics, Graph, OpenRate, Span, TenantName,
+    graph::{Balance, Edge, Limits, Run, Source, Tenant, User},
 };
 use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry};
 use serde_json::json;
@@ -32,7 +32,7 @@ pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
     let value = json!({ "fabric": graph.fabric, "digest": digest, "counts": counts.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
     output.show(&value, || {
         let counts: Vec<_> = counts.iter().map(|(what, count)| counted(*count, what)).collect();
-        format!("ok: {} (fabric {}, digest {digest})\n{}", counts.join(", "), graph.fabric, not_carried(&policy))
+        format!("ok: {} (fabric {}, digest {digest})\n", counts.join(", "), graph.fabric)
     })?;
     Ok(Exit::Ok)
 }
@@ -45,34 +45,27 @@ fn mistakes_as_json(mistakes: &Diagnostics) -> serde_json::Value {
     json!({ "mistakes": mistakes.0.iter().map(one).collect::<Vec<_>>() })
 }
 
-/// What the graph may say and this version does not do.
-fn not_carried(policy: &Policy) -> String {
-    let services = policy.services().map(|ix| policy.service_entry(ix));
-    let ports = services.flat_map(|entry| entry.ports.iter().map(move |port| (&entry.id, port)));
-    let udp = ports.filter(|(_, port)| port.protocol == Protocol::Udp);
-    udp.map(|(service, port)| format!("note: {service} {port}: this version refuses UDP to services\n")).collect()
-}
-
 /// `1 host`, `3 hosts`.
 fn counted(count: usize, plural: &str) -> String {
     let noun = if count == 1 { plural.strip_suffix('s').unwrap_or(plural) } else { plural };
     format!("{count} {noun}")
 }
 
-/// Shows services, workloads and edges.
+/// Shows services, workloads, tenants and edges.
 pub(super) fn show(file: &Path, output: &Output) -> anyhow::Result<Exit> {
     let policy = files::policy(file)?;
     output.show(&as_json(&policy), || {
         let resolver = policy.resolver();
         let head =
             format!("fabric {}, digest {}, resolver {} {}\n", policy.fabric(), policy.digest(), resolver.0, resolver.1);
-        [head, services(&policy, output), workloads(&policy, output), edges(&policy, output)].join("\n")
+        [head, services(&policy, output), workloads(&policy, output), tenants(&policy, output), edges(&policy, output)]
+            .join("\n")
     })?;
     Ok(Exit::Ok)
 }
 
 fn services(policy: &Policy, output: &Output) -> String {
-    let mut table = output.table(&["SERVICE", "NAME", "ADDRESSES", "PORTS", "BY", "HOSTS"]);
+    let mut table = output.table(&["SERVICE", "NAME", "ADDRESSES", "PORTS", "BY", "HOSTS", "SETTINGS"]);
     for ix in policy.services() {
         let entry = policy.service_entry(ix);
         table.add_row([
@@ -82,13 +75,14 @@ fn services(policy: &Policy, output: &Output) -> String {
             ports(entry),
             policy.workload_entry(entry.by).id.to_string(),
             joined(&entry.hosts),
+            settings(entry),
         ]);
     }
     output::lines(&table)
 }
 
 fn workloads(policy: &Policy, output: &Output) -> String {
-    let mut table = output.table(&["WORKLOAD", "ADDRESSES", "RUN", "HOSTS", "ISOLATED"]);
+    let mut table = output.table(&["WORKLOAD", "ADDRESSES", "RUN", "HOSTS", "ISOLATED", "LIMITS"]);
     for ix in policy.workloads() {
         let entry = policy.workload_entry(ix);
         let isolated = if entry.isolated { "yes" } else { "no" };
@@ -98,7 +92,16 @@ fn workloads(policy: &Policy, output: &Output) -> String {
             run(&entry.run),
             joined(&entry.on),
             isolated.to_string(),
+            entry.limits.to_string(),
         ]);
+    }
+    output::lines(&table)
+}
+
+fn tenants(policy: &Policy, output: &Output) -> String {
+    let mut table = output.table(&["TENANT", "LIMITS"]);
+    for (name, tenant) in &policy.graph().tenants {
+        table.add_row([name.to_string(), tenant.limits.to_string()]);
     }
     output::lines(&table)
 }
@@ -107,7 +110,13 @@ fn edges(policy: &Policy, output: &Output) -> String {
     let mut table = output.table(&["FROM", "TO", "PORTS", "LIMITS", "RULE"]);
     for edge in &policy.graph().edges {
         let ports = if edge.ports.is_empty() { "all".into() } else { joined(&edge.ports) };
-        table.add_row([edge.from.to_string(), edge.to.to_string(), ports, limits(&edge.limits), edge.at.to_string()]);
+        table.add_row([
+            edge.from.to_string(),
+            edge.to.to_string(),
+            ports,
+            edge.limits.to_string(),
+            edge.at.to_string(),
+        ]);
     }
     output::lines(&table)
 }
@@ -128,14 +137,19 @@ fn run(run: &Run) -> String {
     }
 }
 
-fn limits(limits: &Limits) -> String {
+/// What the graph says of a service besides its ports and hosts, where that is not the default.
+fn settings(entry: &ServiceEntry) -> String {
     let parts = [
-        limits.session.map(|rate| format!("session {} bytes/s", rate.bytes_per_second())),
-        limits.sessions.map(|count| format!("sessions {count}")),
-        limits.open.map(|rate| format!("open {}/s", rate.sessions_per_second())),
+        entry.health.as_ref().map(|health| format!("health {health}")),
+        Some(entry.source).filter(|source| *source != Source::default()).map(|source| format!("source {source}")),
+        Some(&entry.balance)
+            .filter(|balance| **balance != Balance::default())
+            .map(|balance| format!("balance {balance}")),
+        entry.idle.and_then(Span::of).map(|idle| format!("idle {idle}")),
+        Some(entry.limits).filter(|limits| !limits.is_none()).map(|limits| format!("limits {limits}")),
     ];
     let given: Vec<_> = parts.into_iter().flatten().collect();
-    if given.is_empty() { "-".into() } else { given.join(", ") }
+    if given.is_empty() { "-".into() } else { given.join("; ") }
 }
 
 fn as_json(policy: &Policy) -> serde_json::Value {
@@ -146,6 +160,7 @@ fn as_json(policy: &Policy) -> serde_json::Value {
         "resolver": [v4.to_string(), v6.to_string()],
         "services": policy.services().map(|ix| service_json(policy, policy.service_entry(ix))).collect::<Vec<_>>(),
         "workloads": policy.workloads().map(|ix| workload_json(policy.workload_entry(ix))).collect::<Vec<_>>(),
+        "tenants": policy.graph().tenants.iter().map(tenant_json).collect::<Vec<_>>(),
         "edges": policy.graph().edges.iter().map(edge_json).collect::<Vec<_>>(),
     })
 }
@@ -160,6 +175,11 @@ fn service_json(policy: &Policy, entry: &ServiceEntry) -> serde_json::Value {
         "hosts": entry.hosts,
         "to": entry.to,
         "export": entry.export,
+        "limits": limits_json(&entry.limits),
+        "health": entry.health,
+        "source": entry.source,
+        "balance": entry.balance,
+        "idle": entry.idle.and_then(Span::of),
         "at": entry.at,
     })
 }
@@ -171,8 +191,13 @@ fn workload_json(entry: &WorkloadEntry) -> serde_json::Value {
         "run": run(&entry.run),
         "hosts": entry.on,
         "isolated": entry.isolated,
+        "limits": limits_json(&entry.limits),
         "at": entry.at,
     })
+}
+
+fn tenant_json((name, tenant): (&TenantName, &Tenant)) -> serde_json::Value {
+    json!({ "tenant": name, "limits": limits_json(&tenant.limits) })
 }
 
 fn edge_json(edge: &Edge) -> serde_json::Value {
@@ -180,11 +205,16 @@ fn edge_json(edge: &Edge) -> serde_json::Value {
         "from": edge.from,
         "to": edge.to,
         "ports": edge.ports,
-        "limits": {
-            "session_bytes_per_second": edge.limits.session.map(ByteRate::bytes_per_second),
-            "sessions": edge.limits.sessions,
-            "open_per_second": edge.limits.open.map(OpenRate::sessions_per_second),
-        },
+        "limits": limits_json(&edge.limits),
         "rule": edge.at,
+    })
+}
+
+fn limits_json(limits: &Limits) -> serde_json::Value {
+    json!({
+        "session_bytes_per_second": limits.session.map(ByteRate::bytes_per_second),
+        "bytes_per_second": limits.rate.map(ByteRate::bytes_per_second),
+        "sessions": limits.sessions,
+        "open_per_second": limits.open.map(OpenRate::sessions_per_second),
     })
 }

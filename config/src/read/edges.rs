@@ -1,15 +1,14 @@
 //! `allow:` the edges.
 
-use super::{Known, Services, Tenant, services::ports};
+use super::{Known, Services, Tenant, limits, services::ports};
 use crate::{
-    ByteRate, OpenRate, Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{Edge, Limits},
-    yaml::{Fields, Mark, Node, Report, Shape, Value, reference},
+    Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
+    graph::Edge,
+    yaml::{Mark, Node, Report, Shape, Value, reference},
 };
 use std::collections::HashMap;
 
 const EDGE: Shape = Shape { what: "an edge", keys: &["from", "to", "port", "ports", "limit"], later: &[] };
-const LIMIT: Shape = Shape { what: "`limit`", keys: &["session", "sessions", "open"], later: &[] };
 const EDGE_FORM: &str = "write `- { from: WORKLOAD, to: SERVICE }`";
 
 /// The edges so far between one workload and one service: their ports, none for all, and their lines.
@@ -56,7 +55,7 @@ fn edge(node: &Node, tenant: &TenantName, known: &Known, services: &Services, re
     };
     let named = fields.get("port").or(fields.get("ports"));
     let only = ports(&fields, report);
-    let limits = fields.get("limit").map_or(Some(Limits::default()), |node| limits(node, report));
+    let limits = limits::read(&fields, report);
     let (from, from_mark) = from?;
     let to = to?;
     if let Some(service) = services.get(&to) {
@@ -119,33 +118,6 @@ fn known_ports(only: &[Port], all: &[Port], service: &ServiceId, at: Mark, repor
         let all: Vec<String> = all.iter().map(ToString::to_string).collect();
         report.hinted(at, format!("`{service}` has no port {port}"), format!("it has {}", all.join(", ")));
     }
-}
-
-fn limits(node: &Node, report: &mut Report<'_>) -> Option<Limits> {
-    let fields = LIMIT.read(node, node.mark, report)?;
-    let session = optional(&fields, "session", |node| node.parse::<ByteRate>("a rate", report));
-    let sessions = optional(&fields, "sessions", |node| count(node, report));
-    let open = optional(&fields, "open", |node| node.parse::<OpenRate>("a rate", report));
-    Some(Limits { session: session?, rate: None, sessions: sessions?, open: open? })
-}
-
-/// `Some(None)` when the key is not there, `None` when its value is wrong.
-fn optional<T>(fields: &Fields<'_>, key: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Option<T>> {
-    fields.get(key).map_or(Some(None), |node| read(node).map(Some))
-}
-
-fn count(node: &Node, report: &mut Report<'_>) -> Option<u32> {
-    let text = node.text("a number", report)?;
-    let count = text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    if count == Some(0) {
-        let hint = "leave the edge out to allow nothing, or the limit for no limit";
-        report.hinted(node.mark, "a limit of 0 allows nothing", hint);
-        return None;
-    }
-    if count.is_none() {
-        report.error(node.mark, format!("`{text}` is not a number from 1 to {}", u32::MAX));
-    }
-    count
 }
 
 /// The line of an earlier edge for the same caller, service and a same port; otherwise remembers this one.

@@ -1,9 +1,9 @@
 //! `services:` the names that may be called.
 
-use super::{Known, Placed, Services, Tenant, Workloads};
+use super::{Known, Placed, Services, Tenant, Workloads, balance, health, limits};
 use crate::{
-    Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{Balance, Limits, Run, Service, Source},
+    Port, Protocol, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
+    graph::{Run, Service, Source},
     yaml::{Entry, Fields, Mark, Node, Report, Shape, reference},
 };
 use std::{
@@ -13,10 +13,8 @@ use std::{
 
 const SERVICE: Shape = Shape {
     what: "a service",
-    keys: &["by", "port", "ports", "to", "export", "balance"],
+    keys: &["by", "port", "ports", "to", "export", "limit", "health", "source", "proxy-protocol", "balance", "idle"],
     later: &[
-        ("health", "leave it out: endpoints that refuse are passed over for another"),
-        ("source", "leave it out: a workload in a namespace of its own sees its callers' addresses"),
         ("egress", "services outside the fabric come later"),
         ("ingress", "services published outside the fabric come later"),
     ],
@@ -24,8 +22,6 @@ const SERVICE: Shape = Shape {
 const BY_FORM: &str = "write `by: WORKLOAD` with the workload that serves it";
 const PORT_FORM: &str = "write `port: 8080/tcp`, or `ports: [8080/tcp, 8443/tcp]`";
 const TO_FORM: &str = "write `to: 127.0.0.1:8080`, or `to: :8080` for another port alone";
-/// The one way of balancing: on the load that the endpoints report.
-const BALANCE: &str = "least-load";
 
 pub(super) fn read(tenants: &[Tenant<'_>], known: &Known, workloads: &Workloads, report: &mut Report<'_>) -> Services {
     let mut services = BTreeMap::new();
@@ -58,23 +54,26 @@ fn service(
         report.hinted(entry.key, "a service needs `port` or `ports`", PORT_FORM);
     }
     let server = by.as_ref().and_then(|by| workloads.get(&WorkloadId::new(tenant.clone(), by.clone())));
-    let run = server.map(|workload| &workload.value.run);
+    let server = server.map(|workload| &workload.value);
+    let run = server.map(|workload| &workload.run);
+    let source = source(&fields, ports.as_deref(), report);
     // A target that is given but wrong is not the same as none.
-    let to = fields.get("to").map_or(Some(None), |node| target(node, run, ports.as_deref(), report).map(Some));
+    let to = fields.optional("to", |node| target(node, run, source.unwrap_or_default(), ports.as_deref(), report));
     let export = fields.get("export").map(|node| export(node, tenant, known, report)).unwrap_or_default();
-    if let Some(node) = fields.get("balance") {
-        balance(node, report);
-    }
+    let limits = limits::read(&fields, report);
+    let health = health::read(&fields, ports.as_deref(), report);
+    let idle = health::idle(&fields, ports.as_deref(), report);
+    let balance = fields.optional("balance", |node| balance::read(node, server, known, report));
     Some(Service {
         by: by?,
         ports: ports?,
         to: to?,
         export,
-        limits: Limits::default(),
-        health: None,
-        source: Source::default(),
-        balance: Balance::default(),
-        idle: None,
+        limits: limits?,
+        health: health?,
+        source: source?,
+        balance: balance?.unwrap_or_default(),
+        idle: idle?,
         at: report.location(entry.key),
     })
 }
@@ -121,20 +120,52 @@ fn export(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'
     tenants.into_iter().map(|(tenant, _)| tenant).collect()
 }
 
-fn balance(node: &Node, report: &mut Report<'_>) {
-    if let Some(text) = node.text("a way of balancing", report)
-        && text != BALANCE
-    {
-        report.hinted(
-            node.mark,
-            format!("`balance: {text}` is not known"),
-            format!("`{BALANCE}` is the only one, and the default"),
-        );
+/// From where endpoints see their callers come; `None` when that is wrong.
+fn source(fields: &Fields<'_>, ports: Option<&[Port]>, report: &mut Report<'_>) -> Option<Source> {
+    let source = fields.optional("source", |node| match node.text("a source", report)? {
+        "usual" => Some(Source::Usual),
+        "preserve" => Some(Source::Preserve),
+        other => {
+            let hint = "`preserve` is the caller's own address; `usual`, the default, what an endpoint sees without it";
+            report.hinted(node.mark, format!("`source: {other}` is not known"), hint);
+            None
+        }
+    });
+    let proxy = fields.optional("proxy-protocol", |node| proxy(node, ports, report));
+    match (source?.unwrap_or_default(), proxy?) {
+        (source, None) => Some(source),
+        (Source::Preserve, Some(at)) => {
+            let hint = "keep one: both tell the endpoint who calls";
+            report.hinted(at, "both `source: preserve` and `proxy-protocol` are given", hint);
+            None
+        }
+        (Source::Usual | Source::ProxyV2, Some(_)) => Some(Source::ProxyV2),
     }
 }
 
+/// Where a `proxy-protocol` stands that can be had.
+fn proxy(node: &Node, ports: Option<&[Port]>, report: &mut Report<'_>) -> Option<Mark> {
+    let text = node.text("a version of the PROXY protocol", report)?;
+    if text != "v2" {
+        report.hinted(node.mark, format!("`proxy-protocol: {text}` is not known"), "`v2` is the only one");
+        return None;
+    }
+    if ports.is_some_and(|ports| ports.iter().any(|port| port.protocol == Protocol::Udp)) {
+        let hint = "write a service of its own for the UDP port";
+        report.hinted(node.mark, "`proxy-protocol` is for TCP, and the service has a UDP port", hint);
+        return None;
+    }
+    Some(node.mark)
+}
+
 /// Where the endpoint listens: `IP:PORT`, `IP` at the service's port, or `:PORT` at the usual address.
-fn target(node: &Node, run: Option<&Run>, ports: Option<&[Port]>, report: &mut Report<'_>) -> Option<SocketAddr> {
+fn target(
+    node: &Node,
+    run: Option<&Run>,
+    source: Source,
+    ports: Option<&[Port]>,
+    report: &mut Report<'_>,
+) -> Option<SocketAddr> {
     let text = node.text("an address with a port", report)?;
     let ports = ports?;
     let &[port] = ports else {
@@ -148,38 +179,47 @@ fn target(node: &Node, run: Option<&Run>, ports: Option<&[Port]>, report: &mut R
     };
     if let Some(number) = text.strip_prefix(':') {
         return match number.parse::<Port>() {
-            Ok(target) if number.bytes().all(|byte| byte.is_ascii_digit()) => Some(usual(run, target.number)),
+            // The unspecified address stands for the one that the workload's endpoints have.
+            Ok(target) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), target.number))
+            }
             Ok(_) | Err(_) => wrong(report),
         };
     }
     match super::hosts::socket_address(text, port.number) {
-        Some(to) if to.port() != 0 => reachable(to, run, node.mark, report),
+        Some(to) if to.port() != 0 => reachable(to, run, source, node.mark, report),
         Some(_) | None => wrong(report),
     }
 }
 
-/// The usual address of a workload's endpoints, with another port: the unspecified one stands for the interface's.
-fn usual(run: Option<&Run>, port: u16) -> SocketAddr {
-    let ip = match run {
-        Some(Run::User(_)) => Ipv4Addr::LOCALHOST,
-        Some(Run::Netns(_)) | None => Ipv4Addr::UNSPECIFIED,
-    };
-    SocketAddr::new(IpAddr::V4(ip), port)
-}
-
-fn reachable(to: SocketAddr, run: Option<&Run>, at: Mark, report: &mut Report<'_>) -> Option<SocketAddr> {
-    let hint = format!("leave the address out: `to: :{}`", to.port());
-    if to.ip().is_unspecified() || to.ip().is_multicast() {
-        report.hinted(at, format!("`{}` is no endpoint's address", to.ip()), hint);
+fn reachable(
+    to: SocketAddr,
+    run: Option<&Run>,
+    source: Source,
+    at: Mark,
+    report: &mut Report<'_>,
+) -> Option<SocketAddr> {
+    let ip = to.ip();
+    if ip.is_unspecified() || ip.is_multicast() {
+        let hint = format!("leave the address out: `to: :{}`", to.port());
+        report.hinted(at, format!("`{ip}` is no endpoint's address"), hint);
         return None;
     }
-    match run {
-        Some(Run::Netns(_)) if to.ip().is_loopback() => {
-            let hint = format!("let it listen on its interface's address or on all, and write `to: :{}`", to.port());
-            let message = format!("`{}` cannot be reached from outside the workload's network namespace", to.ip());
-            report.hinted(at, message, hint);
-            None
+    let (message, address) = match run {
+        Some(Run::Netns(_)) if is_loopback(ip) => (
+            format!("`{ip}` cannot be reached from outside the workload's network namespace"),
+            "its interface's address",
+        ),
+        Some(Run::User(_)) if is_loopback(ip) && source == Source::Preserve => {
+            (format!("`source: preserve` cannot call `{ip}`: only the host itself can"), "its fabric address")
         }
-        Some(Run::Netns(_) | Run::User(_)) | None => Some(to),
-    }
+        Some(Run::Netns(_) | Run::User(_)) | None => return Some(to),
+    };
+    report.hinted(at, message, format!("let it listen on {address} or on all, and write `to: :{}`", to.port()));
+    None
+}
+
+/// Whether an address is the machine's own, also as IPv6 writes IPv4 ones (RFC 4291 section 2.5.5.2).
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
 }

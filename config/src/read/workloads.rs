@@ -1,14 +1,14 @@
 //! `workloads:` the programs and containers.
 
-use super::{Known, Placed, Tenant, Workloads};
+use super::{Known, Placed, Tenant, Workloads, limits};
 use crate::{
     HostName, WorkloadId, WorkloadName,
-    graph::{Limits, Run, User, Workload},
+    graph::{Run, User, Workload},
     yaml::{Entry, Mark, Node, Report, Shape, reference},
 };
 use std::collections::BTreeMap;
 
-const WORKLOAD: Shape = Shape { what: "a workload", keys: &["on", "run", "isolated"], later: &[] };
+const WORKLOAD: Shape = Shape { what: "a workload", keys: &["on", "run", "isolated", "limit"], later: &[] };
 const RUN: Shape = Shape {
     what: "`run`",
     keys: &["netns", "user"],
@@ -55,13 +55,8 @@ fn workload(entry: &Entry<'_, WorkloadName>, known: &Known, report: &mut Report<
         None => None,
     };
     let isolated = fields.get("isolated").map_or(Some(false), |node| node.flag(report));
-    Some(Workload {
-        on: on?,
-        run: run?,
-        isolated: isolated?,
-        limits: Limits::default(),
-        at: report.location(entry.key),
-    })
+    let limits = limits::read(&fields, report);
+    Some(Workload { on: on?, run: run?, isolated: isolated?, limits: limits?, at: report.location(entry.key) })
 }
 
 fn hosts(node: &Node, known: &Known, report: &mut Report<'_>) -> Vec<HostName> {

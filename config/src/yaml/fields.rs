@@ -67,6 +67,11 @@ impl<'n> Fields<'n> {
         self.found.iter().find(|(found, _)| found.text == key).map(|(_, node)| *node)
     }
 
+    /// The value of a key that may be missing: `Some(None)` when it is, `None` when what it has is wrong.
+    pub(crate) fn optional<T>(&self, key: &str, read: impl FnOnce(&'n Node) -> Option<T>) -> Option<Option<T>> {
+        self.get(key).map_or(Some(None), |node| read(node).map(Some))
+    }
+
     /// The value of a key that must be there; `hint` says how it is written.
     pub(crate) fn require(&self, key: &str, hint: &str, report: &mut Report<'_>) -> Option<&'n Node> {
         let found = self.get(key);

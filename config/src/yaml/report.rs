@@ -89,6 +89,8 @@ impl<'t> Report<'t> {
         let location = self.location(at);
         let line = self.lines.get(location.line as usize - 1).copied().unwrap_or_default();
         let (source_line, caret) = cut(line, location.column as usize - 1, at.width as usize);
+        // A message may quote the file.
+        let message = message.chars().map(printable).collect();
         Diagnostic { at: location, source_line, caret, message, hint }
     }
 }
@@ -146,6 +148,9 @@ mod tests {
         let (shown, caret) = cut("\tkey: \u{1b}[31mred", 1, 3);
         assert_eq!((shown.as_str(), caret), (" key: \u{fffd}[31mred", 1..4));
         assert_eq!(cut("", 7, 0), (String::new(), 0..1));
+        let mut report = Report::new("f", "key: x");
+        report.error(Mark::START, "`a\r\nX: \u{1b}[31m` is wrong");
+        assert_eq!(report.finish().unwrap_err().0[0].message, "`a\u{fffd}\u{fffd}X: \u{fffd}[31m` is wrong");
     }
 
     #[test]
