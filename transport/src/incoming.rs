@@ -3,6 +3,7 @@
 use crate::{
     code,
     codec::CodecError,
+    datagram::{self, DatagramReceiver, DatagramSender},
     header::{LENGTH, SessionHeader},
     link::{Link, describe},
     stream::{self, RecvStream, SendStream},
@@ -42,6 +43,7 @@ pub struct IncomingStream {
     pub peer: HostName,
     /// The cipher suite of its connection, by its IANA name.
     pub cipher: &'static str,
+    link: Arc<Link>,
     send: SendStream,
     recv: RecvStream,
     /// Its place among the streams of its connection that have said nothing yet.
@@ -119,7 +121,7 @@ impl IncomingStream {
         waiting: OwnedSemaphorePermit,
     ) -> Self {
         let (send, recv) = stream::undecided(link, streams, code::ABANDONED);
-        Self { peer: link.host.clone(), cipher: link.cipher, send, recv, _waiting: waiting }
+        Self { peer: link.host.clone(), cipher: link.cipher, link: Arc::clone(link), send, recv, _waiting: waiting }
     }
 
     /// Reads the header, within [`HEADER_WAIT`] and [`crate::HEADER_MAX`], and no byte behind it.
@@ -131,8 +133,8 @@ impl IncomingStream {
         let header = read.map_err(|_| HeaderError::Timeout).flatten();
         match header {
             Ok(header) => {
-                let Self { peer, cipher, send, recv, _waiting } = self;
-                Ok(IncomingSession { peer, cipher, header, send, recv })
+                let Self { peer, cipher, link, send, recv, _waiting } = self;
+                Ok(IncomingSession { peer, cipher, header, link, send, recv })
             }
             Err(error) => {
                 stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL.into());
@@ -167,6 +169,7 @@ pub struct IncomingSession {
     pub cipher: &'static str,
     /// What the peer's agent says of it; nothing of it is to be believed yet.
     pub header: SessionHeader,
+    link: Arc<Link>,
     send: SendStream,
     recv: RecvStream,
 }
@@ -179,6 +182,30 @@ impl IncomingSession {
     pub async fn accept(mut self, accepted: Accepted) -> Result<(SendStream, RecvStream), AnswerError> {
         write_verdict(&mut self.send, &Answer::Accepted(accepted)).await?;
         Ok(stream::decide(self.send, self.recv))
+    }
+
+    /// As [`IncomingSession::accept`], for a session of UDP, whose datagrams are taken from here on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn accept_datagrams(
+        self,
+        accepted: Accepted,
+    ) -> Result<(SendStream, RecvStream, DatagramSender, DatagramReceiver), AnswerError> {
+        let (to, from) = datagram::attach(&self.link, self.send.id());
+        let (send, recv) = self.accept(accepted).await?;
+        Ok((send, recv, to, from))
+    }
+
+    /// Answers an echo: an endpoint would take such a session. Nothing is left of it then. Takes [`VERDICT_WRITE`] at most.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when nobody waits for it any more, or takes it.
+    pub async fn accept_echo(self, accepted: Accepted) -> Result<(), AnswerError> {
+        let (mut send, mut recv) = self.accept(accepted).await?;
+        // Both fail only on a stream that has ended by itself.
+        let _ = (send.finish(), recv.stop(code::from_reason(Reason::Closed)));
+        Ok(())
     }
 
     /// Gives the verdict that the session is refused, and ends it. Nothing that the caller sends later is read. Takes

@@ -17,6 +17,7 @@
 
 pub mod code;
 mod codec;
+mod datagram;
 mod dial;
 mod header;
 mod identity;
@@ -36,9 +37,11 @@ mod suite;
 mod table;
 mod tls;
 mod transport;
+mod unidirectional;
 mod verdict;
 
 pub use codec::CodecError;
+pub use datagram::{DATAGRAM_MAX, DatagramError, DatagramReceiver, DatagramSender};
 pub use header::{HEADER_MAX, Purpose, SessionHeader, SessionId};
 pub use identity::{Identity, IdentityError};
 pub use incoming::{

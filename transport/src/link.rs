@@ -1,13 +1,17 @@
 //! One authenticated connection to one host, and which of two such connections carries new sessions.
 
 use crate::{
+    datagram::{Inbox, Lane},
     leaf::{Leaf, LeafError},
     suite::PeerIdentity,
 };
 use quinn::{Connection, ConnectionError};
 use ripstop_config::{FabricName, HostName};
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::runtime::Handle;
@@ -39,6 +43,12 @@ pub(crate) struct Link {
     retired: AtomicBool,
     /// Halves of streams that someone holds.
     halves: AtomicUsize,
+    /// Datagrams that arrived.
+    pub(crate) inbox: Arc<Inbox>,
+    /// Datagrams to be sent that fit a packet.
+    pub(crate) small: Lane,
+    /// Those that do not.
+    pub(crate) large: Lane,
 }
 
 impl Link {
@@ -61,6 +71,9 @@ impl Link {
             established: Instant::now(),
             retired: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
+            inbox: Arc::default(),
+            small: Lane::small(),
+            large: Lane::large(),
         })
     }
 

@@ -1,11 +1,13 @@
 //! Takes connections and the streams on them.
 
 use crate::{
+    datagram,
     incoming::IncomingStream,
     link::{Dialled, HANDSHAKE_MAX, Link, describe},
     shared::{HANDSHAKES_MAX, Shared},
     status::Counters,
     table::Unwanted,
+    unidirectional,
 };
 use quinn::Connecting;
 use std::{
@@ -14,6 +16,7 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time,
 };
 
@@ -93,12 +96,21 @@ pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), Unwant
 }
 
 async fn serve(shared: Arc<Shared>, link: Arc<Link>) {
+    // Aborted when this ends.
+    let mut beside = JoinSet::new();
+    beside.spawn(datagram::carry::small(Arc::clone(&link)));
+    beside.spawn(datagram::carry::large(Arc::clone(&link)));
+    beside.spawn(datagram::intake::small(Arc::clone(&shared), Arc::clone(&link)));
+    beside.spawn(unidirectional::accept(Arc::clone(&shared), Arc::clone(&link)));
     tokio::select! {
         () = accept_streams(&shared, &link) => {}
         _ = link.connection.closed() => {}
     }
     let why = link.connection.closed().await;
     tracing::info!(host = %link.host, why = describe(&why), "disconnected");
+    link.small.close();
+    link.large.close();
+    link.inbox.close();
     shared.table().ended(&link);
 }
 

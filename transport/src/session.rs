@@ -3,7 +3,8 @@
 use crate::{
     code::{self, End},
     codec::CodecError,
-    header::SessionHeader,
+    datagram::{self, DatagramReceiver, DatagramSender},
+    header::{Purpose, SessionHeader},
     link::{Link, describe},
     shared::Shared,
     stream::{self, RecvStream, SendStream},
@@ -11,7 +12,7 @@ use crate::{
     verdict::{Accepted, Answer, HEAD, Head, Refusal},
 };
 use quinn::{ConnectionError, ReadError, ReadExactError, WriteError};
-use ripstop_config::{HostName, Reason};
+use ripstop_config::{HostName, Protocol, Reason};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
@@ -27,6 +28,8 @@ pub struct Opened {
     pub send: SendStream,
     /// From the endpoint; what the serving agent sent right behind its verdict is still in it.
     pub recv: RecvStream,
+    /// Both directions of its datagrams, if it is a session of UDP. Its lifetime is that of the stream.
+    pub datagrams: Option<(DatagramSender, DatagramReceiver)>,
     /// What the serving agent says of the endpoint.
     pub accepted: Accepted,
     /// The cipher suite of the connection, by its IANA name.
@@ -84,15 +87,40 @@ pub(crate) async fn open(shared: &Shared, host: &HostName, header: &SessionHeade
     let link = connected(shared, host).await?;
     let verdict = time::timeout(VERDICT_WAIT, async {
         let streams = link.connection.open_bi().await?;
+        // Before the header is written, as datagrams may arrive ahead of the verdict.
+        let id = streams.0.id();
+        let datagrams = matches!(header.port.protocol, Protocol::Udp).then(|| datagram::attach(&link, id));
         let (mut send, mut recv) = stream::undecided(&link, streams, code::CANCELLED);
         write(&mut send, &mut recv, header).await?;
         match read_verdict(&mut recv).await? {
-            Answer::Accepted(accepted) => Ok((stream::decide(send, recv), accepted)),
+            Answer::Accepted(accepted) => {
+                let (send, recv) = stream::decide(send, recv);
+                Ok(Opened { send, recv, datagrams, accepted, cipher: link.cipher })
+            }
             Answer::Refused(refusal) => Err(OpenError::Refused(refusal)),
         }
     });
-    let ((send, recv), accepted) = verdict.await.map_err(|_| OpenError::Timeout).flatten()?;
-    Ok(Opened { send, recv, accepted, cipher: link.cipher })
+    verdict.await.map_err(|_| OpenError::Timeout).flatten()
+}
+
+/// Asks whether an endpoint would take a session; nothing is left of it but the answer.
+pub(crate) async fn echo(shared: &Shared, host: &HostName, header: &SessionHeader) -> Result<Accepted, OpenError> {
+    debug_assert_eq!(header.purpose, Purpose::Echo, "the serving agent would open a session");
+    let link = connected(shared, host).await?;
+    let verdict = time::timeout(VERDICT_WAIT, async {
+        let streams = link.connection.open_bi().await?;
+        let (mut send, mut recv) = stream::undecided(&link, streams, code::CANCELLED);
+        write(&mut send, &mut recv, header).await?;
+        match read_verdict(&mut recv).await? {
+            Answer::Accepted(accepted) => {
+                // Dropped without a reset, they are over in the ordinary way.
+                stream::decide(send, recv);
+                Ok(accepted)
+            }
+            Answer::Refused(refusal) => Err(OpenError::Refused(refusal)),
+        }
+    });
+    verdict.await.map_err(|_| OpenError::Timeout).flatten()
 }
 
 /// The live connection, after a wait while the host is being dialled.

@@ -3,6 +3,7 @@
 use crate::{
     identity::Identity,
     tls::{self, TlsError},
+    unidirectional,
 };
 use quinn::{
     AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
@@ -54,8 +55,12 @@ const MTU_INTERVAL: Duration = Duration::from_secs(600);
 const MTU_COOLDOWN: Duration = Duration::from_secs(60);
 /// Search for the packet size ends when it is known to so many bytes.
 const MTU_STEP: u16 = 20;
-/// Nothing is sent on unidirectional streams, so a peer may open none.
-const UNI_STREAMS: u32 = 0;
+/// DATAGRAM frames of a connection that wait to be handed to their sessions, in bytes; of more the oldest are lost. What
+/// the socket's buffer holds can arrive at once.
+const DATAGRAM_RECEIVE: usize = 4 << 20;
+/// DATAGRAM frames of a connection that wait to be put into packets, in bytes. They go out in the order in which they were
+/// handed over, before all streams, so that few may: five of the largest packets. The others wait where sessions take turns.
+pub(crate) const DATAGRAM_SEND: usize = 32 << 10;
 /// Packets after which a peer should acknowledge; fewer acknowledgements are worth a few percent of throughput.
 const ACK_EVERY: u32 = 10;
 /// Round trip assumed before one was measured: hosts of a fabric are rarely further apart.
@@ -131,7 +136,7 @@ impl Settings {
         let mut config = TransportConfig::default();
         config
             .max_concurrent_bidi_streams(self.sessions.into())
-            .max_concurrent_uni_streams(UNI_STREAMS.into())
+            .max_concurrent_uni_streams(unidirectional::STREAMS.into())
             .stream_receive_window(self.stream_window.into())
             .receive_window(self.connection_window.into())
             .send_window(self.send_window)
@@ -144,9 +149,8 @@ impl Settings {
             .mtu_discovery_config(Some(mtu))
             .ack_frequency_config(Some(acks))
             .crypto_buffer_size(CRYPTO_BUFFER)
-            // Nothing reads datagrams, so none are announced.
-            .datagram_receive_buffer_size(None)
-            .datagram_send_buffer_size(0)
+            .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE))
+            .datagram_send_buffer_size(DATAGRAM_SEND)
             .congestion_controller_factory(Arc::new(CubicConfig::default()))
             .enable_segmentation_offload(true);
         Arc::new(config)

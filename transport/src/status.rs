@@ -61,6 +61,8 @@ pub struct Counts {
     pub connections_rejected: u64,
     /// Connections replaced by another one between the same hosts.
     pub connections_replaced: u64,
+    /// Datagrams that arrived for a session that has ended, or for none.
+    pub late_datagrams: u64,
 }
 
 /// The live form of [`Counts`].
@@ -72,6 +74,7 @@ pub(crate) struct Counters {
     pub(crate) handshakes_refused: AtomicU64,
     pub(crate) connections_rejected: AtomicU64,
     pub(crate) connections_replaced: AtomicU64,
+    pub(crate) late_datagrams: AtomicU64,
 }
 
 impl Counters {
@@ -88,6 +91,7 @@ impl Counters {
             handshakes_refused: read(&self.handshakes_refused),
             connections_rejected: read(&self.connections_rejected),
             connections_replaced: read(&self.connections_replaced),
+            late_datagrams: read(&self.late_datagrams),
         }
     }
 }

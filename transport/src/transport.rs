@@ -12,6 +12,7 @@ use crate::{
     socket,
     status::{Counts, PeerStatus},
     tls::TlsError,
+    verdict::Accepted,
 };
 use quinn::{Endpoint, TokioRuntime};
 use ripstop_config::{FabricName, HostName};
@@ -155,6 +156,16 @@ impl Transport {
     /// [`OpenError`], also when the verdict is a refusal.
     pub async fn open(&self, host: &HostName, header: &SessionHeader) -> Result<Opened, OpenError> {
         session::open(self.shared(), host, header).await
+    }
+
+    /// Asks a host whether an endpoint there would take such a session, with a header whose purpose is
+    /// [`crate::Purpose::Echo`]. The answer takes one round trip on the same connection as sessions, and nothing is opened.
+    /// Waits as [`Transport::open`] does, and may be dropped at any time.
+    ///
+    /// # Errors
+    /// [`OpenError`], also when the verdict is a refusal.
+    pub async fn echo(&self, host: &HostName, header: &SessionHeader) -> Result<Accepted, OpenError> {
+        session::echo(self.shared(), host, header).await
     }
 
     /// Ends everything: open sessions on both hosts fail with [`code::SHUTDOWN`], and [`Incoming`] ends.

@@ -1,0 +1,192 @@
+//! Where the datagrams of one connection wait for their sessions.
+
+use super::Key;
+use bytes::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+/// Datagrams of one session that wait to be taken. The agent takes them at once; this is a burst that arrives while it
+/// does something else.
+const SESSION_COUNT: usize = 1_024;
+/// Their bytes: sixteen of the largest, or some milliseconds at 1 Gbit/s.
+const SESSION_BYTES: usize = 1 << 20;
+/// Bytes that all sessions of one connection may have waiting: what a hostile host can make an agent hold whose
+/// sessions do not take their datagrams.
+const CONNECTION_BYTES: usize = 32 << 20;
+/// What a datagram in a queue costs beside its bytes.
+const OVERHEAD: usize = 64;
+
+/// The sessions of one connection that take datagrams, each with its queue.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    queues: HashMap<Key, Queue>,
+    /// What all queues cost together.
+    cost: usize,
+    /// The connection has ended.
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Bytes>,
+    cost: usize,
+    lost: u64,
+    waker: Option<Waker>,
+}
+
+/// What became of a datagram that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// It waits for its session.
+    Queued,
+    /// The session, or the connection, has as many waiting as may; the session is told how many it lost.
+    Full,
+    /// No session has that key: it has ended.
+    Late,
+}
+
+fn cost(data: &[u8]) -> usize {
+    data.len() + OVERHEAD
+}
+
+impl Inbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes datagrams of a session in until the guard is dropped.
+    pub(crate) fn register(inbox: &Arc<Self>, key: Key) -> Registration {
+        inbox.state().queues.insert(key, Queue::default());
+        Registration { inbox: Arc::clone(inbox), key }
+    }
+
+    /// Hands a datagram to its session.
+    pub(crate) fn deliver(&self, key: Key, data: &[u8]) -> Delivered {
+        let mut state = self.state();
+        let State { queues, cost: all, .. } = &mut *state;
+        let Some(queue) = queues.get_mut(&key) else { return Delivered::Late };
+        let cost = cost(data);
+        if queue.items.len() >= SESSION_COUNT || queue.cost + cost > SESSION_BYTES || *all + cost > CONNECTION_BYTES {
+            queue.lost += 1;
+            return Delivered::Full;
+        }
+        // Copied, as what arrives is a part of a buffer of many packets, which it would keep whole.
+        queue.items.push_back(Bytes::copy_from_slice(data));
+        queue.cost += cost;
+        *all += cost;
+        let waker = queue.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Delivered::Queued
+    }
+
+    /// The connection has ended: sessions get what waits, then the end.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let wakers: Vec<_> = state.queues.values_mut().filter_map(|queue| queue.waker.take()).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A session's place in an inbox, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    inbox: Arc<Inbox>,
+    key: Key,
+}
+
+impl Registration {
+    pub(crate) async fn recv(&mut self) -> Option<Bytes> {
+        poll_fn(|cx| {
+            let mut state = self.inbox.state();
+            let State { queues, cost: all, closed } = &mut *state;
+            let Some(queue) = queues.get_mut(&self.key) else { return Poll::Ready(None) };
+            if let Some(data) = queue.items.pop_front() {
+                queue.cost -= cost(&data);
+                *all -= cost(&data);
+                return Poll::Ready(Some(data));
+            }
+            if *closed {
+                return Poll::Ready(None);
+            }
+            queue.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    pub(crate) fn take_lost(&self) -> u64 {
+        let mut state = self.inbox.state();
+        state.queues.get_mut(&self.key).map_or(0, |queue| std::mem::take(&mut queue.lost))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.inbox.state();
+        if let Some(queue) = state.queues.remove(&self.key) {
+            state.cost -= queue.cost;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Key {
+        Key::from_number(number)
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_counts_what_it_loses_and_others_have_room() {
+        let inbox = Arc::new(Inbox::default());
+        let (mut full, mut other) = (Inbox::register(&inbox, key(1)), Inbox::register(&inbox, key(2)));
+        let taken = (0..2_000).filter(|_| inbox.deliver(key(1), b"x") == Delivered::Queued).count();
+        assert_eq!((taken, full.take_lost(), full.take_lost()), (SESSION_COUNT, 2_000 - SESSION_COUNT as u64, 0));
+        assert_eq!(inbox.deliver(key(2), b"y"), Delivered::Queued);
+        assert_eq!(other.recv().await.as_deref(), Some(&b"y"[..]));
+        for _ in 0..taken {
+            assert_eq!(full.recv().await.as_deref(), Some(&b"x"[..]));
+        }
+        assert_eq!(inbox.state().cost, 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_are_bounded_for_a_session_and_for_the_connection() {
+        let inbox = Arc::new(Inbox::default());
+        let large = vec![0; 65_507];
+        let sessions: Vec<_> = (0..100).map(|number| Inbox::register(&inbox, key(number))).collect();
+        let mut queued = 0;
+        for number in 0..100 {
+            queued += (0..20).filter(|_| inbox.deliver(key(number), &large) == Delivered::Queued).count();
+        }
+        assert_eq!(queued, CONNECTION_BYTES / cost(&large));
+        assert!(sessions.iter().map(Registration::take_lost).sum::<u64>() == 2_000 - queued as u64);
+        drop(sessions);
+        assert_eq!((inbox.state().cost, inbox.state().queues.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_ends_is_late_and_a_closed_inbox_is_read_to_its_end() {
+        let inbox = Arc::new(Inbox::default());
+        let mut stays = Inbox::register(&inbox, key(1));
+        drop(Inbox::register(&inbox, key(2)));
+        assert_eq!(inbox.deliver(key(2), b""), Delivered::Late);
+        assert_eq!(inbox.deliver(key(1), b""), Delivered::Queued);
+        inbox.close();
+        assert_eq!(stays.recv().await.as_deref(), Some(&b""[..]));
+        assert_eq!(stays.recv().await, None);
+    }
+}

@@ -1,0 +1,75 @@
+//! One lane of a connection: datagrams wait in it for one task that sends them.
+
+use super::{
+    DatagramError, Key,
+    rounds::{Limits, Rounds},
+};
+use bytes::Bytes;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// What fits a packet. Of one session a quarter MiB may wait, as in the buffer of a kernel's UDP socket; of all of a
+/// connection 16 MiB, shared out.
+const SMALL: Limits = Limits { quantum: 8 << 10, session: 256 << 10, lane: 16 << 20 };
+/// What does not. Sixteen of the largest may wait of one session.
+const LARGE: Limits = Limits { quantum: 66 << 10, session: 16 * (66 << 10), lane: 16 << 20 };
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    state: Mutex<State>,
+    /// Told of each datagram that may be the first one.
+    work: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    rounds: Rounds,
+    closed: bool,
+}
+
+impl Lane {
+    pub(crate) fn small() -> Self {
+        Self::new(SMALL)
+    }
+
+    pub(crate) fn large() -> Self {
+        Self::new(LARGE)
+    }
+
+    fn new(limits: Limits) -> Self {
+        Self { state: Mutex::new(State { rounds: Rounds::new(limits), closed: false }), work: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, key: Key, data: Bytes) -> Result<(), DatagramError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(DatagramError::Closed);
+        }
+        state.rounds.push(key, data)?;
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// The next datagram, once there is one. For one task.
+    pub(crate) async fn next(&self) -> (Key, Bytes) {
+        loop {
+            let next = self.state().rounds.pop();
+            match next {
+                Some(next) => return next,
+                None => self.work.notified().await,
+            }
+        }
+    }
+
+    /// The connection has ended: nothing is taken any more, and what waits is dropped.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.rounds.clear();
+    }
+}
