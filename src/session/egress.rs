@@ -11,8 +11,8 @@ use super::{
     context::{Context, random},
     dial::{Refused, dial},
     limits::Admission,
-    live::{Request, SESSIONS_MAX, Serving, Session},
-    reach::{Reached, reach},
+    live::{Live, Request, SESSIONS_MAX, Serving, Session},
+    reach::{Unreached, reach},
     sides::{QuicSink, QuicSource},
 };
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
     stack::Endpoint,
     telemetry::{RecordSlot, Side},
 };
-use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId};
-use ripstop_policy::{Permit, Policy, ServiceIx};
+use ripstop_config::{HostName, Port, Protocol, Reason};
+use ripstop_policy::{Permit, Policy, ServiceEntry, ServiceIx, WorkloadIx};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 /// SYNs held per workload and per agent (DESIGN section 12).
 const HELD_PER_WORKLOAD: usize = 1_024;
@@ -32,51 +32,41 @@ const HELD_PER_AGENT: usize = 16_384;
 /// Wait for the caller's last step of the handshake: it is on this machine, and has given up if it takes longer.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
+/// A session that may be opened.
+pub(super) struct Decided {
+    pub(super) session: Box<Session>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) permit: Permit,
+    pub(super) service: ServiceIx,
+    pub(super) admission: Admission,
+}
+
 /// What a session needs from the decision to its end.
 struct Opening {
-    session: Box<Session>,
-    policy: Arc<Policy>,
-    permit: Permit,
-    service: ServiceIx,
+    decided: Decided,
     flow: FlowGuard,
     syn: Vec<u8>,
-    admission: Admission,
 }
 
 /// Takes the SYN of a new flow.
 pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) {
-    let refuse = |reason| {
-        interface.drops().count(reason);
-        interface.refuse(packet, segment, reason);
+    let Some(slot) = room(context, interface) else {
+        interface.drops().count(Reason::AgentFull);
+        return interface.refuse(packet, segment, Reason::AgentFull);
     };
-    let Some(slot) = room(context, interface) else { return refuse(Reason::AgentFull) };
-    let policy = context.policy();
-    let service = policy.service_at(packet.destination);
-    let session =
-        begin(context, interface, service.map(|ix| policy.service_entry(ix).id.clone()), packet, segment, slot);
-    let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
-        session.permitted(&policy, &permit);
-        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit, &context.host)?))
-    });
-    match admitted {
-        Ok((service, permit, admission)) => {
+    let port = Port { number: segment.destination, protocol: Protocol::Tcp };
+    match decide(context, interface, packet.destination, port, slot) {
+        Ok(decided) => {
             let flow = interface.hold(packet.flow(segment));
-            let syn = packet.without_data(segment);
-            let opening = Opening { session, policy, permit, service, flow, syn, admission };
+            let opening = Opening { decided, flow, syn: packet.without_data(segment) };
             tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
         }
-        Err(reason) => {
-            if interface.may_record_denial() {
-                session.end(reason, None);
-            } else {
-                session.end_unrecorded(reason);
-            }
-            interface.refuse(packet, segment, reason);
-        }
+        Err(reason) => interface.refuse(packet, segment, reason),
     }
 }
 
-fn room(context: &Context, interface: &Interface) -> Option<RecordSlot> {
+/// A place for a session that a workload wants to open, if this agent has one more.
+pub(super) fn room(context: &Context, interface: &Interface) -> Option<RecordSlot> {
     let full = context.live.len() >= SESSIONS_MAX
         || context.held.get() >= HELD_PER_AGENT
         || interface.held() >= HELD_PER_WORKLOAD
@@ -84,25 +74,101 @@ fn room(context: &Context, interface: &Interface) -> Option<RecordSlot> {
     if full { None } else { context.records.reserve() }
 }
 
-fn begin(
+/// Begins the session that a workload's packet asks for, and decides it.
+///
+/// # Errors
+/// Why it is denied; it has its record then.
+pub(super) fn decide(
     context: &Rc<Context>,
     interface: &Interface,
-    service: Option<ServiceId>,
-    packet: &Packet<'_>,
-    segment: &Segment,
+    destination: IpAddr,
+    port: Port,
     slot: RecordSlot,
-) -> Box<Session> {
+) -> Result<Decided, Reason> {
+    let policy = context.policy();
+    let service = policy.service_at(destination);
     let request = Request {
         side: Side::Caller,
         caller: interface.workload().clone(),
-        service,
-        port: Port { number: segment.destination, protocol: Protocol::Tcp },
-        v6: packet.destination.is_ipv6(),
+        service: service.map(|ix| policy.service_entry(ix).id.clone()),
+        port,
+        v6: destination.is_ipv6(),
         speaker: context.host.clone(),
     };
     let session = Session::begin(context, context.session_id(), request, slot);
-    session.draft.borrow_mut().destination = Some(packet.destination);
-    session
+    session.draft.borrow_mut().destination = Some(destination);
+    let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
+        session.permitted(&policy, &permit);
+        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit, &context.host)?))
+    });
+    match admitted {
+        Ok((service, permit, admission)) => Ok(Decided { session, policy, permit, service, admission }),
+        Err(reason) => {
+            if interface.may_record_denial() {
+                session.end(reason, None);
+            } else {
+                session.end_unrecorded(reason);
+            }
+            Err(reason)
+        }
+    }
+}
+
+impl Decided {
+    /// The service's entry.
+    pub(super) fn service(&self) -> &ServiceEntry {
+        self.policy.service_entry(self.service)
+    }
+
+    /// What the serving host is told, where the caller uses `source_port` itself.
+    pub(super) fn header(&self, source_port: u16) -> SessionHeader {
+        let Live { id, request, .. } = &**self.session.live();
+        SessionHeader {
+            session: *id,
+            caller: request.caller.clone(),
+            service: self.service().id.clone(),
+            port: request.port,
+            policy: *self.policy.digest().as_bytes(),
+            purpose: Purpose::Session,
+            v6: request.v6,
+            source_port,
+            trace: None,
+        }
+    }
+
+    /// The endpoint is on this host: nothing leaves it, and this agent is both ends, so it decides as the serving end too.
+    /// `reach` finds the way to it, for the caller that it is given.
+    pub(super) async fn local<T>(
+        &self,
+        context: &Rc<Context>,
+        reach: impl AsyncFnOnce(WorkloadIx, &Request) -> Result<T, Unreached>,
+    ) -> Result<T, Refused> {
+        let Self { session, policy, .. } = self;
+        let request = Request { side: Side::Server, ..session.live().request.clone() };
+        request.authorise(policy, &context.host)?;
+        let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
+        let serving = Serving::take(context, policy, self.service(), &request)?;
+        let at = serving.target;
+        *session.live().serving.borrow_mut() = Some(serving);
+        match reach(caller, &request).await {
+            Ok(reached) => {
+                session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
+                Ok(reached)
+            }
+            Err(unreached) => {
+                session.live().serving.take();
+                Err(Refused { reason: unreached.reason, detail: Some(unreached.detail) })
+            }
+        }
+    }
+
+    /// Another host has accepted it.
+    pub(super) fn accepted(&self, host: &HostName, endpoint: String, cipher: &'static str) {
+        let mut draft = self.session.draft.borrow_mut();
+        draft.endpoint = Some(endpoint);
+        draft.cipher = Some(cipher);
+        draft.peer = Some(host.clone());
+    }
 }
 
 async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
@@ -110,12 +176,12 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     let finding = Box::pin(find(&context, &opening));
     let found = tokio::select! {
         found = finding => found,
-        reason = opening.session.live().when_cut() => Err(reason.into()),
+        reason = opening.decided.session.live().when_cut() => Err(reason.into()),
         () = interface.closed() => Err(Reason::NoInterface.into()),
     };
     match found {
         Ok((far, using)) => {
-            let Opening { session, permit, flow, syn, admission, .. } = opening;
+            let Opening { decided: Decided { session, permit, admission, .. }, flow, syn } = opening;
             let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
                 Ok(caller) => caller,
                 Err(reason) => {
@@ -137,67 +203,33 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
         }
         Err(refused) => {
             interface.refuse_held(&opening.syn, refused.reason);
-            opening.session.end(refused.reason, refused.detail);
+            opening.decided.session.end(refused.reason, refused.detail);
         }
     }
 }
 
 async fn find(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
-    let caller = &opening.session.live().request.caller;
+    let decided = &opening.decided;
     let attempt = async |host: &HostName| attempt(context, opening, host).await;
-    dial(context, opening.policy.service_entry(opening.service), caller, attempt).await
+    dial(context, decided.service(), &decided.session.live().request.caller, attempt).await
 }
 
 async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> Result<(Far, u16), Refused> {
-    opening.session.trying(host);
+    let Opening { decided, flow, .. } = opening;
+    decided.session.trying(host);
     if *host == context.host {
-        return local(context, opening).await.map(|reached| (Far::Endpoint(reached), 0));
+        let reach = async |caller, request: &Request| {
+            reach(context, &decided.policy, decided.service(), caller, request).await
+        };
+        return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
     }
-    let Opening { session, policy, service, flow, .. } = opening;
-    let header = SessionHeader {
-        session: session.live().id,
-        caller: session.live().request.caller.clone(),
-        service: policy.service_entry(*service).id.clone(),
-        port: session.live().request.port,
-        policy: *policy.digest().as_bytes(),
-        purpose: Purpose::Session,
-        v6: session.live().request.v6,
-        source_port: flow.key().workload.port(),
-        trace: None,
-    };
-    match context.transport.open(host, &header).await {
+    match context.transport.open(host, &decided.header(flow.key().workload.port())).await {
         Ok(opened) => {
-            let mut draft = session.draft.borrow_mut();
-            draft.endpoint = Some(opened.accepted.endpoint);
-            draft.cipher = Some(opened.cipher);
-            draft.peer = Some(host.clone());
+            decided.accepted(host, opened.accepted.endpoint, opened.cipher);
             let source = QuicSource { stream: opened.recv, sender: End::Endpoint };
             let sink = QuicSink { stream: opened.send, receiver: End::Endpoint };
             Ok((Far::Stream(Stream { source, sink }), opened.accepted.load))
         }
         Err(error) => Err(Refused { reason: error.reason(), detail: Some(error.to_string()) }),
-    }
-}
-
-/// The endpoint is on this host: nothing leaves it, and this agent is both ends, so it decides as the serving end too.
-async fn local(context: &Rc<Context>, opening: &Opening) -> Result<Reached, Refused> {
-    let Opening { session, policy, service, .. } = opening;
-    let request = Request { side: Side::Server, ..session.live().request.clone() };
-    request.authorise(policy, &context.host)?;
-    let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
-    let entry = policy.service_entry(*service);
-    let serving = Serving::take(context, policy, entry, &request)?;
-    let at = serving.target;
-    *session.live().serving.borrow_mut() = Some(serving);
-    let reached = reach(context, policy, entry, caller, &request).await;
-    match reached {
-        Ok(reached) => {
-            session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
-            Ok(reached)
-        }
-        Err(unreached) => {
-            session.live().serving.take();
-            Err(Refused { reason: unreached.reason, detail: Some(unreached.detail) })
-        }
     }
 }
