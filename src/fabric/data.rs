@@ -145,7 +145,7 @@ pub(super) async fn start(
         };
         LocalSet::new().block_on(&runtime, async move {
             match Transport::bind(settings, identity) {
-                Ok((transport, incoming)) => {
+                Ok((transport, incoming, _reports)) => {
                     let _ = bound.send(Ok(transport.clone()));
                     let context = Context::new(host, transport, policy, records, forward, owners, thread_stats);
                     run(context, incoming, inbox, gone_sender).await;

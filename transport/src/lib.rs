@@ -25,6 +25,7 @@ mod incoming;
 mod leaf;
 mod link;
 pub mod pki;
+mod report;
 mod serve;
 pub mod session;
 pub mod settings;
@@ -50,6 +51,7 @@ pub use incoming::{
 pub use leaf::LeafError;
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+pub use report::{REPORT_MAX, Reports};
 pub use session::{OpenError, Opened};
 pub use settings::Settings;
 pub use status::{Counts, PeerState, PeerStatus};

@@ -3,6 +3,7 @@
 use crate::{
     datagram::{Inbox, Lane},
     leaf::{Leaf, LeafError},
+    report::Pace,
     suite::PeerIdentity,
 };
 use quinn::{Connection, ConnectionError};
@@ -49,6 +50,8 @@ pub(crate) struct Link {
     pub(crate) small: Lane,
     /// Those that do not.
     pub(crate) large: Lane,
+    /// How often the peer reports.
+    pub(crate) reports: Pace,
 }
 
 impl Link {
@@ -74,6 +77,7 @@ impl Link {
             inbox: Arc::default(),
             small: Lane::small(),
             large: Lane::large(),
+            reports: Pace::default(),
         })
     }
 

@@ -1,12 +1,14 @@
 //! What the tasks of one transport share.
 
 use crate::{
-    identity::Identity, incoming::IncomingStream, settings::Settings, sparing::Sparing, status::Counters, table::Table,
+    identity::Identity, incoming::IncomingStream, report::Waiting, settings::Settings, sparing::Sparing,
+    status::Counters, table::Table,
 };
+use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
 };
 
 /// Handshakes of dialling hosts under way at once; each costs some hundred µs of processor time and up to 5 s of memory.
@@ -24,6 +26,10 @@ pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     /// For the log of hosts that were turned away.
     pub(crate) turned_away: Sparing,
+    /// This host's report; empty while there is none.
+    pub(crate) report: watch::Sender<Bytes>,
+    /// Those of others.
+    pub(crate) reports: Arc<Waiting>,
     table: Mutex<Table>,
     /// Where accepted streams go; `None` once closed.
     incoming: Mutex<Option<mpsc::Sender<IncomingStream>>>,
@@ -45,6 +51,8 @@ impl Shared {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             runtime,
             turned_away: Sparing::default(),
+            report: watch::Sender::default(),
+            reports: Arc::default(),
             table: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
         }
@@ -59,8 +67,9 @@ impl Shared {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets [`crate::Incoming`] end when the connections have.
+    /// Lets [`crate::Incoming`] end when the connections have, and [`crate::Reports`].
     pub(crate) fn stop_incoming(&self) {
+        self.reports.close();
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

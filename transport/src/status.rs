@@ -63,6 +63,8 @@ pub struct Counts {
     pub connections_replaced: u64,
     /// Datagrams that arrived for a session that has ended, or for none.
     pub late_datagrams: u64,
+    /// Reports of hosts that send more of them than are taken.
+    pub reports_ignored: u64,
 }
 
 /// The live form of [`Counts`].
@@ -75,6 +77,7 @@ pub(crate) struct Counters {
     pub(crate) connections_rejected: AtomicU64,
     pub(crate) connections_replaced: AtomicU64,
     pub(crate) late_datagrams: AtomicU64,
+    pub(crate) reports_ignored: AtomicU64,
 }
 
 impl Counters {
@@ -92,6 +95,7 @@ impl Counters {
             connections_rejected: read(&self.connections_rejected),
             connections_replaced: read(&self.connections_replaced),
             late_datagrams: read(&self.late_datagrams),
+            reports_ignored: read(&self.reports_ignored),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     header::SessionHeader,
     identity::Identity,
     incoming::{INCOMING_QUEUE, Incoming},
+    report::{REPORT_MAX, Reports},
     serve,
     session::{self, OpenError, Opened},
     settings::Settings,
@@ -14,6 +15,7 @@ use crate::{
     tls::TlsError,
     verdict::Accepted,
 };
+use bytes::Bytes;
 use quinn::{Endpoint, TokioRuntime};
 use ripstop_config::{FabricName, HostName};
 use std::{
@@ -57,7 +59,7 @@ impl Transport {
     ///
     /// # Errors
     /// [`BindError`]; nothing is left behind.
-    pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming), BindError> {
+    pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming, Reports), BindError> {
         let address = settings.listen;
         let server = settings.server(&identity)?;
         let socket = socket::bind(address);
@@ -70,7 +72,8 @@ impl Transport {
         let (queue, incoming) = mpsc::channel(INCOMING_QUEUE);
         let shared = Arc::new(Shared::new(endpoint, identity, settings, queue, Handle::current()));
         shared.runtime.spawn(serve::accept(Arc::clone(&shared)));
-        Ok((Self(Arc::new(Owner(shared))), Incoming(incoming)))
+        let reports = Reports(Arc::clone(&shared.reports));
+        Ok((Self(Arc::new(Owner(shared))), Incoming(incoming), reports))
     }
 
     /// This host, by its certificate.
@@ -166,6 +169,18 @@ impl Transport {
     /// [`OpenError`], also when the verdict is a refusal.
     pub async fn echo(&self, host: &HostName, header: &SessionHeader) -> Result<Accepted, OpenError> {
         session::echo(self.shared(), host, header).await
+    }
+
+    /// Says what this host reports of itself: to every host that is connected, at once or within some 100 ms of the report
+    /// before, and to each that connects later. A report replaces the one before. May be called from any thread.
+    ///
+    /// One longer than [`REPORT_MAX`] is not sent, which is logged: no host would take it.
+    pub fn announce(&self, report: Bytes) {
+        if report.len() > REPORT_MAX {
+            tracing::error!(bytes = report.len(), limit = REPORT_MAX, "the host's report is too long to be sent");
+            return;
+        }
+        self.shared().report.send_replace(report);
     }
 
     /// Ends everything: open sessions on both hosts fail with [`code::SHUTDOWN`], and [`Incoming`] ends.

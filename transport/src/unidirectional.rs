@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! 0: a datagram of a session | key of the session | payload
+//! 1: a report of the host | payload
 //! ```
 
 use crate::{
     code,
     datagram::{self, carry::LARGE_WAIT},
     link::Link,
+    report::{self, REPORT_MAX},
     shared::Shared,
 };
 use bytes::{BufMut, BytesMut};
@@ -21,17 +23,20 @@ use tokio::time;
 pub(crate) const STREAMS: u32 = datagram::carry::LARGE_IN_FLIGHT as u32 + 8;
 
 const DATAGRAM: u8 = 0;
+const REPORT: u8 = 1;
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Datagram,
+    Report,
 }
 
 /// Begins a message.
 pub(crate) fn mark(kind: Kind, into: &mut BytesMut) {
     into.put_u8(match kind {
         Kind::Datagram => DATAGRAM,
+        Kind::Report => REPORT,
     });
 }
 
@@ -67,6 +72,7 @@ async fn take(shared: &Shared, link: &Link, mut stream: RecvStream) {
                 let frame = whole(&mut stream, datagram::intake::LARGE_MAX).await?;
                 datagram::intake::deliver(shared, link, frame.into());
             }
+            REPORT => report::take(shared, link, whole(&mut stream, REPORT_MAX).await?.into()),
             _ => return None,
         }
         Some(())

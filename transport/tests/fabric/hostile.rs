@@ -269,7 +269,7 @@ async fn more_than_the_streams_allowed_cannot_be_opened() {
     let fabric = Fabric::new("shop.example");
     let settings =
         ripstop_transport::Settings { sessions: 8, ..ripstop_transport::Settings::listen(crate::lab::LOOPBACK) };
-    let (alpha, _incoming) =
+    let (alpha, _incoming, _reports) =
         ripstop_transport::Transport::bind(settings, fabric.issue("alpha").load().unwrap()).unwrap();
     let connection = Raw::new(Some(&fabric.issue("mallory"))).connect(alpha.local_address().unwrap()).await;
     let mut held = Vec::new();

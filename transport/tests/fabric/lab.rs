@@ -2,7 +2,8 @@
 
 use ripstop_config::{FabricName, HostName, Reason};
 use ripstop_transport::{
-    Accepted, Identity, Incoming, IncomingSession, PeerState, Refusal, SessionHeader, SessionId, Settings, Transport,
+    Accepted, Identity, Incoming, IncomingSession, PeerState, Refusal, Reports, SessionHeader, SessionId, Settings,
+    Transport,
     pki::{Authority, HOST_VALIDITY_MIN},
 };
 use std::{
@@ -104,6 +105,7 @@ pub(crate) fn write_private(path: &Path, text: &str) {
 pub(crate) struct Host {
     pub(crate) transport: Transport,
     pub(crate) incoming: Option<Incoming>,
+    pub(crate) reports: Reports,
     pub(crate) address: SocketAddr,
 }
 
@@ -113,9 +115,9 @@ impl Host {
     }
 
     pub(crate) fn with(settings: Settings, identity: Identity) -> Self {
-        let (transport, incoming) = Transport::bind(settings, identity).unwrap();
+        let (transport, incoming, reports) = Transport::bind(settings, identity).unwrap();
         let address = transport.local_address().unwrap();
-        Self { transport, incoming: Some(incoming), address }
+        Self { transport, incoming: Some(incoming), reports, address }
     }
 
     pub(crate) fn name(&self) -> &HostName {

@@ -9,5 +9,6 @@ mod lab;
 mod named;
 mod paths;
 mod peers;
+mod reports;
 mod sessions;
 mod stalled;
