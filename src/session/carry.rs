@@ -2,14 +2,14 @@
 
 use super::{
     balance::Using,
-    limits::{Admission, Shaper},
+    limits::Admission,
     live::Session,
     pump::{Broken, Direction, Sink, Source, Way},
     reach::Reached,
     sides::{QuicSink, QuicSource, UserTcp},
 };
 use crate::{interface::FlowGuard, stack::Endpoint};
-use ripstop_config::{Reason, graph::Limits};
+use ripstop_config::Reason;
 use std::rc::Rc;
 
 /// The side of a session that faces away from the caller, or from the endpoint: the QUIC stream.
@@ -61,49 +61,43 @@ pub struct Near {
 
 /// Carries a session of a caller on this host, as a task of its own: the task that opened it held much that is not needed
 /// any more.
-pub async fn from_caller(session: Box<Session>, limits: Limits, near: Near, far: Far) {
+pub async fn from_caller(session: Box<Session>, near: Near, far: Far) {
     let Near { caller, flow, admission, using } = near;
     match far {
-        Far::Stream(stream) => caller_to_stream(session, limits, &caller, stream).await,
-        Far::Endpoint(reached) => caller_to_endpoint(session, limits, &caller, reached).await,
+        Far::Stream(stream) => caller_to_stream(session, &admission, &caller, stream).await,
+        Far::Endpoint(reached) => caller_to_endpoint(session, &admission, &caller, reached).await,
     }
     drop((flow, admission, using));
 }
 
 /// Carries a session between the caller's connection and a stream to the endpoint's host.
-async fn caller_to_stream(session: Box<Session>, limits: Limits, caller: &Rc<Endpoint>, stream: Stream) {
+async fn caller_to_stream(session: Box<Session>, admission: &Admission, caller: &Rc<Endpoint>, stream: Stream) {
     let sides = Sides { caller: user(caller, Reason::CallerReset), service: (stream.source, stream.sink) };
-    let ended = carry(&session, limits, sides, caller.drive()).await;
+    let ended = carry(&session, admission, sides, caller.drive()).await;
     session.end(ended, None);
     caller.linger().await;
 }
 
 /// Carries a session between a stream from the caller's host and the endpoint.
-pub async fn stream_to_endpoint(
-    session: Box<Session>,
-    limits: Limits,
-    stream: Stream,
-    reached: Reached,
-    _kept: Admission,
-) {
+pub async fn stream_to_endpoint(session: Box<Session>, admission: Admission, stream: Stream, reached: Reached) {
     let stream = (stream.source, stream.sink);
     match reached {
         Reached::User(endpoint, _flow) => {
             let sides = Sides { caller: stream, service: user(&endpoint, Reason::EndpointReset) };
-            let ended = carry(&session, limits, sides, endpoint.drive()).await;
+            let ended = carry(&session, &admission, sides, endpoint.drive()).await;
             session.end(ended, None);
             endpoint.linger().await;
         }
         Reached::Kernel(socket) => {
             let sides = Sides { caller: stream, service: Reached::kernel_halves(&socket) };
-            let ended = carry(&session, limits, sides, std::future::pending()).await;
+            let ended = carry(&session, &admission, sides, std::future::pending()).await;
             session.end(ended, None);
         }
     }
 }
 
 /// Carries a session whose caller and endpoint are on this host.
-async fn caller_to_endpoint(session: Box<Session>, limits: Limits, caller: &Rc<Endpoint>, reached: Reached) {
+async fn caller_to_endpoint(session: Box<Session>, admission: &Admission, caller: &Rc<Endpoint>, reached: Reached) {
     let near = user(caller, Reason::CallerReset);
     match reached {
         Reached::User(endpoint, _flow) => {
@@ -111,13 +105,13 @@ async fn caller_to_endpoint(session: Box<Session>, limits: Limits, caller: &Rc<E
             let drive = async {
                 tokio::select! { never = caller.drive() => never, never = endpoint.drive() => never }
             };
-            let ended = carry(&session, limits, sides, drive).await;
+            let ended = carry(&session, admission, sides, drive).await;
             session.end(ended, None);
             tokio::join!(caller.linger(), endpoint.linger());
         }
         Reached::Kernel(socket) => {
             let sides = Sides { caller: near, service: Reached::kernel_halves(&socket) };
-            let ended = carry(&session, limits, sides, caller.drive()).await;
+            let ended = carry(&session, admission, sides, caller.drive()).await;
             session.end(ended, None);
             caller.linger().await;
         }
@@ -131,15 +125,14 @@ fn user(endpoint: &Rc<Endpoint>, reset: Reason) -> (UserTcp, UserTcp) {
 /// Both directions until both are done, one breaks, or the session is cut; what broke is passed on to both sides.
 async fn carry<A: Source, B: Sink, C: Source, D: Sink>(
     session: &Session,
-    limits: Limits,
+    admission: &Admission,
     mut sides: Sides<A, B, C, D>,
     drive: impl Future<Output = std::convert::Infallible>,
 ) -> Reason {
-    let shapers = [limits.session.and_then(Shaper::new), limits.session.and_then(Shaper::new)];
-    let direction = |way, shaper| (session.live().meter(way), session.instruments(), way, shaper);
-    let (meter, instruments, way, shaper) = direction(Way::Up, shapers[0].as_ref());
+    let direction = |way| (session.live().meter(way), session.instruments(), way, admission.shaper(way));
+    let (meter, instruments, way, shaper) = direction(Way::Up);
     let up = Direction { from: &mut sides.caller.0, to: &mut sides.service.1, shaper, meter, instruments, way };
-    let (meter, instruments, way, shaper) = direction(Way::Down, shapers[1].as_ref());
+    let (meter, instruments, way, shaper) = direction(Way::Down);
     let down = Direction { from: &mut sides.service.0, to: &mut sides.caller.1, shaper, meter, instruments, way };
     let ended = tokio::select! {
         both = async { tokio::try_join!(up.run(), down.run()) } => both.map(drop),

@@ -3,7 +3,7 @@
 use super::{
     balance::Balancer,
     endpoints::Endpoints,
-    limits::{Admission, DenialLimit, EdgeLimits},
+    limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
 };
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
     kernel::SocketOwners,
     telemetry::{EdgeInstruments, RecordLog, Side},
 };
-use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
-use ripstop_policy::{Permit, Policy};
+use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
+use ripstop_policy::{Permit, Policy, ServiceIx};
 use ripstop_transport::{SessionId, Transport};
 use std::{
     cell::{Cell, RefCell},
@@ -55,10 +55,6 @@ impl Stats {
     }
 }
 
-/// Edges are told apart by what they connect, on which ports and from which host, so that limits outlive a change of
-/// policy and each calling host has its own.
-type EdgeKey = (WorkloadId, ServiceId, Vec<Port>, HostName);
-
 /// What every session of a data thread shares.
 pub struct Context {
     /// This host.
@@ -83,7 +79,7 @@ pub struct Context {
     pub held: Cell<usize>,
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
-    edges: RefCell<HashMap<EdgeKey, Rc<EdgeLimits>>>,
+    limits: LimitTable,
     /// By calling host; only hosts of the graph may connect, so they are few.
     denials: RefCell<HashMap<HostName, DenialLimit>>,
     instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), Rc<EdgeInstruments>>>,
@@ -116,7 +112,7 @@ impl Context {
             held: Cell::new(0),
             policy: RefCell::new(policy),
             interfaces: RefCell::default(),
-            edges: RefCell::default(),
+            limits: LimitTable::default(),
             denials: RefCell::default(),
             instruments: RefCell::default(),
             ids: Cell::new(0),
@@ -130,12 +126,18 @@ impl Context {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// Puts a policy in force: open sessions are decided again by it, and cut when it does not allow them.
+    /// Puts a policy in force: open sessions are decided again by it, and cut when it does not allow them; those that stay
+    /// are under its limits.
     pub fn enforce(&self, policy: Arc<Policy>) {
-        self.edges.borrow_mut().retain(|_, limits| limits.is_used());
+        self.limits.enforce(&policy);
         self.instruments.borrow_mut().clear();
-        self.live.for_each(|live| {
-            if let Err(reason) = live.authorise_again(&policy, &self.host) {
+        self.live.for_each(|live| match live.authorise_again(&policy, &self.host) {
+            Ok(permit) => {
+                if let Some(admission) = &*live.admission.borrow() {
+                    self.limits.readmit(admission, &policy, &permit, &live.request);
+                }
+            }
+            Err(reason) => {
                 tracing::debug!(session = %live.id, %reason, "cut by the new policy");
                 live.cut(Reason::PolicyChanged);
             }
@@ -176,17 +178,19 @@ impl Context {
         });
     }
 
-    /// The right to open a session on the edge that permits it, from the host `speaker`.
+    /// The right to open a session, by all the limits that it is under: of its edge, its service, and the calling workload
+    /// and its tenant. With [`Side::Server`] and this host as the speaker, only what the endpoint's side adds.
     ///
     /// # Errors
-    /// The limit that is reached.
-    pub fn admit(&self, policy: &Policy, permit: &Permit, speaker: &HostName) -> Result<Admission, Reason> {
-        let edge = policy.edge(permit.edge);
-        let key = (edge.from.clone(), edge.to.clone(), edge.ports.clone(), speaker.clone());
-        let mut edges = self.edges.borrow_mut();
-        let limits = edges.entry(key).or_insert_with(|| EdgeLimits::new(permit.limits));
-        limits.update(permit.limits);
-        limits.admit()
+    /// The limit that is reached; then nothing is counted.
+    pub fn admit(
+        &self,
+        policy: &Policy,
+        permit: &Permit,
+        request: &Request,
+        service: ServiceIx,
+    ) -> Result<Admission, Refusal> {
+        self.limits.admit(policy, permit, request, service, &self.host)
     }
 
     /// Whether another denied attempt from a host is recorded, or only counted.

@@ -3,7 +3,7 @@
 //! What one attempt is, a TCP session, a UDP session or an echo request, is the caller's to say. A failure of one endpoint
 //! or of its host leads on to the next; a denial ends the search, as another host would not know better.
 
-use super::{balance::Using, context::Context};
+use super::{balance::Using, context::Context, limits::Refusal};
 use ripstop_config::{HostName, Reason, WorkloadId};
 use ripstop_policy::ServiceEntry;
 use std::time::{Duration, Instant};
@@ -26,6 +26,12 @@ pub struct Refused {
 impl From<Reason> for Refused {
     fn from(reason: Reason) -> Self {
         Self { reason, detail: None }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(Refusal { reason, detail }: Refusal) -> Self {
+        Self { reason, detail: Some(detail) }
     }
 }
 

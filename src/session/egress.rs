@@ -22,7 +22,7 @@ use crate::{
     telemetry::{RecordSlot, Side},
 };
 use ripstop_config::{HostName, Port, Protocol, Reason};
-use ripstop_policy::{Permit, Policy, ServiceEntry, ServiceIx, WorkloadIx};
+use ripstop_policy::{Policy, ServiceEntry, ServiceIx, WorkloadIx};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -36,7 +36,6 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Decided {
     pub(super) session: Box<Session>,
     pub(super) policy: Arc<Policy>,
-    pub(super) permit: Permit,
     pub(super) service: ServiceIx,
     pub(super) admission: Admission,
 }
@@ -97,21 +96,32 @@ pub(super) fn decide(
     };
     let session = Session::begin(context, context.session_id(), request, slot);
     session.draft.borrow_mut().destination = Some(destination);
-    let admitted = session.live().request.authorise(&policy, &context.host).and_then(|permit| {
-        session.permitted(&policy, &permit);
-        Ok((service.ok_or(Reason::NoService)?, permit, context.admit(&policy, &permit, &context.host)?))
-    });
-    match admitted {
-        Ok((service, permit, admission)) => Ok(Decided { session, policy, permit, service, admission }),
-        Err(reason) => {
+    match admit(context, &policy, &session, service) {
+        Ok((service, admission)) => Ok(Decided { session, policy, service, admission }),
+        Err(Refused { reason, detail }) => {
             if interface.may_record_denial() {
-                session.end(reason, None);
+                session.end(reason, detail);
             } else {
                 session.end_unrecorded(reason);
             }
             Err(reason)
         }
     }
+}
+
+fn admit(
+    context: &Context,
+    policy: &Policy,
+    session: &Session,
+    service: Option<ServiceIx>,
+) -> Result<(ServiceIx, Admission), Refused> {
+    let request = &session.live().request;
+    let permit = request.authorise(policy, &context.host)?;
+    session.permitted(policy, &permit);
+    let service = service.ok_or(Reason::NoService)?;
+    let admission = context.admit(policy, &permit, request, service)?;
+    session.admitted(&admission);
+    Ok((service, admission))
 }
 
 impl Decided {
@@ -145,13 +155,15 @@ impl Decided {
     ) -> Result<T, Refused> {
         let Self { session, policy, .. } = self;
         let request = Request { side: Side::Server, ..session.live().request.clone() };
-        request.authorise(policy, &context.host)?;
+        let permit = request.authorise(policy, &context.host)?;
+        let serving_here = context.admit(policy, &permit, &request, self.service)?;
         let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
         let serving = Serving::take(context, policy, self.service(), &request)?;
         let at = serving.target;
         *session.live().serving.borrow_mut() = Some(serving);
         match reach(caller, &request).await {
             Ok(reached) => {
+                self.admission.join(&serving_here);
                 session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
                 Ok(reached)
             }
@@ -181,7 +193,7 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     };
     match found {
         Ok((far, using)) => {
-            let Opening { decided: Decided { session, permit, admission, .. }, flow, syn } = opening;
+            let Opening { decided: Decided { session, admission, .. }, flow, syn } = opening;
             let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
                 Ok(caller) => caller,
                 Err(reason) => {
@@ -194,7 +206,7 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
             if matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
                 session.opened();
                 let near = Near { caller, flow, admission, using };
-                tokio::task::spawn_local(carry::from_caller(session, permit.limits, near, far));
+                tokio::task::spawn_local(carry::from_caller(session, near, far));
             } else {
                 caller.abort();
                 far.abort();

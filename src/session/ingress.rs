@@ -6,14 +6,14 @@
 use super::{
     carry::{self, Stream},
     context::Context,
-    limits::Admission,
+    limits::{self, Admission},
     live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Reached, Unreached, reach},
     sides::{QuicSink, QuicSource},
 };
 use crate::telemetry::Side;
 use ripstop_config::{Protocol, Reason};
-use ripstop_policy::{Permit, Policy, PolicyDigest};
+use ripstop_policy::{Policy, PolicyDigest};
 use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Refusal, code::End};
 use std::rc::Rc;
 
@@ -68,7 +68,7 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
     // A long session must not keep an old policy.
     drop(policy);
     match reached {
-        Ok(Admitted { permit, reached, endpoint, admission }) => {
+        Ok(Admitted { reached, endpoint, admission }) => {
             let service = session.live().request.service.as_ref();
             let load = service.map_or(0, |service| context.endpoints.sessions(service));
             let load = u16::try_from(load).unwrap_or(u16::MAX);
@@ -79,7 +79,7 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
                     let sink = QuicSink { stream: send, receiver: End::Caller };
                     let stream = Stream { source, sink };
                     // A task of its own: this one held much that is not needed any more.
-                    let carrying = carry::stream_to_endpoint(session, permit.limits, stream, reached, admission);
+                    let carrying = carry::stream_to_endpoint(session, admission, stream, reached);
                     tokio::task::spawn_local(carrying);
                 }
                 Err(error) => {
@@ -102,7 +102,6 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
 
 /// A session that may be accepted.
 struct Admitted {
-    permit: Permit,
     reached: Reached,
     endpoint: String,
     admission: Admission,
@@ -118,13 +117,14 @@ async fn admit(
     let denied = |reason: Reason| Unreached { reason, detail: whose_policy(context, policy, &incoming.header.policy) };
     let permit = request.authorise(policy, &context.host).map_err(denied)?;
     session.permitted(policy, &permit);
-    let admission = context.admit(policy, &permit, &request.speaker).map_err(denied)?;
+    let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
+    let admission = context.admit(policy, &permit, request, service).map_err(|refusal| limited(context, refusal))?;
+    session.admitted(&admission);
     *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
     match request.port.protocol {
         Protocol::Tcp => {}
         Protocol::Udp => return Err(denied(Reason::AgentFull)),
     }
-    let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
     let serving = Serving::take(context, policy, entry, request).map_err(|reason| unready(context, reason))?;
@@ -133,12 +133,17 @@ async fn admit(
     let reached = reach(context, policy, entry, caller, request).await?;
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
-    Ok(Admitted { permit, reached, endpoint, admission })
+    Ok(Admitted { reached, endpoint, admission })
 }
 
 /// The endpoint takes no new sessions.
 fn unready(context: &Context, reason: Reason) -> Unreached {
     Unreached { reason, detail: context.host.to_string() }
+}
+
+/// A limit of this host is reached.
+fn limited(context: &Context, refusal: limits::Refusal) -> Unreached {
+    Unreached { reason: refusal.reason, detail: format!("{}: {}", context.host, refusal.detail) }
 }
 
 /// Which host denied it; and, when the two do not agree on the policy, which policies they have, as that is likely why.

@@ -3,10 +3,11 @@
 use super::{
     context::Context,
     endpoints::Counted,
+    limits::Admission,
     pump::{Meter, Way},
 };
 use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
-use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
+use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
 use std::{
@@ -96,6 +97,8 @@ pub struct Live {
     pub endpoint_host: RefCell<Option<HostName>>,
     /// What serves it, once that is of this host.
     pub serving: RefCell<Option<Serving>>,
+    /// Its part in the limits, once it was admitted.
+    pub admission: RefCell<Option<Admission>>,
     cut: Cell<Option<Reason>>,
     wake: Notify,
 }
@@ -124,18 +127,18 @@ impl Live {
     ///
     /// # Errors
     /// The reason for a denial.
-    pub fn authorise_again(&self, policy: &Policy, host: &HostName) -> Result<(), Reason> {
-        self.request.authorise(policy, host)?;
+    pub fn authorise_again(&self, policy: &Policy, host: &HostName) -> Result<Permit, Reason> {
+        let permit = self.request.authorise(policy, host)?;
         let service = self.request.service.as_ref().and_then(|service| policy.service(service));
         let entry = policy.service_entry(service.ok_or(Reason::NoService)?);
         if self.endpoint_host.borrow().as_ref().is_some_and(|serving| !entry.hosts.contains(serving)) {
             return Err(Reason::NotServedHere);
         }
         let serving = self.serving.borrow();
-        let Some(serving) = &*serving else { return Ok(()) };
+        let Some(serving) = &*serving else { return Ok(permit) };
         let same = policy.workload_entry(entry.by).id == serving.workload
             && super::reach::target(policy, entry, &self.request) == serving.target;
-        if same { Ok(()) } else { Err(Reason::NotServedHere) }
+        if same { Ok(permit) } else { Err(Reason::NotServedHere) }
     }
 
     /// The meter of one way.
@@ -238,6 +241,7 @@ impl Session {
             down: Meter::default(),
             endpoint_host: RefCell::default(),
             serving: RefCell::default(),
+            admission: RefCell::default(),
             cut: Cell::default(),
             wake: Notify::new(),
         });
@@ -278,6 +282,12 @@ impl Session {
     /// The policy allows it: its rule is known from here on.
     pub fn permitted(&self, policy: &Policy, permit: &Permit) {
         self.draft.borrow_mut().rule = Some(policy.edge(permit.edge).at.to_string());
+    }
+
+    /// The limits let it pass: what they hold back is counted for it from here on, and a new policy's limits reach it.
+    pub fn admitted(&self, admission: &Admission) {
+        admission.count_in(self.instruments.clone());
+        *self.live.admission.borrow_mut() = Some(admission.clone());
     }
 
     /// The endpoint has answered: the session is open.
@@ -326,6 +336,8 @@ impl Session {
     fn record(&self, draft: &mut Draft, reason: Reason, detail: Option<String>) -> SessionRecord {
         let Live { request, up, down, .. } = &*self.live;
         let opened = self.opened.get();
+        let admission = self.live.admission.take();
+        let udp = request.port.protocol == Protocol::Udp;
         SessionRecord {
             session: self.live.id.to_string(),
             side: request.side,
@@ -351,6 +363,9 @@ impl Session {
             bytes_down: down.bytes.get(),
             connect_s: draft.connect.map(|took| took.as_secs_f64()),
             waited_s: (up.waited.get() + down.waited.get()).as_secs_f64(),
+            throttled_bytes: admission.as_ref().map_or(0, Admission::throttled_bytes),
+            burst_bytes: admission.as_ref().and_then(Admission::burst_bytes),
+            datagrams_dropped: admission.filter(|_| udp).map(|admission| admission.datagrams_dropped()),
             attempts: draft.attempts,
             policy: self.digest.to_string(),
             cipher: draft.cipher,

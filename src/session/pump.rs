@@ -85,8 +85,8 @@ pub struct Direction<'s, F, T> {
     pub from: &'s mut F,
     /// Where bytes go.
     pub to: &'s mut T,
-    /// The session's limit in this direction.
-    pub shaper: Option<&'s Shaper>,
+    /// What holds it to its byte rates.
+    pub shaper: Shaper,
     /// What is counted for the session.
     pub meter: &'s Meter,
     /// What is counted for the edge, and as which way.
@@ -101,9 +101,9 @@ impl<F: Source, T: Sink> Direction<'_, F, T> {
     /// # Errors
     /// [`Broken`] when either side was reset or is gone.
     pub async fn run(mut self) -> Result<(), Broken> {
-        let unit = self.shaper.map_or(READ, |shaper| shaper.unit().min(READ));
         let mut pieces = Vec::new();
         loop {
+            let unit = self.shaper.unit().map_or(READ, |unit| unit.min(READ));
             let got = tokio::select! {
                 biased;
                 got = self.from.read(unit, &mut pieces) => got?,
@@ -129,9 +129,11 @@ impl<F: Source, T: Sink> Direction<'_, F, T> {
     }
 
     async fn throttle(&mut self, length: usize) {
-        let Some(shaper) = self.shaper else { return };
+        if self.shaper.unit().is_none() {
+            return;
+        }
         let start = Instant::now();
-        if shaper.take(length).await {
+        if self.shaper.take(length).await {
             self.meter.waited.set(self.meter.waited.get() + start.elapsed());
         }
     }

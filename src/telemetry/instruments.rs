@@ -18,6 +18,7 @@ const SESSIONS: &str = "ripstop_sessions_total";
 const SESSIONS_CLOSED: &str = "ripstop_sessions_closed_total";
 const SESSIONS_OPEN: &str = "ripstop_sessions_open";
 const SESSION_BYTES: &str = "ripstop_session_bytes_total";
+const THROTTLED: &str = "ripstop_session_throttled_bytes_total";
 const THROTTLE: &str = "ripstop_session_throttle_seconds";
 const CONNECT: &str = "ripstop_session_connect_seconds";
 const DURATION: &str = "ripstop_session_duration_seconds";
@@ -48,6 +49,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     (SESSIONS, Unit::Count, "Sessions by verdict, and the reason of a deny"),
     (SESSIONS_CLOSED, Unit::Count, "Allowed sessions that ended, by reason"),
     (SESSION_BYTES, Unit::Bytes, "Payload carried; up is from the caller to the service"),
+    (THROTTLED, Unit::Bytes, "Payload that had to wait for a rate limit, or was dropped for one"),
     (DROPPED, Unit::Count, "Packets of a workload that were dropped, by reason"),
     (DNS, Unit::Count, "DNS queries of a workload by who answered and by response code"),
     (POLICY_LOADS, Unit::Count, "Times the graph was loaded or reloaded, by result"),
@@ -143,6 +145,8 @@ pub struct EdgeInstruments {
     open: Gauge,
     bytes_up: Counter,
     bytes_down: Counter,
+    throttled_up: Counter,
+    throttled_down: Counter,
     throttle: Histogram,
     connect: Histogram,
     duration: Histogram,
@@ -158,6 +162,8 @@ impl EdgeInstruments {
             open: gauge!(SESSIONS_OPEN, labels.clone()),
             bytes_up: counter!(SESSION_BYTES, direction("up")),
             bytes_down: counter!(SESSION_BYTES, direction("down")),
+            throttled_up: counter!(THROTTLED, direction("up")),
+            throttled_down: counter!(THROTTLED, direction("down")),
             throttle: histogram!(THROTTLE, labels.clone()),
             connect: histogram!(CONNECT, labels.clone()),
             duration: histogram!(DURATION, labels.clone()),
@@ -185,6 +191,16 @@ impl EdgeInstruments {
     /// Payload bytes went from the service to the caller.
     pub fn bytes_down(&self, bytes: u64) {
         self.bytes_down.increment(bytes);
+    }
+
+    /// Payload bytes from the caller had to wait for a rate limit, or were dropped for one.
+    pub fn throttled_up(&self, bytes: u64) {
+        self.throttled_up.increment(bytes);
+    }
+
+    /// Payload bytes from the service had to wait for a rate limit, or were dropped for one.
+    pub fn throttled_down(&self, bytes: u64) {
+        self.throttled_down.increment(bytes);
     }
 
     /// A session was held back by a rate limit for so long.

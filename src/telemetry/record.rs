@@ -87,6 +87,12 @@ pub struct SessionRecord {
     /// Seconds for which rate limits held the session back.
     #[serde(serialize_with = "micros")]
     pub waited_s: f64,
+    /// Payload bytes that had to wait for a rate limit; for UDP, those that were dropped for one.
+    pub throttled_bytes: u64,
+    /// What the tightest rate limit lets pass at once after a pause; none without a rate limit.
+    pub burst_bytes: Option<u64>,
+    /// Datagrams that were dropped for a rate limit; UDP only.
+    pub datagrams_dropped: Option<u64>,
     /// Endpoints that were tried.
     pub attempts: u8,
     /// The digest of the policy that decided, in hex.
