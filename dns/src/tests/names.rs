@@ -25,6 +25,27 @@ fn a_visible_service_has_its_addresses_and_the_right_header() {
     assert_eq!(shown("shop/web", "api.shop.shop.example.", RecordType::ANY), show(&message), "RFC 8482");
 }
 
+/// A name follows from the policy alone: a service whose endpoints are unhealthy, drained or weighted away resolves, and
+/// the connection is refused with the reason.
+#[test]
+fn checks_and_weights_do_not_hide_a_name() {
+    let text = GRAPH.replace(
+        "api: { by: api, ports:",
+        "api: { by: api, health: { tcp: 1s, port: 9 }, source: preserve, balance: { weights: { alpha: 0 } }, ports:",
+    );
+    let checked = compile(Graph::parse("shop.yaml", &text).unwrap()).unwrap();
+    let api = checked.service_entry(checked.service(&"shop/api".parse().unwrap()).unwrap());
+    assert!(api.health.is_some() && api.balance.weights.len() == 1);
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::TXT] {
+        let query = query("api.shop.shop.example.", kind);
+        let reply = answer(&checked, who(&checked, "shop/web"), &query.to_vec().unwrap(), Via::Udp);
+        let Answer::Reply(reply) = reply else { panic!("{reply:?}") };
+        let (plain, _) = reply_to("shop/web", &query, Via::Udp);
+        assert!(!plain.answers.is_empty());
+        assert_eq!(show(&Message::from_vec(&reply.bytes).unwrap()), show(&plain));
+    }
+}
+
 #[test]
 fn recursion_desired_is_copied_and_case_is_kept() {
     let mut query = query("aPi.SHOP.shop.EXAMPLE.", RecordType::A);

@@ -1,5 +1,5 @@
 use super::*;
-use ripstop_config::Reason;
+use ripstop_config::{Reason, ServiceId};
 use std::net::IpAddr;
 
 fn pointer(caller: &str, address: IpAddr) -> Result<String, Option<Reason>> {
@@ -47,6 +47,35 @@ fn a_name_of_a_workload_leads_back_to_its_address() {
     let (hidden, _) = ask("shop/db", "web.shop.workloads.shop.example.", RecordType::A);
     let (absent, _) = ask("shop/db", "wob.shop.workloads.shop.example.", RecordType::A);
     assert_eq!(show(&hidden), show(&absent));
+}
+
+/// Who sees a caller's address may know its name, and that the name is that address's; nobody else may know either.
+#[test]
+fn names_of_callers_are_for_themselves_and_for_those_whom_they_may_call() {
+    let policy = policy();
+    let edges = &policy.graph().edges;
+    let mut known = 0;
+    for (asker, asked) in policy.workloads().flat_map(|asker| policy.workloads().map(move |asked| (asker, asked))) {
+        let (from, to) = (policy.workload_entry(asker), policy.workload_entry(asked));
+        let served = |service: &ServiceId| policy.service_entry(policy.service(service).unwrap()).by;
+        let calls = edges.iter().any(|edge| edge.from == to.id && served(&edge.to) == asker);
+        let name = format!("{}.{}.workloads.shop.example.", to.id.name, to.id.tenant);
+        let asker = from.id.to_string();
+        for (address, kind) in [(IpAddr::V4(to.v4), RecordType::A), (IpAddr::V6(to.v6), RecordType::AAAA)] {
+            let forward = ask(&asker, &name, kind).0.answers;
+            if from.id == to.id || calls {
+                known += 1;
+                assert_eq!(pointer(&asker, address), Ok(name.clone()), "{asker} asks for {address}");
+                assert_eq!(forward.len(), 1, "{asker} asks for {name}");
+                assert_eq!(forward[0].data.to_string(), address.to_string());
+            } else {
+                assert_eq!(pointer(&asker, address), Err(Some(Reason::NoService)), "{asker} asks for {address}");
+                assert!(forward.is_empty(), "{asker} asks for {name}: {forward:?}");
+            }
+        }
+    }
+    // Five workloads know themselves, and four edges show a caller to the one that serves, in both families.
+    assert_eq!(known, 2 * (5 + 4));
 }
 
 #[test]
