@@ -32,7 +32,7 @@ impl fmt::Display for Span {
     /// In the largest unit in which it is a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let suits = |(_, unit): &(&str, u64)| millis % u128::from(*unit) == 0;
+        let suits = |(_, unit): &(&str, u64)| millis.is_multiple_of(u128::from(*unit));
         let (name, unit) = UNITS.into_iter().find(suits).unwrap_or(("ms", 1));
         write!(f, "{}{name}", millis / u128::from(unit))
     }

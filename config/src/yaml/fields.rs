@@ -225,7 +225,7 @@ pub(crate) fn reference<S: AsRef<str>>(
     // Comparing with every name costs time; a mistake that is not shown is not worth it.
     let near = if report.is_full() { None } else { nearest(wanted, known) };
     let hint = near.map(|near| format!("did you mean `{near}`?"));
-    report.note(at, format!("there is no {kind} `{wanted}`"), hint);
+    report.note(at, &format!("there is no {kind} `{wanted}`"), hint);
 }
 
 fn quoted(keys: &[&str]) -> String {

@@ -42,16 +42,16 @@ impl<'t> Report<'t> {
 
     /// Notes a mistake.
     pub(crate) fn error(&mut self, at: Mark, message: impl Into<String>) {
-        self.note(at, message.into(), None);
+        self.note(at, &message.into(), None);
     }
 
     /// Notes a mistake, saying what to do about it.
     pub(crate) fn hinted(&mut self, at: Mark, message: impl Into<String>, hint: impl Into<String>) {
-        self.note(at, message.into(), Some(hint.into()));
+        self.note(at, &message.into(), Some(hint.into()));
     }
 
     /// Notes a mistake, with a hint if there is one.
-    pub(crate) fn note(&mut self, at: Mark, message: String, hint: Option<String>) {
+    pub(crate) fn note(&mut self, at: Mark, message: &str, hint: Option<String>) {
         if self.is_full() {
             let (count, first) = self.more.unwrap_or((0, at));
             self.more = Some((count + 1, first));
@@ -79,13 +79,13 @@ impl<'t> Report<'t> {
         self.found.sort_by_key(|one| (one.at.line, one.at.column));
         if let Some((count, first)) = self.more {
             let message = format!("and {count} more, the first of them here");
-            let diagnostic = self.diagnostic(first, message, None);
+            let diagnostic = self.diagnostic(first, &message, None);
             self.found.push(diagnostic);
         }
         if self.found.is_empty() { Ok(()) } else { Err(Diagnostics(self.found)) }
     }
 
-    fn diagnostic(&self, at: Mark, message: String, hint: Option<String>) -> Diagnostic {
+    fn diagnostic(&self, at: Mark, message: &str, hint: Option<String>) -> Diagnostic {
         let location = self.location(at);
         let line = self.lines.get(location.line as usize - 1).copied().unwrap_or_default();
         let (source_line, caret) = cut(line, location.column as usize - 1, at.width as usize);
