@@ -6,35 +6,40 @@ use super::{
 };
 use crate::{
     packet::{self, Packet, Payload, Segment, craft},
-    session::{context::Context, egress},
+    session::{context::Context, egress, udp},
 };
-use ripstop_config::{Port, Protocol, Reason};
+use ripstop_config::Reason;
 use std::rc::Rc;
 
 /// The port of DNS (RFC 1035 section 4.2).
 pub(super) const DNS_PORT: u16 = 53;
 
 pub(super) fn packet(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) {
-    let outcome = packet::parse(bytes).and_then(|packet| {
-        if interface.owns(packet.source) { route(context, interface, &packet) } else { Err(Reason::SpoofedSource) }
-    });
+    let outcome = match packet::parse(bytes) {
+        Err(Reason::Fragment) => joined(context, interface, bytes),
+        parsed => parsed.and_then(|packet| owned(context, interface, &packet)),
+    };
     if let Err(reason) = outcome {
         tracing::trace!(workload = %interface.workload(), %reason, "dropped");
         interface.drops().count(reason);
     }
 }
 
+/// A packet that came in two halves, once the second is there.
+fn joined(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) -> Result<(), Reason> {
+    let whole = interface.halves.borrow_mut().join(bytes)?;
+    whole.map_or(Ok(()), |whole| packet::parse(&whole).and_then(|packet| owned(context, interface, &packet)))
+}
+
+fn owned(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>) -> Result<(), Reason> {
+    if interface.owns(packet.source) { route(context, interface, packet) } else { Err(Reason::SpoofedSource) }
+}
+
 fn route(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>) -> Result<(), Reason> {
     match packet.payload {
         Payload::Tcp(segment) => tcp(context, interface, packet, &segment),
-        Payload::Udp { source, destination, data } => {
-            if is_resolver(context, packet) && destination == DNS_PORT {
-                return resolver::datagram(context, interface, packet, source, data);
-            }
-            let reason = udp_reason(context, interface, packet, destination);
-            interface.port().send(&craft::unreachable(packet, udp_answer(reason)));
-            Err(reason)
-        }
+        Payload::Udp { source, destination, data } => datagram(context, interface, packet, (source, destination), data),
+        Payload::IcmpError(error) => interface.icmp_error(&error),
         Payload::EchoRequest(echo) if is_resolver(context, packet) => {
             interface.port().send(&craft::echo_reply(packet, echo));
             Ok(())
@@ -90,25 +95,33 @@ fn new_flow(
     Ok(())
 }
 
-fn udp_reason(context: &Context, interface: &Interface, packet: &Packet<'_>, port: u16) -> Reason {
-    let policy = context.policy();
+fn datagram(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    (source, destination): (u16, u16),
+    data: &[u8],
+) -> Result<(), Reason> {
+    if let Some(flow) = interface.udp.get(&packet.flow_of(source, destination)) {
+        return flow.datagram(data);
+    }
+    let refuse = |reason, why| {
+        interface.port().send(&craft::unreachable(packet, why));
+        Err(reason)
+    };
     if is_resolver(context, packet) {
-        return Reason::NoPort;
+        return match destination {
+            DNS_PORT => resolver::datagram(context, interface, packet, source, data),
+            _ => refuse(Reason::NoPort, craft::Unreachable::Port),
+        };
     }
+    let policy = context.policy();
     if !policy.contains(packet.destination) {
-        return Reason::OutsideFabric;
+        return refuse(Reason::OutsideFabric, craft::Unreachable::Prohibited);
     }
-    let Some(service) = policy.service_at(packet.destination) else { return Reason::NoService };
-    let Some(caller) = policy.workload(interface.workload()) else { return Reason::UnknownCaller };
-    match policy.decide(caller, service, Port { number: port, protocol: Protocol::Udp }) {
-        ripstop_policy::Verdict::Allow(_) => Reason::AgentFull,
-        ripstop_policy::Verdict::Deny(reason) => reason,
+    // An endpoint's datagram to a caller that has no session with it, or any other to another workload: not a call.
+    if policy.workload_at(packet.destination).is_some() {
+        return refuse(Reason::NoSession, craft::Unreachable::Prohibited);
     }
-}
-
-fn udp_answer(reason: Reason) -> craft::Unreachable {
-    match reason {
-        Reason::NoPort | Reason::NoService => craft::Unreachable::Port,
-        _ => craft::Unreachable::Prohibited,
-    }
+    udp::open(context, interface, packet, (source, destination), data)
 }

@@ -1,7 +1,8 @@
 //! The flows of one interface.
 
+use super::udp::UdpFlows;
 use crate::{
-    packet::{FlowKey, Packet, Payload, Segment, craft, parse},
+    packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
         context::{Context, random},
         limits::DenialLimit,
@@ -20,13 +21,13 @@ use tokio::sync::Notify;
 
 /// Flows that one workload may have at once (DESIGN section 12).
 const FLOWS_MAX: usize = 65_536;
-/// First port of connections toward the workload; below are the ports of system services.
+/// First port of sessions toward the workload; below are the ports of system services.
 const PORT_FIRST: u16 = 1_024;
 /// Ports of connections toward the workload. They are taken in turn, so that one comes back long after the kernel of the
 /// workload's side has forgotten its last connection.
 const PORTS: u16 = u16::MAX - PORT_FIRST;
 /// Ports tried before a connection is given up: more in a row are taken only if almost all are.
-const PORTS_TRIED: u16 = 4_096;
+pub(super) const PORTS_TRIED: u16 = 4_096;
 
 /// A flow in the table. Ports are used again: a place is only ever given up by the one who took it.
 struct Place {
@@ -74,6 +75,10 @@ pub struct Interface {
     port: TunPort,
     drops: DropCounters,
     flows: RefCell<FxHashMap<FlowKey, Place>>,
+    /// Its UDP flows.
+    pub(super) udp: UdpFlows,
+    /// Halves of its packets.
+    pub(super) halves: RefCell<Halves>,
     takers: Cell<u64>,
     ports: Cell<u16>,
     denials: DenialLimit,
@@ -106,6 +111,8 @@ impl Interface {
             user,
             port,
             flows: RefCell::default(),
+            udp: UdpFlows::default(),
+            halves: RefCell::default(),
             takers: Cell::new(0),
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
@@ -151,7 +158,7 @@ impl Interface {
         &self.drops
     }
 
-    /// SYNs held.
+    /// Sessions whose first packets are held.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.get()
@@ -160,13 +167,13 @@ impl Interface {
     /// One more flow fits.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.flows.borrow().len() < FLOWS_MAX
+        self.flows() < FLOWS_MAX
     }
 
-    /// Flows in the table.
+    /// Flows in the tables.
     #[must_use]
     pub fn flows(&self) -> usize {
-        self.flows.borrow().len()
+        self.flows.borrow().len() + self.udp.len()
     }
 
     pub(super) fn known(&self, key: &FlowKey) -> Known {
@@ -192,7 +199,7 @@ impl Interface {
         FlowGuard { interface: Rc::clone(self), key, taker, held }
     }
 
-    fn count_held(&self, change: isize) {
+    pub(super) fn count_held(&self, change: isize) {
         self.held.set(self.held.get().saturating_add_signed(change));
         if let Some(context) = self.context.upgrade() {
             context.held.set(context.held.get().saturating_add_signed(change));
@@ -232,7 +239,7 @@ impl Interface {
         Ok((endpoint, guard))
     }
 
-    fn next_port(&self) -> u16 {
+    pub(super) fn next_port(&self) -> u16 {
         let step = self.ports.get();
         self.ports.set((step + 1) % PORTS);
         PORT_FIRST + step

@@ -9,8 +9,10 @@
 mod dispatch;
 mod flows;
 mod resolver;
+mod udp;
 
 pub use flows::{FlowGuard, Interface, Owner};
+pub use udp::{DatagramSink, UdpFlow};
 
 use crate::{kernel::Tun, session::context::Context, stack::MTU, stack::VNET_HEADER};
 use std::{io, rc::Rc};

@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
     inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
 };
 use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
@@ -49,7 +49,7 @@ impl SocketOwners {
     /// When the kernel does not answer as it should.
     pub fn of_peer(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Owner>> {
         self.drain();
-        let Some(found) = self.ask(remote, local)? else { return Ok(None) };
+        let Some(found) = self.ask(IPPROTO_TCP, remote, local)? else { return Ok(None) };
         if found.inode != 0 {
             return Ok(Some(Owner::Accepted(found.uid)));
         }
@@ -58,8 +58,23 @@ impl SocketOwners {
         }
         // Older kernels know no owner before accept(2): the listener has one.
         let nobody: IpAddr = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let listener = self.ask(remote, SocketAddr::new(nobody, 0))?;
+        let listener = self.ask(IPPROTO_TCP, remote, SocketAddr::new(nobody, 0))?;
         Ok(listener.filter(|listener| listener.inode != 0).map(|listener| Owner::Listening(listener.uid)))
+    }
+
+    /// The user whose socket would receive a UDP datagram from `local` to `remote`, both on this host; `None` when nobody
+    /// listens there.
+    ///
+    /// # Errors
+    /// When the kernel does not answer as it should.
+    pub fn of_receiver(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+        self.drain();
+        // For UDP the kernel looks for who would receive from "source" to "destination" (net/ipv4/udp_diag.c).
+        let Some(found) = self.ask(IPPROTO_UDP, local, remote)? else { return Ok(None) };
+        if found.port == remote.port() {
+            return Ok(Some(found.uid));
+        }
+        Err(io::Error::other("the kernel named another socket than was asked for"))
     }
 
     /// Forgets answers that nobody waited for, after an error in between.
@@ -70,10 +85,10 @@ impl SocketOwners {
         }
     }
 
-    fn ask(&self, own: SocketAddr, other: SocketAddr) -> io::Result<Option<Found>> {
+    fn ask(&self, protocol: u8, own: SocketAddr, other: SocketAddr) -> io::Result<Option<Found>> {
         let request = InetRequest {
             family: if own.is_ipv4() { AF_INET } else { AF_INET6 },
-            protocol: IPPROTO_TCP,
+            protocol,
             extensions: ExtensionFlags::empty(),
             states: StateFlags::all(),
             socket_id: SocketId {
@@ -101,13 +116,16 @@ impl SocketOwners {
 struct Found {
     uid: u32,
     inode: u32,
+    /// Its own port.
+    port: u16,
 }
 
 fn read(answer: &[u8]) -> io::Result<Option<Found>> {
     let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer).map_err(io::Error::other)?;
     match message.payload {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-            Ok(Some(Found { uid: response.header.uid, inode: response.header.inode }))
+            let header = response.header;
+            Ok(Some(Found { uid: header.uid, inode: header.inode, port: header.socket_id.source_port }))
         }
         NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(error) => Err(error.to_io()),
@@ -118,7 +136,7 @@ fn read(answer: &[u8]) -> io::Result<Option<Found>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     #[test]
     fn a_connection_has_its_listeners_owner_before_and_after_accept() {
@@ -136,9 +154,29 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_s_receiver_has_an_owner() {
+        let owners = SocketOwners::open().unwrap();
+        let own = nix::unistd::getuid().as_raw();
+        for (address, any) in [("127.0.0.1:0", "0.0.0.0:0"), ("[::1]:0", "[::]:0")] {
+            for bound in [address, any] {
+                let receiver = UdpSocket::bind(bound).unwrap();
+                let sender = UdpSocket::bind(any).unwrap();
+                let mut to: SocketAddr = address.parse().unwrap();
+                to.set_port(receiver.local_addr().unwrap().port());
+                sender.connect(to).unwrap();
+                let from = sender.local_addr().unwrap();
+                assert_eq!(owners.of_receiver(from, to).unwrap(), Some(own), "{bound}");
+                drop(receiver);
+                assert_eq!(owners.of_receiver(from, to).unwrap(), None, "{bound}");
+            }
+        }
+    }
+
+    #[test]
     fn nobody_owns_what_is_not_there() {
         let owners = SocketOwners::open().unwrap();
         let (a, b) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         assert_eq!(owners.of_peer(a, b).unwrap(), None);
+        assert_eq!(owners.of_receiver(a, b).unwrap(), None);
     }
 }

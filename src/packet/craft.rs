@@ -1,10 +1,12 @@
 //! Packets that the agent itself answers with: resets, ICMP errors, echo replies and datagrams. Checksums are complete.
 
-use super::{Packet, Segment, TCP, UDP, checksum};
+use super::{FlowKey, Packet, Segment, TCP, UDP, checksum};
 use std::net::{IpAddr, SocketAddr};
 
 /// Hop limit of packets that the agent makes: the common default (RFC 1700, "IP time to live").
 const HOP_LIMIT: u8 = 64;
+/// Longest IP and UDP headers: those of IPv6.
+const HEADERS_MAX: usize = 48;
 /// How much of the offending packet an ICMP error quotes: within the 576 bytes that every IPv4 host takes (RFC 1812
 /// section 4.3.2.3), and enough for any TCP header.
 const QUOTE: usize = 512;
@@ -63,7 +65,19 @@ pub fn echo_reply(packet: &Packet<'_>, echo: &[u8]) -> Vec<u8> {
 /// An ICMP error about a packet of the workload (RFC 792, RFC 4443 section 3.1), from the packet's destination.
 #[must_use]
 pub fn unreachable(packet: &Packet<'_>, why: Unreachable) -> Vec<u8> {
-    let (kind, code) = match (packet.source.is_ipv4(), why) {
+    error(packet.source, packet.destination, packet.bytes, why)
+}
+
+/// The same about a datagram that is not at hand any more: the last that the workload sent on a flow, with `length` bytes
+/// of data. Its headers are quoted, by which the workload's kernel finds the socket.
+#[must_use]
+pub fn unreachable_flow(flow: &FlowKey, length: usize, why: Unreachable) -> Vec<u8> {
+    let head = DatagramHead::new(flow.workload, flow.fabric, length);
+    error(flow.workload.ip(), flow.fabric.ip(), head.bytes(), why)
+}
+
+fn error(source: IpAddr, destination: IpAddr, quoted: &[u8], why: Unreachable) -> Vec<u8> {
+    let (kind, code) = match (source.is_ipv4(), why) {
         (true, Unreachable::Host) => (3, 1),
         (true, Unreachable::Port) => (3, 3),
         (true, Unreachable::Prohibited) => (3, 13),
@@ -71,10 +85,45 @@ pub fn unreachable(packet: &Packet<'_>, why: Unreachable) -> Vec<u8> {
         (false, Unreachable::Port) => (1, 4),
         (false, Unreachable::Prohibited) => (1, 1),
     };
-    let quoted = &packet.bytes[..packet.bytes.len().min(QUOTE)];
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    message.extend_from_slice(quoted);
-    icmp(packet.destination, packet.source, message)
+    message.extend_from_slice(&quoted[..quoted.len().min(QUOTE)]);
+    icmp(destination, source, message)
+}
+
+/// The IP and UDP headers of a datagram.
+#[derive(Debug, Clone, Copy)]
+pub struct DatagramHead {
+    bytes: [u8; HEADERS_MAX],
+    ip: usize,
+}
+
+impl DatagramHead {
+    /// The headers before `length` bytes of data, at most 65 507. In the place of the UDP checksum is the sum of the
+    /// pseudo-header: who takes the packet completes it, or trusts it as it comes from the same machine.
+    #[must_use]
+    pub fn new(source: SocketAddr, destination: SocketAddr, length: usize) -> Self {
+        let mut bytes = [0; HEADERS_MAX];
+        let counted = length16(8 + length);
+        let ip = ip_header(&mut bytes, source.ip(), destination.ip(), UDP, 8 + length);
+        let sum = checksum::pseudo_header(source.ip(), destination.ip(), UDP, counted.into());
+        bytes[ip..ip + 2].copy_from_slice(&source.port().to_be_bytes());
+        bytes[ip + 2..ip + 4].copy_from_slice(&destination.port().to_be_bytes());
+        bytes[ip + 4..ip + 6].copy_from_slice(&counted.to_be_bytes());
+        bytes[ip + 6..ip + 8].copy_from_slice(&checksum::fold(sum).to_be_bytes());
+        Self { bytes, ip }
+    }
+
+    /// Both headers.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.ip + 8]
+    }
+
+    /// Length of the IP header: where the UDP header starts.
+    #[must_use]
+    pub fn ip_length(&self) -> usize {
+        self.ip
+    }
 }
 
 fn icmp(source: IpAddr, destination: IpAddr, mut message: Vec<u8>) -> Vec<u8> {
@@ -101,26 +150,41 @@ fn transport(source: IpAddr, destination: IpAddr, protocol: u8, mut data: Vec<u8
 }
 
 fn ip(source: IpAddr, destination: IpAddr, protocol: u8, data: &[u8]) -> Vec<u8> {
-    let mut packet = Vec::with_capacity(40 + data.len());
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = length16(20 + data.len()).to_be_bytes();
-            // Version and length, DSCP, total length, identification 0, don't fragment, hop limit, protocol.
-            packet.extend_from_slice(&[0x45, 0, total[0], total[1], 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0]);
-            packet.extend_from_slice(&source.octets());
-            packet.extend_from_slice(&destination.octets());
-            let sum = !checksum::fold(checksum::add(0, &packet));
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        }
-        (source, destination) => {
-            let length = length16(data.len()).to_be_bytes();
-            packet.extend_from_slice(&[0x60, 0, 0, 0, length[0], length[1], protocol, HOP_LIMIT]);
-            packet.extend_from_slice(&octets(source));
-            packet.extend_from_slice(&octets(destination));
-        }
-    }
+    let mut header = [0; HEADERS_MAX];
+    let length = ip_header(&mut header, source, destination, protocol, data.len());
+    let mut packet = Vec::with_capacity(length + data.len());
+    packet.extend_from_slice(&header[..length]);
     packet.extend_from_slice(data);
     packet
+}
+
+/// Writes the IP header of a packet that carries `length` bytes; returns its own length.
+fn ip_header(
+    into: &mut [u8; HEADERS_MAX],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    length: usize,
+) -> usize {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = length16(20 + length).to_be_bytes();
+            // Version and length, DSCP, total length, identification 0, don't fragment, hop limit, protocol.
+            into[..12].copy_from_slice(&[0x45, 0, total[0], total[1], 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0]);
+            into[12..16].copy_from_slice(&source.octets());
+            into[16..20].copy_from_slice(&destination.octets());
+            let sum = !checksum::fold(checksum::add(0, &into[..20]));
+            into[10..12].copy_from_slice(&sum.to_be_bytes());
+            20
+        }
+        (source, destination) => {
+            let length = length16(length).to_be_bytes();
+            into[..8].copy_from_slice(&[0x60, 0, 0, 0, length[0], length[1], protocol, HOP_LIMIT]);
+            into[8..24].copy_from_slice(&octets(source));
+            into[24..40].copy_from_slice(&octets(destination));
+            40
+        }
+    }
 }
 
 fn octets(address: IpAddr) -> [u8; 16] {

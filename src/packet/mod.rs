@@ -5,6 +5,11 @@
 
 pub mod checksum;
 pub mod craft;
+mod fragment;
+mod icmp;
+
+pub use fragment::Halves;
+pub use icmp::IcmpError;
 
 use ripstop_config::Reason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,6 +50,8 @@ pub enum Payload<'p> {
     },
     /// An ICMP or ICMPv6 echo request (RFC 792, RFC 4443 section 4.1), from its type on.
     EchoRequest(&'p [u8]),
+    /// An ICMP or ICMPv6 error about a datagram that the workload was sent.
+    IcmpError(IcmpError),
     /// Any other ICMP or ICMPv6 message.
     OtherIcmp,
 }
@@ -85,9 +92,15 @@ impl Packet<'_> {
     /// The flow that a TCP segment of this packet belongs to.
     #[must_use]
     pub fn flow(&self, segment: &Segment) -> FlowKey {
+        self.flow_of(segment.source, segment.destination)
+    }
+
+    /// The flow of this packet, by its ports.
+    #[must_use]
+    pub fn flow_of(&self, source: u16, destination: u16) -> FlowKey {
         FlowKey {
-            workload: SocketAddr::new(self.source, segment.source),
-            fabric: SocketAddr::new(self.destination, segment.destination),
+            workload: SocketAddr::new(self.source, source),
+            fabric: SocketAddr::new(self.destination, destination),
         }
     }
 }
@@ -140,7 +153,7 @@ fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Reason> {
     }
     let bytes = &bytes[..total];
     let payload = match header[9] {
-        ICMP => parse_icmp(&bytes[header_len..], 8)?,
+        ICMP => parse_icmp(&bytes[header_len..], true)?,
         protocol => parse_transport(protocol, &bytes[header_len..])?,
     };
     Ok(Packet { source: source.into(), destination: destination.into(), payload, bytes })
@@ -170,7 +183,7 @@ fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>, Reason> {
     }
     let bytes = &bytes[..total];
     let payload = match header[6] {
-        ICMPV6 => parse_icmp(&bytes[40..], 128)?,
+        ICMPV6 => parse_icmp(&bytes[40..], false)?,
         44 => return Err(Reason::Fragment),
         // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (RFC 8200 section 4, IANA).
         0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(Reason::ExtensionHeader),
@@ -221,12 +234,13 @@ fn parse_udp(data: &[u8]) -> Result<Payload<'_>, Reason> {
     })
 }
 
-fn parse_icmp(data: &[u8], echo_request: u8) -> Result<Payload<'_>, Reason> {
+fn parse_icmp(data: &[u8], v4: bool) -> Result<Payload<'_>, Reason> {
     let header = data.first_chunk::<8>().ok_or(Reason::Malformed)?;
+    let echo_request = if v4 { 8 } else { 128 };
     if header[0] == echo_request && header[1] == 0 {
         return Ok(Payload::EchoRequest(data));
     }
-    Ok(Payload::OtherIcmp)
+    Ok(icmp::error(data, v4).map_or(Payload::OtherIcmp, Payload::IcmpError))
 }
 
 #[cfg(test)]

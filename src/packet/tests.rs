@@ -114,6 +114,83 @@ fn what_hides_ports_or_is_not_carried_is_named() {
     }
 }
 
+#[test]
+fn an_error_about_a_datagram_names_its_flow() {
+    for v6 in [false, true] {
+        let (fabric, workload) = addresses(v6);
+        let sent = craft::datagram(fabric, workload, &[7; 700]);
+        let quoted = parse(&sent).unwrap();
+        let flow = FlowKey { workload, fabric };
+        for (why, port) in [(Unreachable::Port, true), (Unreachable::Host, false), (Unreachable::Prohibited, false)] {
+            let about = craft::unreachable_flow(&FlowKey { workload: fabric, fabric: workload }, 700, why);
+            for error in [craft::unreachable(&quoted, why), about] {
+                assert!(sum_is_right(&error));
+                let Payload::IcmpError(error) = parse(&error).unwrap().payload else { panic!("no error") };
+                assert_eq!(error, IcmpError { flow, port });
+            }
+        }
+        let tcp = syn(v6);
+        let error = craft::unreachable(&parse(&tcp).unwrap(), Unreachable::Port);
+        assert_eq!(parse(&error).unwrap().payload, Payload::OtherIcmp);
+    }
+}
+
+/// A datagram as the kernel sends it in two fragments, the first with so many bytes behind the headers.
+fn halves(data: &[u8], first: usize) -> [Vec<u8>; 2] {
+    let (source, destination) = addresses(true);
+    let packet = craft::datagram(source, destination, data);
+    let half = |offset: usize, part: &[u8], more: u16| {
+        let mut bytes = packet[..40].to_vec();
+        bytes[4..6].copy_from_slice(&u16::try_from(8 + part.len()).unwrap().to_be_bytes());
+        bytes[6] = 44;
+        bytes.extend_from_slice(&[UDP, 0]);
+        bytes.extend_from_slice(&(u16::try_from(offset).unwrap() | more).to_be_bytes());
+        bytes.extend_from_slice(&[1, 2, 3, 4]);
+        bytes.extend_from_slice(part);
+        bytes
+    };
+    [half(0, &packet[40..40 + first], 1), half(first, &packet[40 + first..], 0)]
+}
+
+#[test]
+fn halves_of_a_large_datagram_are_put_together() {
+    let mut waiting = Halves::default();
+    for length in [65_488, 65_507] {
+        let data: Vec<u8> = (0..length).map(|n: usize| n.to_le_bytes()[0]).collect();
+        let [first, second] = halves(&data, 65_480);
+        assert_eq!(parse(&first), Err(Reason::Fragment));
+        assert_eq!(waiting.join(&second), Err(Reason::Fragment), "nothing waits for it");
+        assert_eq!(waiting.join(&first), Ok(None));
+        let joined = waiting.join(&second).unwrap().unwrap();
+        let packet = parse(&joined).unwrap();
+        assert_eq!(packet.payload, Payload::Udp { source: 1000, destination: 53, data: &data });
+        assert_eq!(waiting.join(&second), Err(Reason::Fragment), "it was taken");
+    }
+}
+
+#[test]
+fn halves_that_do_not_fit_are_refused_and_few_wait() {
+    let mut waiting = Halves::default();
+    let [first, second] = halves(&[0; 3_000], 1_600);
+    let mut other = second.clone();
+    other[47] ^= 1;
+    let mut gap = second.clone();
+    gap[43] += 8;
+    let mut too_long = halves(&[0; 65_507], 65_480);
+    too_long[1].push(0);
+    too_long[1][5] += 1;
+    assert_eq!(waiting.join(&first), Ok(None));
+    for wrong in [&other, &gap, &halves(&[0; 9], 8)[0][..47].to_vec()] {
+        assert_eq!(waiting.join(wrong), Err(Reason::Fragment));
+    }
+    assert_eq!(waiting.join(&too_long[0]), Ok(None));
+    assert_eq!(waiting.join(&too_long[1]), Err(Reason::Fragment));
+    for _ in 0..4 {
+        assert_eq!(waiting.join(&halves(&[0; 100], 80)[0]), Ok(None));
+    }
+    assert_eq!(waiting.join(&second), Err(Reason::Fragment), "the oldest gave way");
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -127,5 +204,6 @@ proptest! {
         let mut bytes = syn(v6);
         bytes[at] = value;
         let _ = parse(&bytes);
+        let _ = Halves::default().join(&bytes);
     }
 }

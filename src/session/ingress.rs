@@ -10,12 +10,13 @@ use super::{
     live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Reached, Unreached, reach},
     sides::{QuicSink, QuicSource},
+    udp,
 };
 use crate::telemetry::Side;
 use ripstop_config::{Protocol, Reason};
 use ripstop_policy::{Policy, PolicyDigest};
 use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Refusal, code::End};
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// Takes streams until the transport is closed.
 pub async fn accept(context: Rc<Context>, mut incoming: Incoming) {
@@ -60,33 +61,19 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
     let policy = context.policy();
     // Boxed, as all phases of a session share its task's memory, and this one is large and short.
     let admitting = Box::pin(admit(context, &policy, &session, &incoming));
-    let reached = tokio::select! {
-        reached = admitting => reached,
+    let admitted = tokio::select! {
+        admitted = admitting => admitted,
         reason = session.live().when_cut() => Err(Unreached { reason, detail: String::new() }),
         () = incoming.gone() => Err(Unreached { reason: Reason::CallerGone, detail: String::new() }),
     };
     // A long session must not keep an old policy.
     drop(policy);
-    match reached {
-        Ok(Admitted { reached, endpoint, admission }) => {
+    match admitted {
+        Ok(admitted) => {
             let service = session.live().request.service.as_ref();
             let load = service.map_or(0, |service| context.endpoints.sessions(service));
             let load = u16::try_from(load).unwrap_or(u16::MAX);
-            match incoming.accept(Accepted { endpoint, load }).await {
-                Ok((send, recv)) => {
-                    session.opened();
-                    let source = QuicSource { stream: recv, sender: End::Caller };
-                    let sink = QuicSink { stream: send, receiver: End::Caller };
-                    let stream = Stream { source, sink };
-                    // A task of its own: this one held much that is not needed any more.
-                    let carrying = carry::stream_to_endpoint(session, admission, stream, reached);
-                    tokio::task::spawn_local(carrying);
-                }
-                Err(error) => {
-                    reached.abort();
-                    session.end(Reason::CallerGone, Some(error.to_string()));
-                }
-            }
+            admitted.accept(session, incoming, load).await;
         }
         Err(Unreached { reason, detail }) => {
             refuse(incoming, reason, detail.clone()).await;
@@ -102,9 +89,53 @@ async fn run(context: &Rc<Context>, session: Box<Session>, incoming: IncomingSes
 
 /// A session that may be accepted.
 struct Admitted {
-    reached: Reached,
+    found: Found,
     endpoint: String,
     admission: Admission,
+    /// The graph's own idle time.
+    idle: Option<Duration>,
+}
+
+/// An endpoint of this host.
+enum Found {
+    Tcp(Reached),
+    Udp(udp::Reached),
+}
+
+impl Admitted {
+    /// Gives the verdict, and has the session carried by a task of its own: this one held much that is not needed any more.
+    async fn accept(self, session: Box<Session>, incoming: IncomingSession, load: u16) {
+        let Self { found, endpoint, admission, idle } = self;
+        let accepted = Accepted { endpoint, load };
+        let gone = match found {
+            Found::Tcp(reached) => match incoming.accept(accepted).await {
+                Ok((send, recv)) => {
+                    session.opened();
+                    let source = QuicSource { stream: recv, sender: End::Caller };
+                    let sink = QuicSink { stream: send, receiver: End::Caller };
+                    let stream = Stream { source, sink };
+                    let carrying = carry::stream_to_endpoint(session, admission, stream, reached);
+                    tokio::task::spawn_local(carrying);
+                    return;
+                }
+                Err(error) => {
+                    reached.abort();
+                    error
+                }
+            },
+            Found::Udp(reached) => match incoming.accept_datagrams(accepted).await {
+                Ok((send, recv, sender, receiver)) => {
+                    session.opened();
+                    let peer = udp::Peer { send, recv, sender, receiver, end: End::Caller };
+                    let kept = udp::Kept { admission, idle };
+                    tokio::task::spawn_local(udp::from_peer(session, kept, peer, reached));
+                    return;
+                }
+                Err(error) => error,
+            },
+        };
+        session.end(Reason::CallerGone, Some(gone.to_string()));
+    }
 }
 
 async fn admit(
@@ -121,19 +152,21 @@ async fn admit(
     let admission = context.admit(policy, &permit, request, service).map_err(|refusal| limited(context, refusal))?;
     session.admitted(&admission);
     *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
-    match request.port.protocol {
-        Protocol::Tcp => {}
-        Protocol::Udp => return Err(denied(Reason::AgentFull)),
-    }
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
     let serving = Serving::take(context, policy, entry, request).map_err(|reason| unready(context, reason))?;
     let at = serving.target;
     *session.live().serving.borrow_mut() = Some(serving);
-    let reached = reach(context, policy, entry, caller, request).await?;
+    let found = match request.port.protocol {
+        Protocol::Tcp => Found::Tcp(reach(context, policy, entry, caller, request).await?),
+        Protocol::Udp => {
+            let port = incoming.header.source_port;
+            Found::Udp(udp::reach(context, policy, entry, caller, request, port).await?)
+        }
+    };
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
-    Ok(Admitted { reached, endpoint, admission })
+    Ok(Admitted { found, endpoint, admission, idle: entry.idle })
 }
 
 /// The endpoint takes no new sessions.

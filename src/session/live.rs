@@ -279,6 +279,12 @@ impl Session {
         self.instruments.as_deref()
     }
 
+    /// The same, for whoever outlives the guard.
+    #[must_use]
+    pub fn shared_instruments(&self) -> Option<Rc<EdgeInstruments>> {
+        self.instruments.clone()
+    }
+
     /// The policy allows it: its rule is known from here on.
     pub fn permitted(&self, policy: &Policy, permit: &Permit) {
         self.draft.borrow_mut().rule = Some(policy.edge(permit.edge).at.to_string());

@@ -2,8 +2,9 @@
 //!
 //! 1. [`egress`]: a SYN from an interface is decided, held, and [`dial`]led.
 //! 2. [`ingress`]: a stream from another host is decided again, and its endpoint reached.
-//! 3. [`pump`]: bytes go both ways between two [`sides`], under the [`limits`] of the edge.
-//! 4. [`live`]: while it is open, a session is in a table from which a new policy may cut it; when it ends, on
+//! 3. [`udp`]: the same for datagrams, which pass without waiting.
+//! 4. [`pump`]: bytes go both ways between two [`sides`], under the [`limits`] of the edge.
+//! 5. [`live`]: while it is open, a session is in a table from which a new policy may cut it; when it ends, on
 //!    whichever path, its guard writes the one record.
 
 pub mod balance;
@@ -18,3 +19,4 @@ pub mod live;
 pub mod pump;
 pub mod reach;
 pub mod sides;
+pub mod udp;

@@ -119,7 +119,8 @@ async fn connect(
 
 /// The address from which the endpoint sees the call: the caller's own, or the service's when a workload calls itself, as
 /// the kernel drops what comes from outside with its own address.
-fn source(policy: &Policy, service: &ServiceEntry, caller: WorkloadIx, v4: bool) -> IpAddr {
+#[must_use]
+pub fn source(policy: &Policy, service: &ServiceEntry, caller: WorkloadIx, v4: bool) -> IpAddr {
     let entry = policy.workload_entry(caller);
     match (caller == service.by, v4) {
         (false, true) => IpAddr::V4(entry.v4),

@@ -1,6 +1,6 @@
 //! The way of packets from the agent into an interface.
 
-use crate::packet::{TCP, checksum};
+use crate::packet::{TCP, checksum, craft::DatagramHead};
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -8,7 +8,7 @@ use smoltcp::{
 use std::{
     cell::{Cell, RefCell},
     io::{self, IoSlice},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
 };
 
@@ -18,8 +18,9 @@ pub const VNET_HEADER: usize = 10;
 pub const MTU: usize = 65_535;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the receiver completes the checksum.
 const NEEDS_CHECKSUM: u8 = 1;
-/// Where the checksum lies in a TCP header.
+/// Where the checksum lies in a TCP header, and in a UDP header.
 const TCP_CHECKSUM: u16 = 16;
+const UDP_CHECKSUM: u16 = 6;
 
 /// What takes packets toward a workload: a TUN device, or memory in tests.
 pub trait PacketSink {
@@ -65,8 +66,21 @@ impl TunPort {
         self.0.refused.take()
     }
 
+    /// Sends a datagram of at most 65 507 bytes of data, which are not copied before the kernel does; one that the device
+    /// refuses is counted.
+    pub fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let head = DatagramHead::new(source, destination, data.len());
+        // 20 or 40 bytes.
+        let header = needs_checksum(u16::try_from(head.ip_length()).unwrap_or(0), UDP_CHECKSUM);
+        self.write_parts(&[IoSlice::new(&header), IoSlice::new(head.bytes()), IoSlice::new(data)]);
+    }
+
     fn write(&self, header: &[u8; VNET_HEADER], packet: &[u8]) {
-        if self.0.sink.send(&[IoSlice::new(header), IoSlice::new(packet)]).is_err() {
+        self.write_parts(&[IoSlice::new(header), IoSlice::new(packet)]);
+    }
+
+    fn write_parts(&self, parts: &[IoSlice<'_>]) {
+        if self.0.sink.send(parts).is_err() {
             self.0.refused.set(self.0.refused.get() + 1);
         }
     }
@@ -106,9 +120,13 @@ fn offload_checksum(packet: &mut [u8]) -> Option<[u8; VNET_HEADER]> {
     let sum = checksum::fold(checksum::pseudo_header(source, destination, TCP, length));
     let at = start + usize::from(TCP_CHECKSUM);
     packet.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
-    let start = u16::try_from(start).ok()?.to_ne_bytes();
-    let offset = TCP_CHECKSUM.to_ne_bytes();
-    Some([NEEDS_CHECKSUM, 0, 0, 0, 0, 0, start[0], start[1], offset[0], offset[1]])
+    Some(needs_checksum(u16::try_from(start).ok()?, TCP_CHECKSUM))
+}
+
+/// The virtio header of a packet whose checksum the kernel completes: from where, and where it goes from there.
+fn needs_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER] {
+    let (start, offset) = (start.to_ne_bytes(), offset.to_ne_bytes());
+    [NEEDS_CHECKSUM, 0, 0, 0, 0, 0, start[0], start[1], offset[0], offset[1]]
 }
 
 /// One turn of an endpoint as smoltcp's device: at most one packet in, any number out.

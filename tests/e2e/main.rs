@@ -26,4 +26,5 @@ mod scale;
 mod servers;
 mod tcp;
 mod telemetry;
+mod udp;
 mod users;
