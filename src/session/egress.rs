@@ -230,9 +230,8 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
     let Opening { decided, flow, .. } = opening;
     decided.session.trying(host);
     if *host == context.host {
-        let reach = async |caller, request: &Request| {
-            reach(context, &decided.policy, decided.service(), caller, request).await
-        };
+        let reach =
+            async |caller, request: &Request| reach(context, &decided.policy, decided.service(), caller, request).await;
         return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
     }
     match context.transport.open(host, &decided.header(flow.key().workload.port())).await {

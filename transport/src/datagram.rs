@@ -15,6 +15,7 @@ pub(crate) mod intake;
 mod key;
 mod lane;
 mod rounds;
+mod share;
 
 pub(crate) use self::{inbox::Inbox, key::Key, lane::Lane};
 

@@ -18,6 +18,7 @@
 pub mod code;
 mod codec;
 mod datagram;
+mod demand;
 mod dial;
 mod header;
 mod identity;

@@ -2,6 +2,7 @@
 
 use crate::{
     datagram::{Inbox, Lane},
+    demand::Demand,
     leaf::{Leaf, LeafError},
     report::Pace,
     suite::PeerIdentity,
@@ -44,6 +45,8 @@ pub(crate) struct Link {
     retired: AtomicBool,
     /// Halves of streams that someone holds.
     halves: AtomicUsize,
+    /// What its streams want of the path.
+    pub(crate) demand: Demand,
     /// Datagrams that arrived.
     pub(crate) inbox: Arc<Inbox>,
     /// Datagrams to be sent that fit a packet.
@@ -74,6 +77,7 @@ impl Link {
             established: Instant::now(),
             retired: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
+            demand: Demand::default(),
             inbox: Arc::default(),
             small: Lane::small(),
             large: Lane::large(),

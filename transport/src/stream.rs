@@ -2,7 +2,8 @@
 //! closed only when nothing is left on it.
 
 use crate::link::Link;
-use quinn::VarInt;
+use bytes::Bytes;
+use quinn::{VarInt, WriteError, Written};
 use std::{
     io,
     ops::{Deref, DerefMut},
@@ -10,7 +11,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Counts one half of a stream as open on its connection.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl Drop for Held {
 #[derive(Debug)]
 pub struct SendStream {
     stream: quinn::SendStream,
+    link: Arc<Link>,
     held: Option<Held>,
     /// What it is reset with when it is dropped before there is a verdict.
     undecided: Option<VarInt>,
@@ -56,11 +58,53 @@ pub(crate) fn undecided(
     code: u32,
 ) -> (SendStream, RecvStream) {
     let undecided = Some(code.into());
-    let send = SendStream { stream: send, held: Some(Held::new(link)), undecided, was_reset: false };
+    let send =
+        SendStream { stream: send, link: Arc::clone(link), held: Some(Held::new(link)), undecided, was_reset: false };
     (send, RecvStream { stream: recv, _held: Held::new(link), undecided })
 }
 
+/// quinn's ways to write, counted as what the connection's streams want of the path.
 impl SendStream {
+    /// As [`quinn::SendStream::write`].
+    ///
+    /// # Errors
+    /// As there; so with the others.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<usize, WriteError> {
+        self.link.demand.of(self.stream.write(bytes)).await
+    }
+
+    /// As [`quinn::SendStream::write_all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.link.demand.of(self.stream.write_all(bytes)).await
+    }
+
+    /// As [`quinn::SendStream::write_chunk`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_chunk(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        self.link.demand.of(self.stream.write_chunk(bytes)).await
+    }
+
+    /// As [`quinn::SendStream::write_chunks`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_chunks(&mut self, pieces: &mut [Bytes]) -> Result<Written, WriteError> {
+        self.link.demand.of(self.stream.write_chunks(pieces)).await
+    }
+
+    /// As [`quinn::SendStream::write_all_chunks`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_all_chunks(&mut self, pieces: &mut [Bytes]) -> Result<(), WriteError> {
+        self.link.demand.of(self.stream.write_all_chunks(pieces)).await
+    }
+
     /// Ends the stream at once; what was written need not arrive. [`quinn::SendStream::stopped`] may never complete
     /// after this.
     ///
@@ -133,20 +177,6 @@ impl Deref for RecvStream {
 impl DerefMut for RecvStream {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.stream
-    }
-}
-
-impl AsyncWrite for SendStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

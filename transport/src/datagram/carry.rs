@@ -1,6 +1,9 @@
 //! Sends what waits in the lanes of a connection.
 
-use super::{DATAGRAM_MAX, Key};
+use super::{
+    DATAGRAM_MAX, Key,
+    share::{Share, Streams},
+};
 use crate::{
     code,
     link::Link,
@@ -8,41 +11,85 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use quinn::SendDatagramError;
-use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, time};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{task::JoinSet, time};
 
 /// Large datagrams of one connection under way at once. Each waits for a round trip: 32 of them carry 160 Mbit/s at
 /// 100 ms.
 pub(crate) const LARGE_IN_FLIGHT: usize = 32;
 /// How long a large datagram may take to arrive; an application that waits for it has given up by then.
 pub(crate) const LARGE_WAIT: Duration = Duration::from_secs(10);
+/// What timers are good to.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Sends what fits a packet, until the connection ends. What does not fit any more when its turn comes changes lanes.
 pub(crate) async fn small(link: Arc<Link>) {
+    let (mut share, mut carried) = (Share::default(), 0);
+    let empty = link.connection.datagram_send_buffer_space();
     loop {
+        let asked = Instant::now();
         let (key, data) = link.small.next().await;
-        match link.connection.send_datagram_wait(key.frame(&data)).await {
-            Ok(()) => {}
+        let (frame, began) = (key.frame(&data), Instant::now());
+        share.idle(began - asked);
+        let bytes = frame.len();
+        match link.connection.send_datagram_wait(frame).await {
+            Ok(()) => share.sent(bytes, began.elapsed()),
             Err(SendDatagramError::TooLarge | SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled) => {
                 // Without room there it is lost, as on any path that has become narrower.
                 let _ = link.large.push(key, data);
             }
             Err(SendDatagramError::ConnectionLost(_)) => return,
         }
+        if share.is_over(streams(&link)) {
+            carried = leave(&link, &mut share, empty, carried).await;
+        }
     }
+}
+
+fn streams(link: &Link) -> Streams {
+    Streams { waiting: link.demand.waiting(), written: link.demand.written() }
+}
+
+/// Leaves the path to the streams for a while, as soon as quinn's buffer is `empty`. Takes and gives what the path had
+/// carried when the burst began.
+async fn leave(link: &Link, share: &mut Share, empty: usize, carried: u64) -> u64 {
+    let began = Instant::now();
+    while link.connection.datagram_send_buffer_space() < empty && link.is_open() {
+        time::sleep(TICK).await;
+    }
+    share.sent(0, began.elapsed());
+    let now = streams(link);
+    let before = link.connection.stats().udp_tx.bytes;
+    let hold = share.hold(now, link.small.sessions(), before.saturating_sub(carried)).max(TICK);
+    time::sleep(hold).await;
+    let after = link.connection.stats().udp_tx.bytes;
+    share.used(after.saturating_sub(before), hold, now);
+    after
 }
 
 /// Sends what does not fit a packet, until the connection ends.
 pub(crate) async fn large(link: Arc<Link>) {
-    let room = Arc::new(Semaphore::new(LARGE_IN_FLIGHT));
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+    let mut under_way = JoinSet::new();
+    loop {
         let (key, data) = link.large.next().await;
+        while under_way.len() >= in_flight(&link) {
+            under_way.join_next().await;
+        }
+        while under_way.try_join_next().is_some() {}
         let link = Arc::clone(&link);
-        let runtime = link.runtime.clone();
-        runtime.spawn(async move {
-            one(&link, key, data).await;
-            drop(permit);
-        });
+        under_way.spawn(async move { one(&link, key, data).await });
+    }
+}
+
+/// How many large datagrams may be under way. quinn serves streams in turn, so while others wait, each session with large
+/// datagrams gets the share of one stream, and one more hides the round trip.
+fn in_flight(link: &Link) -> usize {
+    match link.demand.waiting() {
+        0 => LARGE_IN_FLIGHT,
+        _ => (link.large.sessions() + 1).clamp(2, LARGE_IN_FLIGHT),
     }
 }
 

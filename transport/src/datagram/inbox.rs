@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(queued, CONNECTION_BYTES / cost(&large));
         assert!(sessions.iter().map(Registration::take_lost).sum::<u64>() == 2_000 - queued as u64);
         drop(sessions);
-        assert_eq!((inbox.state().cost, inbox.state().queues.len()), (0, 0));
+        let state = inbox.state();
+        assert_eq!((state.cost, state.queues.len()), (0, 0));
     }
 
     #[tokio::test]

@@ -66,6 +66,11 @@ impl Lane {
         }
     }
 
+    /// Sessions that have something waiting.
+    pub(crate) fn sessions(&self) -> usize {
+        self.state().rounds.sessions()
+    }
+
     /// The connection has ended: nothing is taken any more, and what waits is dropped.
     pub(crate) fn close(&self) {
         let mut state = self.state();

@@ -53,7 +53,6 @@ impl Rounds {
     }
 
     /// Sessions that have something waiting.
-    #[cfg(test)]
     pub(crate) fn sessions(&self) -> usize {
         self.turn.len()
     }

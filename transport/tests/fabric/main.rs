@@ -9,6 +9,8 @@ mod lab;
 mod named;
 mod paths;
 mod peers;
+mod relay;
 mod reports;
 mod sessions;
+mod shares;
 mod stalled;
