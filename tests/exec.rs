@@ -77,6 +77,7 @@ impl AgentView for FakeAgent {
                 self.workload("job", "user", NOBODY.to_string(), WorkloadState::Attached),
                 self.workload("late", "netns", path, WorkloadState::Waiting("no such namespace".into())),
             ],
+            services: Vec::new(),
             sessions_open: 7,
         }
     }
@@ -88,6 +89,10 @@ impl AgentView for FakeAgent {
 
     fn reload(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn drain(&self, _: Option<&str>, _: bool) -> Result<Vec<ripstop::admin::Standing>, String> {
+        Err("not here".into())
     }
 
     fn sessions(&self) -> Vec<LiveSession> {

@@ -1,6 +1,6 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
-use super::{Explained, LiveSession, Status};
+use super::{Explained, LiveSession, Standing, Status};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -100,6 +100,16 @@ impl Client {
     /// [`ClientError::Refused`] with the mistakes; the policy in force stays.
     pub fn reload(&self) -> Result<(), ClientError> {
         parse::<serde_json::Value>(&self.ask(Method::POST, "/v1/reload")?).map(drop)
+    }
+
+    /// Has the endpoint of a service on the agent's host, or all of them, take no new sessions, or with `undo` take them
+    /// again; returns how those are.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host does not serve it.
+    pub fn drain(&self, service: Option<&str>, undo: bool) -> Result<Vec<Standing>, ClientError> {
+        let service = service.map(|service| format!("&service={}", encode(service))).unwrap_or_default();
+        parse(&self.ask(Method::POST, &format!("/v1/drain?undo={undo}{service}"))?)
     }
 
     /// What the policy in force says about a call; `target` is `SERVICE[:PORT]`.

@@ -135,6 +135,7 @@ fn router(view: View) -> Router {
         .route("/v1/sessions", get(sessions))
         .route("/v1/explain", get(explain))
         .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)
@@ -193,6 +194,21 @@ async fn reload(State(view): State<View>) -> Response {
         Ok(Ok(())) => Json(serde_json::json!({})).into_response(),
         Ok(Err(mistakes)) => refuse(StatusCode::CONFLICT, &mistakes),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; see the agent's log"),
+    }
+}
+
+#[derive(Deserialize)]
+struct DrainQuery {
+    service: Option<String>,
+    undo: Option<bool>,
+}
+
+async fn drain(State(view): State<View>, Query(query): Query<DrainQuery>) -> Response {
+    let draining = !query.undo.unwrap_or(false);
+    match tokio::task::spawn_blocking(move || view.drain(query.service.as_deref(), draining)).await {
+        Ok(Ok(standings)) => Json(standings).into_response(),
+        Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the drain broke off; see the agent's log"),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::admin::{
-    Client, ClientError, PolicyStatus, Resolver,
+    Client, ClientError, EndpointState, EndpointStatus, PolicyStatus, Resolver, ServiceStatus, Standing,
     view::{WorkloadState, WorkloadStatus},
 };
 use ripstop_config::{Graph, HostName};
@@ -78,6 +78,15 @@ impl AgentView for Fake {
                 sessions: 0,
                 state: WorkloadState::Waiting("no such namespace".into()),
             }],
+            services: vec![ServiceStatus {
+                id: "shop/api".parse().unwrap(),
+                endpoints: vec![EndpointStatus {
+                    host: HostName::new("beta").unwrap(),
+                    state: EndpointState::Unreachable,
+                    sessions: Some(3),
+                    latency: None,
+                }],
+            }],
             sessions_open: 0,
         }
     }
@@ -88,6 +97,12 @@ impl AgentView for Fake {
 
     fn reload(&self) -> Result<(), String> {
         Err("shop.yaml:3: unknown key `hots`".into())
+    }
+
+    fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String> {
+        let service = service.ok_or("all of them")?.parse().map_err(|_| "which?")?;
+        let state = if draining { crate::admin::State::Draining } else { crate::admin::State::Ready };
+        Ok(vec![Standing { service, state, sessions: 7 }])
     }
 
     fn sessions(&self) -> Vec<LiveSession> {
@@ -129,6 +144,16 @@ async fn explain_allows_denies_and_says_what_is_unknown() {
 async fn a_refused_reload_brings_its_mistakes() {
     let error = served(|client| client.reload()).await.unwrap_err();
     assert!(error.to_string().contains("unknown key `hots`") && !error.is_unreachable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_drain_names_its_service_and_can_be_undone() {
+    for (undo, state) in [(false, crate::admin::State::Draining), (true, crate::admin::State::Ready)] {
+        let drained = served(move |client| client.drain(Some("shop/api"), undo)).await.unwrap();
+        assert_eq!(drained, [Standing { service: "shop/api".parse().unwrap(), state, sessions: 7 }]);
+    }
+    let error = served(|client| client.drain(None, false)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text == "all of them"), "{error}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! What the agent shows of itself.
 
-use crate::telemetry::Side;
+use crate::{
+    session::endpoints::{Standing, State},
+    telemetry::Side,
+};
 use ripstop_config::{FabricName, HostName, ServiceId, WorkloadId};
 use ripstop_policy::Policy;
 use ripstop_transport::PeerStatus;
@@ -21,6 +24,12 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// The mistakes, as text; the policy in force stays.
     fn reload(&self) -> Result<(), String>;
+    /// Has the endpoint of a service of this host, or all of them, take no new sessions (`draining`), or take them again;
+    /// returns how those are. Open sessions go on. May block.
+    ///
+    /// # Errors
+    /// What is wrong with the service, as text; nothing has changed.
+    fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String>;
     /// The open sessions.
     fn sessions(&self) -> Vec<LiveSession>;
 }
@@ -50,6 +59,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The workloads of this host.
     pub workloads: Vec<WorkloadStatus>,
+    /// The services that this host serves, or that its workloads may call.
+    pub services: Vec<ServiceStatus>,
     /// Open sessions, of both sides.
     pub sessions_open: u64,
 }
@@ -134,6 +145,76 @@ impl From<String> for WorkloadState {
             return Self::Attached;
         }
         Self::Waiting(text.strip_prefix("waiting: ").unwrap_or(&text).into())
+    }
+}
+
+/// A service and its endpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Which.
+    pub id: ServiceId,
+    /// One for each host that serves it.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An endpoint, as this host sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Its host.
+    pub host: HostName,
+    /// Whether it takes new sessions.
+    pub state: EndpointState,
+    /// Its open sessions, as its host counts them; `None` when that is not known.
+    pub sessions: Option<u32>,
+    /// How long it has lately taken to accept a session of this host's workloads and to give its first answer, in seconds;
+    /// `None` when nobody has asked it lately.
+    pub latency: Option<f64>,
+}
+
+/// Whether an endpoint takes new sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointState {
+    /// It does.
+    Ready,
+    /// It fails its health check.
+    Unhealthy,
+    /// It is being drained.
+    Draining,
+    /// Its workload has no interface.
+    Absent,
+    /// It failed when it was called, and is left alone for a while.
+    Ejected,
+    /// There is no connection to its host.
+    Unreachable,
+    /// Its host has not said yet.
+    Unknown,
+}
+
+impl EndpointState {
+    /// As text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Absent => "absent",
+            Self::Ejected => "ejected",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<State> for EndpointState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Ready => Self::Ready,
+            State::Unhealthy => Self::Unhealthy,
+            State::Draining => Self::Draining,
+            State::Absent => Self::Absent,
+        }
     }
 }
 

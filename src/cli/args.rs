@@ -45,6 +45,10 @@ pub(super) enum Command {
     Explain(Explain),
     /// Show how the agent is: policy, other hosts, workloads
     Status(Status),
+    /// Have endpoints of this host take no new sessions; open ones go on
+    ///
+    /// Callers go to the service's other endpoints. It lasts until --undo, or until the agent stops.
+    Drain(Drain),
     /// Remove what an agent that was killed left in the kernel
     Cleanup(Cleanup),
     /// Print a completion script for a shell
@@ -170,6 +174,21 @@ pub(super) struct Explain {
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Drain {
+    /// The service whose endpoint on this host is meant, such as TENANT/NAME [default: all services of this host]
+    pub(super) service: Option<String>,
+    /// Take new sessions again
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) undo: bool,
+    /// Wait until no session is open any more, at most so long if given, such as `30s`; exits with 1 if some are left
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "how clap tells `--wait` from `--wait=DURATION`")]
+    pub(super) wait: Option<Option<ripstop_config::Span>>,
     #[command(flatten)]
     pub(super) socket: Socket,
 }

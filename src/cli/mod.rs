@@ -11,6 +11,7 @@
 mod agent;
 mod args;
 mod ca;
+mod drain;
 mod exec;
 mod explain;
 mod files;
@@ -64,6 +65,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
         Command::Explain(question) => explain::run(&question, &output),
         Command::Status(status) => status::run(&status, &output),
+        Command::Drain(drain) => drain::run(&drain, &output),
         Command::Cleanup(cleanup) => undo(&cleanup, &output),
         Command::Completions(completions) => complete(completions.shell),
     }

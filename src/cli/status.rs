@@ -5,7 +5,7 @@ use super::{
     output::{self, Output, Tone},
     socket,
 };
-use crate::admin::{Status, WorkloadState};
+use crate::admin::{EndpointState, Status, WorkloadState};
 use comfy_table::Cell;
 use ripstop_transport::{PeerState, PeerStatus};
 use std::fmt::Write;
@@ -22,7 +22,7 @@ pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit
 }
 
 fn describe(status: &Status, output: &Output) -> String {
-    [agent(status), peers(&status.peers, output), workloads(status, output)].join("\n")
+    [agent(status), peers(&status.peers, output), workloads(status, output), services(status, output)].join("\n")
 }
 
 fn agent(status: &Status) -> String {
@@ -97,6 +97,26 @@ fn workloads(status: &Status, output: &Output) -> String {
             Cell::new(workload.v6),
             Cell::new(workload.sessions),
         ]);
+    }
+    output::lines(&table)
+}
+
+fn services(status: &Status, output: &Output) -> String {
+    if status.services.is_empty() {
+        return "no services that this host serves or calls\n".into();
+    }
+    let mut table = output.table(&["SERVICE", "ENDPOINT", "STATE", "SESSIONS", "LATENCY"]);
+    for service in &status.services {
+        for endpoint in &service.endpoints {
+            let tone = if endpoint.state == EndpointState::Ready { Tone::Good } else { Tone::Bad };
+            table.add_row(vec![
+                Cell::new(&service.id),
+                Cell::new(&endpoint.host),
+                output.cell(endpoint.state.as_str(), tone),
+                optional(endpoint.sessions.as_ref()),
+                optional(endpoint.latency.map(|latency| format!("{:.1} ms", latency * 1e3)).as_ref()),
+            ]);
+        }
     }
     output::lines(&table)
 }

@@ -1,19 +1,22 @@
 //! The data thread: QUIC, interfaces and sessions, on one current-thread runtime.
 
+use super::services;
 use crate::{
-    admin::LiveSession,
+    admin::{LiveSession, ServiceStatus},
     interface::{self, Interface, Owner},
     kernel::{SocketOwners, Tun},
     session::{
         context::{Context, ForwardQuery, Stats},
-        ingress,
+        endpoints::{DrainError, Standing},
+        health, ingress,
         live::Live,
+        report,
     },
     stack::TunPort,
     telemetry::RecordLog,
 };
 use anyhow::Context as _;
-use ripstop_config::{AgentConfig, HostName, Reason, WorkloadId};
+use ripstop_config::{AgentConfig, HostName, Reason, ServiceId, WorkloadId};
 use ripstop_policy::Policy;
 use ripstop_transport::{Identity, Incoming, Settings, Transport};
 use std::{
@@ -49,9 +52,14 @@ pub(super) enum Command {
     Detach(WorkloadId),
     /// Describes the open sessions.
     Inspect { list: bool, reply: std_mpsc::SyncSender<Inspection> },
+    /// Has the endpoint of a service, or all of this host, take no new sessions, or take them again.
+    Drain { service: Option<ServiceId>, draining: bool, reply: std_mpsc::SyncSender<Drained> },
     /// Ends every session, and the thread.
     Stop,
 }
+
+/// The endpoints of this host after a drain.
+type Drained = Result<Vec<Standing>, DrainError>;
 
 /// An interface that was just made.
 pub(super) struct Attached {
@@ -64,6 +72,7 @@ pub(super) struct Attached {
 pub(super) struct Inspection {
     pub(super) per_workload: HashMap<WorkloadId, u64>,
     pub(super) sessions: Vec<LiveSession>,
+    pub(super) services: Vec<ServiceStatus>,
 }
 
 /// The way to the data thread.
@@ -105,6 +114,14 @@ impl DataHandle {
         let sent = self.send(Command::Inspect { list, reply });
         sent.ok().and_then(|()| answer.recv_timeout(INSPECT_MAX).ok()).unwrap_or_default()
     }
+
+    /// Drains endpoints of this host, or ends that; returns how they are.
+    pub(super) fn drain(&self, service: Option<ServiceId>, draining: bool) -> Result<Vec<Standing>, String> {
+        let (reply, answer) = std_mpsc::sync_channel(1);
+        self.send(Command::Drain { service, draining, reply })?;
+        let drained = answer.recv_timeout(INSPECT_MAX).map_err(|_| "the data thread does not answer")?;
+        drained.map_err(|error| error.to_string())
+    }
 }
 
 impl Data {
@@ -145,9 +162,11 @@ pub(super) async fn start(
         };
         LocalSet::new().block_on(&runtime, async move {
             match Transport::bind(settings, identity) {
-                Ok((transport, incoming, _reports)) => {
+                Ok((transport, incoming, reports)) => {
                     let _ = bound.send(Ok(transport.clone()));
                     let context = Context::new(host, transport, policy, records, forward, owners, thread_stats);
+                    tokio::task::spawn_local(report::listen(Rc::clone(&context), reports));
+                    tokio::task::spawn_local(report::tell(Rc::clone(&context)));
                     run(context, incoming, inbox, gone_sender).await;
                 }
                 Err(error) => drop(bound.send(Err(error.into()))),
@@ -170,17 +189,26 @@ async fn run(
     gone: mpsc::Sender<WorkloadId>,
 ) {
     tokio::task::spawn_local(ingress::accept(Rc::clone(&context), incoming));
+    health::follow(&context);
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Enforce(policy) => context.enforce(policy),
+            Command::Enforce(policy) => {
+                context.enforce(policy);
+                health::follow(&context);
+            }
             Command::Attach(attached) => attach(&context, attached, &gone),
             Command::Detach(workload) => {
                 if let Some(interface) = context.detach(&workload) {
                     interface.close();
                 }
                 context.cut_workload(&workload);
+                health::follow(&context);
             }
             Command::Inspect { list, reply } => drop(reply.try_send(inspect(&context, list))),
+            Command::Drain { service, draining, reply } => {
+                let drained = context.endpoints.drain(service.as_ref(), draining);
+                let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
+            }
             Command::Stop => break,
         }
     }
@@ -206,6 +234,9 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
+    // Of another interface, another one's health.
+    context.checks.stop(&workload);
+    health::follow(context);
     let gone = gone.clone();
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
     let context = Rc::clone(context);
@@ -216,6 +247,7 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
         if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {
             context.detach(&workload);
             context.cut_workload(&workload);
+            health::follow(&context);
             let _ = gone.try_send(workload);
         }
     });
@@ -235,6 +267,7 @@ fn inspect(context: &Context, list: bool) -> Inspection {
             inspection.sessions.extend(describe(live, &context.host));
         }
     });
+    inspection.services = services::describe(context);
     inspection
 }
 

@@ -12,6 +12,7 @@ mod data;
 mod forward;
 mod load;
 mod plan;
+mod services;
 mod shared;
 mod watch;
 

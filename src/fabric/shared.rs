@@ -5,7 +5,7 @@ use super::{
     load,
 };
 use crate::{
-    admin::{AgentView, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus},
+    admin::{AgentView, LiveSession, PolicyStatus, Resolver, Standing, Status, WorkloadState, WorkloadStatus, names},
     telemetry::instruments,
 };
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
@@ -230,6 +230,7 @@ impl AgentView for Shared {
             policy: self.policy_status(),
             peers: self.data.transport().peers(),
             workloads: self.workload_statuses(&inspection),
+            services: inspection.services,
             sessions_open: self.data.stats().sessions(),
         }
     }
@@ -240,6 +241,17 @@ impl AgentView for Shared {
 
     fn reload(&self) -> Result<(), String> {
         self.try_reload()
+    }
+
+    fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String> {
+        let named = service.map(|text| names::service(&self.policy(), text, None)).transpose();
+        let service = named.map_err(|error| error.to_string())?;
+        let standings = self.data.drain(service.clone(), draining)?;
+        match &service {
+            Some(service) => tracing::info!(%service, draining, "drain"),
+            None => tracing::info!(draining, "drain of all services of this host"),
+        }
+        Ok(standings.into_iter().filter(|one| service.as_ref().is_none_or(|named| one.service == *named)).collect())
     }
 
     fn sessions(&self) -> Vec<LiveSession> {

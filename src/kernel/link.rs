@@ -161,7 +161,11 @@ pub(super) async fn delete_link(handle: &Handle, link: &str, kind: Option<InfoKi
         return Ok(false);
     };
     let deleted = handle.link().del(message.header.index).execute().await;
-    deleted.map(|()| true).map_err(|error| Error::netlink(what, error))
+    match deleted.map_err(|error| Error::netlink(what, error)) {
+        // Its last descriptor was closed meanwhile, and it went by itself.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        deleted => deleted.map(|()| true),
+    }
 }
 
 /// Sets a TUN device up: its MTU in bytes, its queue in packets, and no address that the kernel makes up, so that no

@@ -1,26 +1,36 @@
-//! Which endpoint next: power of two choices on connect time and live sessions, and none that just failed.
+//! Which endpoint next: of two random ones the one that is quicker and has less to do, of the caller's zone first.
+//!
+//! 1. What came of calling an endpoint is kept: how long it took to connect and to answer, how many sessions it has, and
+//!    whether it failed lately. Its host says how many it has of all callers.
+//! 2. [`Balancer::order`] gives all endpoints that may take a session, the best first; see [`super::order`].
+//! 3. An endpoint that failed is left alone for a while, which grows with each failure; but at most half of a service's.
 
-use super::context::random;
+use super::{
+    context::random,
+    order::{self, Ranked},
+    pump::Way,
+};
 use ripstop_config::{HostName, ServiceId};
 use std::{
     cell::{Cell, RefCell},
+    cmp::Reverse,
     collections::HashMap,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-/// Weight of the latest connect time in the moving average. A peak is not taken whole: one late wake-up on a busy host would
-/// leave an endpoint out.
+/// Weight of the latest measurement in the moving averages. A peak is not taken whole: one late wake-up on a busy host
+/// would leave an endpoint out.
 const EWMA_WEIGHT: f64 = 0.3;
-/// Seconds in which a connect time falls to 37 % of what it was while nobody measures it again, so that an endpoint that
-/// was slow is tried again.
+/// Seconds in which a measurement falls to 37 % of what it was while nobody measures again, so that an endpoint that was
+/// slow is tried again.
 const FORGET: f64 = 2.0;
-/// Connect times below this are equal, and an endpoint that was never tried is taken to need as much: within a site, such
-/// differences are noise.
+/// Seconds to connect and answer below which endpoints are equal, and what one that was never tried is taken to need:
+/// within a site, such differences are noise.
 const FLOOR: f64 = 0.005;
-/// The second of two random endpoints is taken when its cost is below this part of the first's: a smaller difference is
-/// noise, and following it would leave out an endpoint for being a microsecond slower.
-const CLEARLY: f64 = 0.8;
+/// A session that ended without an answer counts for as long as was waited for it, up to this: in some only the caller
+/// speaks, for hours.
+const UNANSWERED_MAX: Duration = Duration::from_secs(1);
 /// How long an endpoint that failed is left alone while others are there; doubles with each failure.
 const EJECT_FIRST: Duration = Duration::from_millis(500);
 /// Longest time an endpoint is left alone.
@@ -40,78 +50,175 @@ impl Default for Balancer {
     }
 }
 
+/// An endpoint that may take a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Its host.
+    pub host: &'a HostName,
+    /// It is in the caller's zone.
+    pub near: bool,
+    /// Its share, among those of the others.
+    pub weight: u32,
+    /// Its host can be reached.
+    pub up: bool,
+    /// Sessions that it has of all callers, where that is known exactly: on this host.
+    pub sessions: Option<u32>,
+}
+
+/// What the balancer knows of one endpoint, for people.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Known {
+    /// Sessions that this host's workloads have there.
+    pub sessions: u32,
+    /// Time to connect and to the first answer; zero while nobody measured it lately.
+    pub latency: Duration,
+    /// It failed lately and is left alone.
+    pub ejected: bool,
+}
+
 #[derive(Default)]
 struct EndpointState {
-    /// Seconds, and when they were measured; none while untried.
-    connect: Cell<Option<(f64, Instant)>>,
+    connect: Average,
+    response: Average,
+    /// Sessions of this host's workloads.
     sessions: Cell<u32>,
-    /// Sessions that its host last reported, of all callers.
-    load: Cell<u16>,
+    /// Sessions that its host last reported, of all callers, and how many of this host's there were at that time.
+    reported: Cell<(u32, u32)>,
     failures: Cell<u32>,
     ejected: Cell<Option<Instant>>,
 }
 
-/// A session that counts for its endpoint until it is dropped.
-pub struct Using(Rc<EndpointState>);
+/// A moving average of seconds that is forgotten while nothing is measured.
+#[derive(Default)]
+struct Average(Cell<Option<(f64, Instant)>>);
+
+impl Average {
+    fn at(&self, now: Instant) -> f64 {
+        let Some((value, at)) = self.0.get() else { return 0.0 };
+        value * (-now.saturating_duration_since(at).as_secs_f64() / FORGET).exp()
+    }
+
+    fn add(&self, latest: Duration, now: Instant) {
+        let before = self.at(now);
+        self.0.set(Some((before + (latest.as_secs_f64() - before) * EWMA_WEIGHT, now)));
+    }
+}
+
+/// A session that counts for its endpoint until it is dropped, and tells how soon the endpoint answered.
+pub struct Using {
+    state: Rc<EndpointState>,
+    asked: Cell<Option<Instant>>,
+    answered: Cell<bool>,
+}
+
+impl Using {
+    /// Bytes of the session went one way. The first bytes of the endpoint after the first of the caller are its answer; an
+    /// endpoint that speaks first is not measured.
+    pub fn moved(&self, way: Way) {
+        if self.answered.get() {
+            return;
+        }
+        match way {
+            Way::Up if self.asked.get().is_none() => self.asked.set(Some(Instant::now())),
+            Way::Up => {}
+            Way::Down => {
+                self.answered.set(true);
+                let now = Instant::now();
+                if let Some(asked) = self.asked.get() {
+                    self.state.response.add(now - asked, now);
+                }
+            }
+        }
+    }
+}
 
 impl Drop for Using {
     fn drop(&mut self) {
-        self.0.sessions.set(self.0.sessions.get().saturating_sub(1));
+        self.state.sessions.set(self.state.sessions.get().saturating_sub(1));
+        if let (false, Some(asked)) = (self.answered.get(), self.asked.get()) {
+            let now = Instant::now();
+            let waited = (now - asked).min(UNANSWERED_MAX);
+            if waited.as_secs_f64() > self.state.response.at(now) {
+                self.state.response.add(waited, now);
+            }
+        }
     }
 }
 
 impl Balancer {
-    /// The hosts in the order in which to try them: the better of two random ones first, then the others by cost; those
-    /// that are out of reach or failed lately come last, as a last resort.
+    /// The endpoints in the order in which to try them. With `sticky`, one caller's sessions go to the same endpoint.
     #[must_use]
     pub fn order(
         &self,
         service: &ServiceId,
-        hosts: &[HostName],
-        is_up: impl Fn(&HostName) -> bool,
+        candidates: &[Candidate<'_>],
+        sticky: Option<order::Sticky<'_>>,
         now: Instant,
     ) -> Vec<HostName> {
-        let mut ranked: Vec<(bool, f64, &HostName)> = hosts
-            .iter()
-            .map(|host| {
-                let state = self.state(service, host);
-                let usable = is_up(host) && state.ejected.get().is_none_or(|until| until <= now);
-                (!usable, state.cost(now), host)
-            })
-            .collect();
-        self.shuffle(&mut ranked);
-        // The sort is stable: of the usable ones, the first two stay a random pair.
-        ranked.sort_by_key(|(unusable, ..)| *unusable);
-        let usable = ranked.iter().filter(|(unusable, ..)| !unusable).count();
-        if usable >= 2 && ranked[1].1 < ranked[0].1 * CLEARLY {
-            ranked.swap(0, 1);
-        }
-        if let Some(rest) = ranked.get_mut(1..) {
-            rest.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-        }
-        ranked.into_iter().map(|(_, _, host)| host.clone()).collect()
+        let states: Vec<_> = candidates.iter().map(|candidate| self.state(service, candidate.host)).collect();
+        let ejected = ejected(&states, now);
+        let ranked = candidates.iter().zip(&states).zip(ejected).map(|((candidate, state), ejected)| Ranked {
+            candidate: *candidate,
+            ejected,
+            latency: state.latency(now),
+            sessions: candidate.sessions.unwrap_or_else(|| state.load()),
+        });
+        order::order(ranked.collect(), sticky, &mut || self.random())
     }
 
     /// An endpoint accepted a session after `took`; its host reports `load` sessions.
     #[must_use = "the session counts while this is kept"]
     pub fn accepted(&self, service: &ServiceId, host: &HostName, took: Duration, load: u16) -> Using {
         let state = self.state(service, host);
-        let now = Instant::now();
-        state.connect.set(Some((state.average(took.as_secs_f64(), now), now)));
-        state.load.set(load);
+        state.connect.add(took, Instant::now());
         state.failures.set(0);
         state.ejected.set(None);
         state.sessions.set(state.sessions.get().saturating_add(1));
-        Using(state)
+        state.reported.set((load.into(), state.sessions.get()));
+        Using { state, asked: Cell::default(), answered: Cell::default() }
     }
 
-    /// An endpoint could not take a session.
+    /// An endpoint could not take a session: it is left alone for a while.
     pub fn failed(&self, service: &ServiceId, host: &HostName, now: Instant) {
         let state = self.state(service, host);
+        if state.is_ejected(now) {
+            // Of sessions that were under way at once, one failure counts.
+            return;
+        }
         let failures = state.failures.get();
         state.failures.set(failures.saturating_add(1));
-        let rest = EJECT_FIRST.saturating_mul(1 << failures.min(8)).min(EJECT_MOST);
-        state.ejected.set(Some(now + rest));
+        state.ejected.set(Some(now + EJECT_FIRST.saturating_mul(1 << failures.min(8)).min(EJECT_MOST)));
+    }
+
+    /// An endpoint takes no sessions for a known reason, of which its host will say when it has passed.
+    pub fn declined(&self, service: &ServiceId, host: &HostName, now: Instant) {
+        let state = self.state(service, host);
+        if !state.is_ejected(now) {
+            state.ejected.set(Some(now + EJECT_FIRST));
+        }
+    }
+
+    /// The host of an endpoint reports how many sessions it has, of all callers.
+    pub fn reported(&self, service: &ServiceId, host: &HostName, sessions: u32) {
+        let state = self.state(service, host);
+        state.reported.set((sessions, state.sessions.get()));
+    }
+
+    /// What is known of an endpoint.
+    #[must_use]
+    pub fn known(&self, service: &ServiceId, host: &HostName, now: Instant) -> Known {
+        let state = self.state(service, host);
+        Known {
+            sessions: state.sessions.get(),
+            latency: Duration::from_secs_f64(state.measured(now)),
+            ejected: state.is_ejected(now),
+        }
+    }
+
+    /// Forgets endpoints that are not of the policy any more and have no session.
+    pub fn retain(&self, is_placed: impl Fn(&ServiceId, &HostName) -> bool) {
+        let used = |state: &Rc<EndpointState>| Rc::strong_count(state) > 1;
+        self.endpoints.borrow_mut().retain(|(service, host), state| used(state) || is_placed(service, host));
     }
 
     fn state(&self, service: &ServiceId, host: &HostName) -> Rc<EndpointState> {
@@ -122,101 +229,49 @@ impl Balancer {
         Rc::clone(endpoints.entry((service.clone(), host.clone())).or_default())
     }
 
-    /// Fisher and Yates, with a xorshift generator: fairness needs no more.
-    fn shuffle<T>(&self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let mut x = self.seed.get();
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            self.seed.set(x);
-            let index = usize::try_from(x % (last as u64 + 1)).unwrap_or(0);
-            items.swap(last, index);
-        }
+    /// A xorshift generator: fairness needs no more.
+    fn random(&self) -> u64 {
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        x
     }
 }
 
+/// Which endpoints are left alone: those that failed, but at most half of all, and of them those whose time is longest. As
+/// many failures at once are more likely a fault of what they have in common, and the others could not carry all of it.
+fn ejected(states: &[Rc<EndpointState>], now: Instant) -> Vec<bool> {
+    let mut failed: Vec<usize> = (0..states.len()).filter(|index| states[*index].is_ejected(now)).collect();
+    failed.sort_by_key(|index| Reverse(states[*index].ejected.get()));
+    let mut ejected = vec![false; states.len()];
+    failed.into_iter().take(states.len() / 2).for_each(|index| ejected[index] = true);
+    ejected
+}
+
 impl EndpointState {
-    /// Seconds that a connection takes, as far as is known by now.
-    fn connect(&self, now: Instant) -> f64 {
-        let Some((connect, at)) = self.connect.get() else { return FLOOR };
-        let age = now.saturating_duration_since(at).as_secs_f64();
-        FLOOR + (connect - FLOOR).max(0.0) * (-age / FORGET).exp()
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.ejected.get().is_some_and(|until| until > now)
     }
 
-    fn average(&self, latest: f64, now: Instant) -> f64 {
-        let before = self.connect(now);
-        before + (latest.max(FLOOR) - before) * EWMA_WEIGHT
+    fn measured(&self, now: Instant) -> f64 {
+        self.connect.at(now) + self.response.at(now)
     }
 
-    fn cost(&self, now: Instant) -> f64 {
-        self.connect(now) * (f64::from(self.sessions.get()) + f64::from(self.load.get()) + 1.0)
+    /// Seconds to connect and to answer, as far as is known by now.
+    fn latency(&self, now: Instant) -> f64 {
+        self.measured(now).max(FLOOR)
+    }
+
+    /// Sessions that it has: what its host said, and what this host's workloads have opened and ended since.
+    fn load(&self) -> u32 {
+        let (reported, own_then) = self.reported.get();
+        let own = self.sessions.get();
+        reported.saturating_add(own).saturating_sub(own_then).max(own)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hosts(names: &[&str]) -> Vec<HostName> {
-        names.iter().map(|name| HostName::new(name).unwrap()).collect()
-    }
-
-    fn service() -> ServiceId {
-        "shop/api".parse().unwrap()
-    }
-
-    #[test]
-    fn equal_endpoints_share_and_a_slow_one_gets_little() {
-        let balancer = Balancer::default();
-        let hosts = hosts(&["a", "b"]);
-        let now = Instant::now();
-        let mut firsts = HashMap::new();
-        for _ in 0..2_000 {
-            let order = balancer.order(&service(), &hosts, |_| true, now);
-            assert_eq!(order.len(), 2);
-            let took = if order[0] == hosts[0] { 5 } else { 50 };
-            *firsts.entry(order[0].clone()).or_insert(0) += 1;
-            drop(balancer.accepted(&service(), &order[0], Duration::from_millis(took), 0));
-        }
-        assert!(firsts.get(&hosts[1]).copied().unwrap_or(0) < 300, "{firsts:?}");
-    }
-
-    #[test]
-    fn a_slow_start_is_forgotten() {
-        let balancer = Balancer::default();
-        let hosts = hosts(&["a", "b"]);
-        drop(balancer.accepted(&service(), &hosts[0], Duration::from_millis(100), 0));
-        let first = |now| balancer.order(&service(), &hosts, |_| true, now)[0].clone();
-        assert!((0..50).all(|_| first(Instant::now()) == hosts[1]));
-        let later = Instant::now() + Duration::from_secs(300);
-        assert!((0..50).any(|_| first(later) == hosts[0]));
-    }
-
-    #[test]
-    fn live_sessions_spread_over_endpoints() {
-        let balancer = Balancer::default();
-        let hosts = hosts(&["a", "b", "c"]);
-        let mut open: HashMap<HostName, Vec<Using>> = HashMap::new();
-        for _ in 0..300 {
-            let first = balancer.order(&service(), &hosts, |_| true, Instant::now())[0].clone();
-            let using = balancer.accepted(&service(), &first, Duration::from_millis(1), 0);
-            open.entry(first).or_default().push(using);
-        }
-        assert!(open.values().all(|list| (80..=120).contains(&list.len())));
-    }
-
-    #[test]
-    fn failed_and_unreachable_ones_come_last_and_return() {
-        let balancer = Balancer::default();
-        let hosts = hosts(&["a", "b", "c"]);
-        let now = Instant::now();
-        balancer.failed(&service(), &hosts[0], now);
-        for _ in 0..50 {
-            let order = balancer.order(&service(), &hosts, |host| host != &hosts[1], now);
-            assert_eq!(order[0], hosts[2]);
-        }
-        let later = now + EJECT_FIRST;
-        assert!((0..50).any(|_| balancer.order(&service(), &hosts, |_| true, later)[0] == hosts[0]));
-    }
-}
+#[path = "balance_tests.rs"]
+mod tests;

@@ -1,7 +1,6 @@
 //! One open session, from the verdict to its end.
 
 use super::{
-    balance::Using,
     limits::Admission,
     live::Session,
     pump::{Broken, Direction, Sink, Source, Way},
@@ -55,19 +54,17 @@ pub struct Near {
     pub flow: FlowGuard,
     /// Its count on the edge.
     pub admission: Admission,
-    /// Its count on the endpoint.
-    pub using: Using,
 }
 
 /// Carries a session of a caller on this host, as a task of its own: the task that opened it held much that is not needed
 /// any more.
 pub async fn from_caller(session: Box<Session>, near: Near, far: Far) {
-    let Near { caller, flow, admission, using } = near;
+    let Near { caller, flow, admission } = near;
     match far {
         Far::Stream(stream) => caller_to_stream(session, &admission, &caller, stream).await,
         Far::Endpoint(reached) => caller_to_endpoint(session, &admission, &caller, reached).await,
     }
-    drop((flow, admission, using));
+    drop((flow, admission));
 }
 
 /// Carries a session between the caller's connection and a stream to the endpoint's host.
@@ -130,10 +127,12 @@ async fn carry<A: Source, B: Sink, C: Source, D: Sink>(
     drive: impl Future<Output = std::convert::Infallible>,
 ) -> Reason {
     let direction = |way| (session.live().meter(way), session.instruments(), way, admission.shaper(way));
+    let using = session.using();
     let (meter, instruments, way, shaper) = direction(Way::Up);
-    let up = Direction { from: &mut sides.caller.0, to: &mut sides.service.1, shaper, meter, instruments, way };
+    let up = Direction { from: &mut sides.caller.0, to: &mut sides.service.1, shaper, meter, instruments, way, using };
     let (meter, instruments, way, shaper) = direction(Way::Down);
-    let down = Direction { from: &mut sides.service.0, to: &mut sides.caller.1, shaper, meter, instruments, way };
+    let down =
+        Direction { from: &mut sides.service.0, to: &mut sides.caller.1, shaper, meter, instruments, way, using };
     let ended = tokio::select! {
         both = async { tokio::try_join!(up.run(), down.run()) } => both.map(drop),
         reason = session.live().when_cut() => Err(Broken(reason)),

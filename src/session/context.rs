@@ -3,6 +3,7 @@
 use super::{
     balance::Balancer,
     endpoints::Endpoints,
+    health::Checks,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
 };
@@ -71,6 +72,8 @@ pub struct Context {
     pub balancer: Balancer,
     /// Whether the endpoints of this host take sessions.
     pub endpoints: Endpoints,
+    /// The health checks of this host's endpoints.
+    pub checks: Checks,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
     /// Counts for other threads.
@@ -107,6 +110,7 @@ impl Context {
             live: LiveTable::default(),
             balancer: Balancer::default(),
             endpoints: Endpoints::default(),
+            checks: Checks::default(),
             owners,
             stats,
             held: Cell::new(0),

@@ -3,9 +3,14 @@
 //! What one attempt is, a TCP session, a UDP session or an echo request, is the caller's to say. A failure of one endpoint
 //! or of its host leads on to the next; a denial ends the search, as another host would not know better.
 
-use super::{balance::Using, context::Context, limits::Refusal};
+use super::{
+    balance::{Candidate, Using},
+    context::Context,
+    limits::Refusal,
+    order::Sticky,
+};
 use ripstop_config::{HostName, Reason, WorkloadId};
-use ripstop_policy::ServiceEntry;
+use ripstop_policy::{Policy, ServiceEntry};
 use std::time::{Duration, Instant};
 
 /// Wait for a verdict, over all endpoints tried (DESIGN section 12).
@@ -53,11 +58,13 @@ pub async fn dial<T>(
 async fn try_all<T>(
     context: &Context,
     service: &ServiceEntry,
-    _caller: &WorkloadId,
+    caller: &WorkloadId,
     attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
 ) -> Result<(T, Using), Refused> {
-    let is_up = |host: &HostName| *host == context.host || context.transport.is_up(host);
-    let order = context.balancer.order(&service.id, &service.hosts, is_up, Instant::now());
+    let policy = context.policy();
+    let candidates = candidates(context, &policy, service)?;
+    let sticky = service.balance.sticky.then_some(Sticky { service: &service.id, caller, host: &context.host });
+    let order = context.balancer.order(&service.id, &candidates, sticky, Instant::now());
     let mut last = Refused::from(Reason::NoEndpoint);
     for (index, host) in order.iter().enumerate() {
         let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
@@ -67,6 +74,10 @@ async fn try_all<T>(
             Ok((got, load)) => {
                 let using = context.balancer.accepted(&service.id, host, started.elapsed(), load);
                 return Ok((got, using));
+            }
+            Err(refused) if has_declined(refused.reason) => {
+                context.balancer.declined(&service.id, host, Instant::now());
+                last = refused;
             }
             Err(refused) if is_of_endpoint(refused.reason) => {
                 context.balancer.failed(&service.id, host, Instant::now());
@@ -78,6 +89,48 @@ async fn try_all<T>(
     Err(last)
 }
 
+/// The endpoints that may take a session: all but those of which it is known that they take none.
+///
+/// # Errors
+/// Why none does.
+fn candidates<'a>(
+    context: &Context,
+    policy: &Policy,
+    service: &'a ServiceEntry,
+) -> Result<Vec<Candidate<'a>>, Refused> {
+    let zone = |host: &HostName| policy.graph().hosts.get(host).and_then(|host| host.zone.as_ref());
+    let own_zone = zone(&context.host);
+    let mut why = Reason::NoEndpoint;
+    let mut candidates = Vec::with_capacity(service.hosts.len());
+    for host in &service.hosts {
+        let own = *host == context.host;
+        let up = own || context.transport.is_up(host);
+        let ready = match (own, up) {
+            (true, _) => context.endpoints.ready(&service.id),
+            (false, true) => context.endpoints.heard_ready(host, &service.id),
+            // What a host said before it fell silent is worth nothing.
+            (false, false) => Ok(()),
+        };
+        if let Err(reason) = ready {
+            why = reason;
+            continue;
+        }
+        candidates.push(Candidate {
+            host,
+            near: own_zone.is_some() && zone(host) == own_zone,
+            weight: service.balance.weights.get(host).copied().unwrap_or(1),
+            up,
+            sessions: own.then(|| context.endpoints.sessions(&service.id)),
+        });
+    }
+    if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
+}
+
+/// The endpoint is there and says that it takes no new sessions: for the time being, and by itself.
+fn has_declined(reason: Reason) -> bool {
+    matches!(reason, Reason::EndpointUnhealthy | Reason::Draining)
+}
+
 /// The failure is of one endpoint or its host, so another may do better.
 fn is_of_endpoint(reason: Reason) -> bool {
     matches!(
@@ -87,8 +140,6 @@ fn is_of_endpoint(reason: Reason) -> bool {
             | Reason::EndpointRefused
             | Reason::EndpointTimeout
             | Reason::EndpointUnreachable
-            | Reason::EndpointUnhealthy
-            | Reason::Draining
             | Reason::WrongListener
             | Reason::NoInterface
             | Reason::NotServedHere

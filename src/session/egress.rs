@@ -194,6 +194,7 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     match found {
         Ok((far, using)) => {
             let Opening { decided: Decided { session, admission, .. }, flow, syn } = opening;
+            session.uses(using);
             let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
                 Ok(caller) => caller,
                 Err(reason) => {
@@ -205,7 +206,7 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
             flow.open(&caller);
             if matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
                 session.opened();
-                let near = Near { caller, flow, admission, using };
+                let near = Near { caller, flow, admission };
                 tokio::task::spawn_local(carry::from_caller(session, near, far));
             } else {
                 caller.abort();

@@ -1,35 +1,129 @@
-//! The endpoints of services: whether those of this host take sessions, and how many they have.
+//! The endpoints of services: whether those of this host take sessions, how many they have, and what other hosts say of
+//! theirs.
+//!
+//! What a host says is hearsay: it is believed only of its own endpoints, only while there is a connection to it, and only
+//! to pass them over. An endpoint is as its own host finds it when a session comes.
 
-use ripstop_config::{Reason, ServiceId};
+use ripstop_config::{HostName, Reason, ServiceId};
+use ripstop_policy::{Policy, ServiceEntry};
+use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
+use tokio::sync::Notify;
 
-/// What is known of the endpoints of this host.
+/// Whether an endpoint takes new sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It does.
+    Ready,
+    /// It fails its health check.
+    Unhealthy,
+    /// It is being drained.
+    Draining,
+    /// Its workload has no interface.
+    Absent,
+}
+
+impl State {
+    /// Whether it takes new sessions.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn ready(self) -> Result<(), Reason> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::Unhealthy => Err(Reason::EndpointUnhealthy),
+            Self::Draining => Err(Reason::Draining),
+            Self::Absent => Err(Reason::NoInterface),
+        }
+    }
+}
+
+/// How an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The service.
+    pub service: ServiceId,
+    /// Whether it takes new sessions.
+    pub state: State,
+    /// Sessions that it has, of all callers.
+    pub sessions: u32,
+}
+
+/// Why an endpoint cannot be drained, or drained no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    /// It is not of this host.
+    #[error("this host does not serve {0}; see `ripstop status`")]
+    NotServedHere(ServiceId),
+    /// More than it was drained.
+    #[error("the whole host is drained; undo that with `ripstop drain --undo`")]
+    WholeHost,
+}
+
+/// What is known of endpoints.
 #[derive(Default)]
 pub struct Endpoints {
-    open: RefCell<BTreeMap<ServiceId, Rc<Cell<u32>>>>,
+    own: RefCell<BTreeMap<ServiceId, Rc<Own>>>,
+    /// The host is drained, with what it will serve.
+    drained: Cell<bool>,
+    /// Bounded by the policy: only what it places on a host is kept.
+    heard: RefCell<HashMap<HostName, HashMap<ServiceId, Standing>>>,
+    changed: Notify,
+}
+
+/// An endpoint of this host.
+#[derive(Debug, Default)]
+struct Own {
+    open: Cell<u32>,
+    absent: Cell<bool>,
+    unhealthy: Cell<bool>,
+    draining: Cell<bool>,
 }
 
 /// A session that counts for its endpoint on this host until it is dropped.
 #[derive(Debug)]
-pub struct Counted(Rc<Cell<u32>>);
+pub struct Counted(Rc<Own>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.open.set(self.0.open.get().saturating_sub(1));
     }
 }
 
+/// The services of which a policy places an endpoint on a host.
+pub fn served<'p>(policy: &'p Policy, host: &HostName) -> impl Iterator<Item = &'p ServiceEntry> {
+    let here: BTreeSet<_> = policy.workloads_on(host).collect();
+    policy.services().map(|service| policy.service_entry(service)).filter(move |entry| here.contains(&entry.by))
+}
+
 impl Endpoints {
+    /// Says which services this host serves, and of which the workload has its interface. Others are forgotten.
+    pub fn serve<'s>(&self, services: impl Iterator<Item = (&'s ServiceId, bool)>) {
+        let mut own = self.own.borrow_mut();
+        let mut before = std::mem::take(&mut *own);
+        for (service, attached) in services {
+            let (service, endpoint) = before
+                .remove_entry(service)
+                .unwrap_or_else(|| (service.clone(), Rc::new(Own { absent: Cell::new(true), ..Own::default() })));
+            endpoint.absent.set(!attached);
+            own.insert(service, endpoint);
+        }
+        self.changed.notify_one();
+    }
+
     /// Whether the endpoint of a service on this host takes new sessions.
     ///
     /// # Errors
     /// Why it does not.
-    pub fn ready(&self, _service: &ServiceId) -> Result<(), Reason> {
-        Ok(())
+    pub fn ready(&self, service: &ServiceId) -> Result<(), Reason> {
+        let own = self.own.borrow();
+        let endpoint = own.get(service).ok_or(Reason::NotServedHere)?;
+        self.state(endpoint).ready()
     }
 
     /// Takes a new session for the endpoint of a service on this host; it counts for it until it is dropped.
@@ -38,32 +132,117 @@ impl Endpoints {
     /// Why the endpoint does not take it.
     pub fn take(&self, service: &ServiceId) -> Result<Counted, Reason> {
         self.ready(service)?;
-        let mut open = self.open.borrow_mut();
-        let count = open.entry(service.clone()).or_default();
-        count.set(count.get().saturating_add(1));
-        Ok(Counted(Rc::clone(count)))
+        let own = self.own.borrow();
+        let endpoint = own.get(service).ok_or(Reason::NotServedHere)?;
+        endpoint.open.set(endpoint.open.get().saturating_add(1));
+        Ok(Counted(Rc::clone(endpoint)))
     }
 
     /// Sessions that the endpoint of a service on this host has open.
     #[must_use]
     pub fn sessions(&self, service: &ServiceId) -> u32 {
-        self.open.borrow().get(service).map_or(0, |open| open.get())
+        self.own.borrow().get(service).map_or(0, |endpoint| endpoint.open.get())
+    }
+
+    /// How every endpoint of this host is, in order of name.
+    #[must_use]
+    pub fn own(&self) -> Vec<Standing> {
+        self.own.borrow().iter().map(|(service, endpoint)| self.standing(service, endpoint)).collect()
+    }
+
+    /// How the endpoint of a service on this host is; none when it has none.
+    #[must_use]
+    pub fn own_standing(&self, service: &ServiceId) -> Option<Standing> {
+        self.own.borrow().get(service).map(|endpoint| self.standing(service, endpoint))
+    }
+
+    fn standing(&self, service: &ServiceId, endpoint: &Own) -> Standing {
+        Standing { service: service.clone(), state: self.state(endpoint), sessions: endpoint.open.get() }
+    }
+
+    /// Resolves when the state of an endpoint of this host may have changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn state(&self, endpoint: &Own) -> State {
+        match (endpoint.absent.get(), self.drained.get() || endpoint.draining.get(), endpoint.unhealthy.get()) {
+            (true, ..) => State::Absent,
+            (false, true, _) => State::Draining,
+            (false, false, true) => State::Unhealthy,
+            (false, false, false) => State::Ready,
+        }
+    }
+
+    /// What the health check of an endpoint of this host says; true if that is news.
+    pub fn set_healthy(&self, service: &ServiceId, healthy: bool) -> bool {
+        let news =
+            self.own.borrow().get(service).is_some_and(|endpoint| endpoint.unhealthy.replace(!healthy) == healthy);
+        if news {
+            self.changed.notify_one();
+        }
+        news
+    }
+
+    /// Has the endpoint of a service, or all of this host with those to come, take no new sessions, or take them again.
+    ///
+    /// # Errors
+    /// [`DrainError`]; nothing has changed.
+    pub fn drain(&self, service: Option<&ServiceId>, draining: bool) -> Result<(), DrainError> {
+        let own = self.own.borrow();
+        match service {
+            None => {
+                self.drained.set(draining);
+                if !draining {
+                    own.values().for_each(|endpoint| endpoint.draining.set(false));
+                }
+            }
+            Some(service) => {
+                let endpoint = own.get(service).ok_or_else(|| DrainError::NotServedHere(service.clone()))?;
+                if !draining && self.drained.get() {
+                    return Err(DrainError::WholeHost);
+                }
+                endpoint.draining.set(draining);
+            }
+        }
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// A host says how its endpoints are, in place of what it said before. What the policy does not place there is passed
+    /// over; the rest is returned.
+    pub fn hear(&self, policy: &Policy, host: &HostName, said: Vec<Standing>) -> Vec<Standing> {
+        let mut said = said;
+        said.retain(|standing| {
+            let service = policy.service(&standing.service);
+            service.is_some_and(|service| policy.service_entry(service).hosts.contains(host))
+        });
+        let table = said.iter().map(|standing| (standing.service.clone(), standing.clone())).collect();
+        self.heard.borrow_mut().insert(host.clone(), table);
+        said
+    }
+
+    /// What a host last said of its endpoint of a service.
+    #[must_use]
+    pub fn heard(&self, host: &HostName, service: &ServiceId) -> Option<Standing> {
+        self.heard.borrow().get(host)?.get(service).cloned()
+    }
+
+    /// Whether it is known that a host's endpoint of a service takes no new sessions.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn heard_ready(&self, host: &HostName, service: &ServiceId) -> Result<(), Reason> {
+        let heard = self.heard.borrow();
+        heard.get(host).and_then(|host| host.get(service)).map_or(Ok(()), |standing| standing.state.ready())
+    }
+
+    /// Forgets what was said by hosts that are not to be believed any more.
+    pub fn forget(&self, is_believed: impl Fn(&HostName) -> bool) {
+        self.heard.borrow_mut().retain(|host, _| is_believed(host));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_count_while_they_are_kept() {
-        let (endpoints, api) = (Endpoints::default(), "shop/api".parse().unwrap());
-        let first = endpoints.take(&api).unwrap();
-        let second = endpoints.take(&api).unwrap();
-        assert_eq!(endpoints.sessions(&api), 2);
-        drop(first);
-        assert_eq!(endpoints.sessions(&api), 1);
-        drop(second);
-        assert_eq!((endpoints.sessions(&api), endpoints.sessions(&"shop/db".parse().unwrap())), (0, 0));
-    }
-}
+#[path = "endpoints_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Open sessions, and the guard that writes each one's record.
 
 use super::{
+    balance::Using,
     context::Context,
     endpoints::Counted,
     limits::Admission,
@@ -11,7 +12,7 @@ use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant},
@@ -204,6 +205,7 @@ pub struct Session {
     slot: Option<RecordSlot>,
     start: time::OffsetDateTime,
     opened: Cell<bool>,
+    using: OnceCell<Using>,
     /// What else its record will say.
     pub draft: RefCell<Draft>,
 }
@@ -256,6 +258,7 @@ impl Session {
             slot: Some(slot),
             start: time::OffsetDateTime::now_utc(),
             opened: Cell::new(false),
+            using: OnceCell::new(),
             draft: RefCell::default(),
         })
     }
@@ -271,6 +274,18 @@ impl Session {
         let mut draft = self.draft.borrow_mut();
         draft.attempts = draft.attempts.saturating_add(1);
         *self.live.endpoint_host.borrow_mut() = Some(host.clone());
+    }
+
+    /// It has its endpoint, for which it counts from here on.
+    pub fn uses(&self, using: Using) {
+        // It has one at most, as finding one ends the search.
+        let _ = self.using.set(using);
+    }
+
+    /// Its count on its endpoint, at the caller's host.
+    #[must_use]
+    pub fn using(&self) -> Option<&Using> {
+        self.using.get()
     }
 
     /// The instruments of its edge.

@@ -4,7 +4,7 @@
 //! know which. Per direction: read a piece, wait for the limiter, write it, count it; on end-of-stream finish the other
 //! side and let the opposite direction go on (half-close). What breaks on either side ends both.
 
-use super::limits::Shaper;
+use super::{balance::Using, limits::Shaper};
 use crate::telemetry::EdgeInstruments;
 use bytes::Bytes;
 use ripstop_config::Reason;
@@ -93,6 +93,8 @@ pub struct Direction<'s, F, T> {
     pub instruments: Option<&'s EdgeInstruments>,
     /// Which way it goes.
     pub way: Way,
+    /// Who wants to know how soon the endpoint answers.
+    pub using: Option<&'s Using>,
 }
 
 impl<F: Source, T: Sink> Direction<'_, F, T> {
@@ -113,9 +115,22 @@ impl<F: Source, T: Sink> Direction<'_, F, T> {
                 self.to.finish();
                 return Ok(());
             };
+            if self.way == Way::Down {
+                self.tell();
+            }
             self.throttle(length).await;
             self.to.write(&mut pieces).await?;
+            if self.way == Way::Up {
+                self.tell();
+            }
             self.count(length as u64);
+        }
+    }
+
+    /// What waiting there is on the way, for the limiter or a slow reader, is not the endpoint's.
+    fn tell(&self) {
+        if let Some(using) = self.using {
+            using.moved(self.way);
         }
     }
 

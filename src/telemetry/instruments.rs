@@ -32,6 +32,8 @@ const PEERS: &str = "ripstop_peers";
 const PEER_UP: &str = "ripstop_peer_up";
 const PEER_RTT: &str = "ripstop_peer_rtt_seconds";
 const WORKLOADS: &str = "ripstop_workloads";
+const ENDPOINT_HEALTHY: &str = "ripstop_endpoint_healthy";
+const ENDPOINT_DRAINING: &str = "ripstop_endpoint_draining";
 const CERTIFICATE: &str = "ripstop_certificate_expiry_timestamp_seconds";
 const RECORDS: &str = "ripstop_session_records_total";
 const RECORD_ERRORS: &str = "ripstop_session_record_write_errors_total";
@@ -66,6 +68,8 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (PEER_UP, Unit::Count, "1 when the connection to that host is up"),
     (PEER_RTT, Unit::Seconds, "Smoothed round trip time to that host"),
     (WORKLOADS, Unit::Count, "Workloads of this host by the state of their interface"),
+    (ENDPOINT_HEALTHY, Unit::Count, "1 when this host's endpoint of the service passes its health check"),
+    (ENDPOINT_DRAINING, Unit::Count, "1 when this host's endpoint of the service is being drained"),
     (CERTIFICATE, Unit::Seconds, "When this host's certificate expires"),
     (RECORDS_UNWRITTEN, Unit::Count, "Session records waiting to be written"),
     (MEMORY, Unit::Bytes, "Resident memory of the agent"),
@@ -359,6 +363,26 @@ pub fn peer(host: &HostName, up: bool, rtt: Option<Duration>) {
 pub fn workloads(attached: usize, waiting: usize) {
     gauge!(WORKLOADS, "state" => "attached").set(float(attached));
     gauge!(WORKLOADS, "state" => "waiting").set(float(waiting));
+}
+
+/// What the health check of this host's endpoint of a service of the graph says; `None` when it is not checked any more.
+pub fn endpoint_healthy(service: &ServiceId, healthy: Option<bool>) {
+    gauge!(ENDPOINT_HEALTHY, service_labels(service)).set(flag(healthy));
+}
+
+/// Whether this host's endpoint of a service of the graph is being drained; `None` when it is not of this host any more.
+pub fn endpoint_draining(service: &ServiceId, draining: Option<bool>) {
+    gauge!(ENDPOINT_DRAINING, service_labels(service)).set(flag(draining));
+}
+
+fn service_labels(service: &ServiceId) -> Vec<Label> {
+    let tenant = Label::new("tenant", shared(service.tenant.as_str()));
+    vec![tenant, Label::new("service", shared(&service.to_string()))]
+}
+
+/// Not a number, for what is not known: no alert compares with it.
+fn flag(so: Option<bool>) -> f64 {
+    so.map_or(f64::NAN, |so| f64::from(u8::from(so)))
 }
 
 /// When this host's certificate expires.

@@ -39,6 +39,9 @@ fn use_everything() {
     peers(2, 0, 1);
     peer(&HostName::new("beta").unwrap(), true, Some(Duration::from_micros(300)));
     workloads(3, 1);
+    endpoint_healthy(&service, Some(true));
+    endpoint_healthy(&service, None);
+    endpoint_draining(&service, Some(false));
     certificate_expires(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     records_written(1);
     records_lost(1);

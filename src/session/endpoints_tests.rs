@@ -1,0 +1,104 @@
+use super::*;
+use ripstop_config::Graph;
+
+const GRAPH: &str = "
+fabric: shop.example
+hosts: { alpha: {}, beta: {}, gamma: {} }
+tenants:
+  shop:
+    workloads:
+      web: { on: [alpha], run: { netns: web } }
+      api: { on: [alpha, beta], run: { netns: api } }
+      db: { on: [gamma], run: { netns: db } }
+    services:
+      api: { by: api, port: 8080/tcp }
+      db: { by: db, port: 5432/tcp }
+";
+
+fn policy() -> Policy {
+    ripstop_policy::compile(Graph::parse("shop.yaml", GRAPH).unwrap()).unwrap()
+}
+
+fn host(name: &str) -> HostName {
+    HostName::new(name).unwrap()
+}
+
+fn api() -> ServiceId {
+    "shop/api".parse().unwrap()
+}
+
+fn serving() -> Endpoints {
+    let endpoints = Endpoints::default();
+    endpoints.serve([(&api(), true)].into_iter());
+    endpoints
+}
+
+#[test]
+fn a_host_serves_what_the_policy_places_there() {
+    let policy = policy();
+    let names = |name| served(&policy, &host(name)).map(|entry| entry.id.to_string()).collect::<Vec<_>>();
+    assert_eq!((names("alpha"), names("gamma")), (vec!["shop/api".to_owned()], vec!["shop/db".to_owned()]));
+}
+
+#[test]
+fn sessions_count_while_they_are_kept_even_when_the_service_is_gone() {
+    let endpoints = serving();
+    let (first, second) = (endpoints.take(&api()).unwrap(), endpoints.take(&api()).unwrap());
+    assert_eq!(endpoints.sessions(&api()), 2);
+    drop(first);
+    assert_eq!(endpoints.sessions(&api()), 1);
+    endpoints.serve(std::iter::empty());
+    assert_eq!(endpoints.take(&api()).err(), Some(Reason::NotServedHere));
+    drop(second);
+    assert!(endpoints.own().is_empty());
+}
+
+#[test]
+fn an_endpoint_is_ready_when_nothing_is_against_it() {
+    let endpoints = Endpoints::default();
+    assert_eq!(endpoints.ready(&api()), Err(Reason::NotServedHere));
+    endpoints.serve([(&api(), false)].into_iter());
+    assert_eq!(endpoints.ready(&api()), Err(Reason::NoInterface));
+    endpoints.serve([(&api(), true)].into_iter());
+    assert_eq!(endpoints.ready(&api()), Ok(()));
+    assert!(endpoints.set_healthy(&api(), false) && !endpoints.set_healthy(&api(), false), "news once");
+    assert_eq!(endpoints.ready(&api()), Err(Reason::EndpointUnhealthy));
+    endpoints.drain(Some(&api()), true).unwrap();
+    assert_eq!(endpoints.ready(&api()), Err(Reason::Draining));
+    endpoints.serve([(&api(), true)].into_iter());
+    assert_eq!(endpoints.ready(&api()), Err(Reason::Draining), "another policy ends no drain");
+    endpoints.drain(Some(&api()), false).unwrap();
+    assert!(endpoints.set_healthy(&api(), true));
+    assert_eq!(endpoints.ready(&api()), Ok(()));
+}
+
+#[test]
+fn a_drained_host_is_drained_with_what_comes_later() {
+    let endpoints = Endpoints::default();
+    endpoints.drain(None, true).unwrap();
+    endpoints.serve([(&api(), true)].into_iter());
+    assert_eq!(endpoints.ready(&api()), Err(Reason::Draining));
+    assert_eq!(endpoints.drain(Some(&api()), false), Err(DrainError::WholeHost));
+    endpoints.drain(Some(&api()), true).unwrap();
+    endpoints.drain(None, false).unwrap();
+    assert_eq!(endpoints.ready(&api()), Ok(()), "undone for all");
+    let db: ServiceId = "shop/db".parse().unwrap();
+    assert_eq!(endpoints.drain(Some(&db), true), Err(DrainError::NotServedHere(db)));
+}
+
+#[test]
+fn a_host_is_believed_only_of_its_own_endpoints() {
+    let (endpoints, policy) = (Endpoints::default(), policy());
+    let said = |service: &str| Standing { service: service.parse().unwrap(), state: State::Unhealthy, sessions: 7 };
+    let kept = endpoints.hear(&policy, &host("beta"), vec![said("shop/api"), said("shop/db"), said("shop/none")]);
+    assert_eq!(kept, [said("shop/api")]);
+    let ready = |on: &str, service: &str| endpoints.heard_ready(&host(on), &service.parse().unwrap());
+    assert_eq!(ready("beta", "shop/api"), Err(Reason::EndpointUnhealthy));
+    assert_eq!(ready("alpha", "shop/api"), Ok(()), "beta says nothing of alpha's");
+    assert_eq!(ready("gamma", "shop/db"), Ok(()), "nor of a service that it does not serve");
+    endpoints.hear(&policy, &host("beta"), Vec::new());
+    assert_eq!(ready("beta", "shop/api"), Ok(()), "the last word counts");
+    endpoints.hear(&policy, &host("beta"), vec![said("shop/api")]);
+    endpoints.forget(|host| host.as_str() != "beta");
+    assert_eq!(ready("beta", "shop/api"), Ok(()), "and is forgotten with the connection");
+}

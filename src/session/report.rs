@@ -1,0 +1,162 @@
+//! What a host tells the others of its endpoints: whether they take sessions, and how many they have.
+//!
+//! 1. A change of state is told at once, or as soon as it has settled; a change of load within a second.
+//! 2. Whoever hears it believes it as far as [`super::endpoints`] says.
+
+use super::{
+    context::Context,
+    endpoints::{Standing, State},
+};
+use crate::telemetry::instruments;
+use ripstop_config::HostName;
+use ripstop_transport::{REPORT_MAX, Reports};
+use serde::{Deserialize, Serialize};
+use std::{rc::Rc, time::Duration};
+
+/// The version that this agent speaks.
+const VERSION: u8 = 1;
+/// A change that comes within this of another is told with it: attaching ten workloads is one report.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How often a changed load is told, and hosts that are silent are forgotten.
+const LOAD: Duration = Duration::from_secs(1);
+
+#[derive(Serialize, Deserialize)]
+struct Report {
+    version: u8,
+    endpoints: Vec<Standing>,
+}
+
+/// Why a report is not one.
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error("it is of {0} bytes, more than {REPORT_MAX}")]
+    TooLarge(usize),
+    #[error("it is of version {0}, this agent knows {VERSION}")]
+    Version(u8),
+    #[error("it is not well-formed")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready and idle. Of
+/// what is left out nothing is known, and it is tried.
+fn encode(mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
+    endpoints.sort_by_key(|one| (one.state == State::Ready, std::cmp::Reverse(one.sessions)));
+    loop {
+        let report = Report { version: VERSION, endpoints };
+        let text = serde_json::to_vec(&report)?;
+        endpoints = report.endpoints;
+        if text.len() <= REPORT_MAX || endpoints.is_empty() {
+            return Ok(text);
+        }
+        let fitting = endpoints.len() * REPORT_MAX / text.len();
+        endpoints.truncate(fitting.min(endpoints.len() - 1));
+    }
+}
+
+fn decode(text: &[u8]) -> Result<Vec<Standing>, ReportError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u8,
+    }
+    if text.len() > REPORT_MAX {
+        return Err(ReportError::TooLarge(text.len()));
+    }
+    // The version first: another one may have other states.
+    let Version { version } = serde_json::from_slice(text)?;
+    if version != VERSION {
+        return Err(ReportError::Version(version));
+    }
+    Ok(serde_json::from_slice::<Report>(text)?.endpoints)
+}
+
+/// Takes what other hosts say, for as long as they can.
+pub async fn listen(context: Rc<Context>, mut reports: Reports) {
+    while let Some((host, text)) = reports.next().await {
+        hear(&context, &host, &text);
+    }
+}
+
+fn hear(context: &Context, host: &HostName, text: &[u8]) {
+    let said = match decode(text) {
+        Ok(said) => said,
+        Err(error) => return tracing::warn!(%host, %error, "a report that is not understood"),
+    };
+    for standing in context.endpoints.hear(&context.policy(), host, said) {
+        context.balancer.reported(&standing.service, host, standing.sessions);
+    }
+}
+
+/// Tells the others how the endpoints of this host are, and the metrics which are drained, for as long as it runs.
+pub async fn tell(context: Rc<Context>) {
+    let (mut told, mut before) = (Vec::new(), Vec::new());
+    loop {
+        let state_changed = tokio::time::timeout(LOAD, context.endpoints.changed()).await.is_ok();
+        if state_changed {
+            tokio::time::sleep(SETTLE).await;
+        }
+        context.endpoints.forget(|host| context.transport.is_up(host));
+        let own = context.endpoints.own();
+        publish(&own, &std::mem::replace(&mut before, own.clone()));
+        match encode(own) {
+            Ok(text) if text != told => {
+                context.transport.announce(text.clone().into());
+                told = text;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "failed to write a report"),
+        }
+    }
+}
+
+/// The metrics of endpoints; `before` has those of which they may still tell.
+fn publish(own: &[Standing], before: &[Standing]) {
+    let gone = before.iter().filter(|old| own.iter().all(|one| one.service != old.service));
+    gone.for_each(|old| instruments::endpoint_draining(&old.service, None));
+    for one in own {
+        instruments::endpoint_draining(&one.service, Some(one.state == State::Draining));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(index: usize, state: State, sessions: u32) -> Standing {
+        Standing { service: format!("shop/s{index}").parse().unwrap(), state, sessions }
+    }
+
+    #[test]
+    fn a_report_comes_through() {
+        let said = vec![standing(0, State::Draining, 3), standing(1, State::Ready, 0)];
+        let text = encode(said.clone()).unwrap();
+        let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0}]}"#;
+        assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
+        assert_eq!(decode(&text).unwrap(), said);
+    }
+
+    #[test]
+    fn too_many_endpoints_are_cut_to_those_that_matter() {
+        let mut all: Vec<_> = (0..5_000).map(|index| standing(index, State::Ready, 0)).collect();
+        all.push(standing(5_000, State::Ready, 9));
+        all.push(standing(5_001, State::Unhealthy, 0));
+        let text = encode(all).unwrap();
+        assert!(text.len() <= REPORT_MAX && text.len() > REPORT_MAX / 2, "{}", text.len());
+        let said = decode(&text).unwrap();
+        assert_eq!(said[..2], [standing(5_001, State::Unhealthy, 0), standing(5_000, State::Ready, 9)]);
+    }
+
+    #[test]
+    fn what_is_not_a_report_is_refused() {
+        assert!(matches!(decode(br#"{"version":2,"endpoints":{}}"#), Err(ReportError::Version(2))));
+        assert!(matches!(decode(&vec![b' '; REPORT_MAX + 1]), Err(ReportError::TooLarge(_))));
+        let deep = [vec![b'['; 60_000], vec![b']'; 2]].concat();
+        for bad in [&b""[..], b"{}", b"{\"version\":1}", b"{\"version\":1,\"endpoints\":[{\"service\":\"x\"}]}", &deep]
+        {
+            assert!(
+                matches!(decode(bad), Err(ReportError::Json(_))),
+                "{}",
+                String::from_utf8_lossy(&bad[..bad.len().min(50)])
+            );
+        }
+    }
+}
