@@ -159,13 +159,7 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, data: &[u8]) -> Vec<u8>
 }
 
 /// Writes the IP header of a packet that carries `length` bytes; returns its own length.
-fn ip_header(
-    into: &mut [u8; HEADERS_MAX],
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    length: usize,
-) -> usize {
+fn ip_header(into: &mut [u8; HEADERS_MAX], source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> usize {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let total = length16(20 + length).to_be_bytes();

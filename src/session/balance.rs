@@ -112,6 +112,15 @@ pub struct Using {
 }
 
 impl Using {
+    /// The endpoint accepted the session after `took`; its host reports `load` sessions.
+    pub fn accepted(&self, took: Duration, load: u16) {
+        let state = &self.state;
+        state.connect.add(took, Instant::now());
+        state.failures.set(0);
+        state.ejected.set(None);
+        state.reported.set((load.into(), state.sessions.get()));
+    }
+
     /// Bytes of the session went one way. The first bytes of the endpoint after the first of the caller are its answer; an
     /// endpoint that speaks first is not measured.
     pub fn moved(&self, way: Way) {
@@ -166,15 +175,12 @@ impl Balancer {
         order::order(ranked.collect(), sticky, &mut || self.random())
     }
 
-    /// An endpoint accepted a session after `took`; its host reports `load` sessions.
+    /// An endpoint is tried: the session counts for it from here on, so that those which come at once do not all take the
+    /// same.
     #[must_use = "the session counts while this is kept"]
-    pub fn accepted(&self, service: &ServiceId, host: &HostName, took: Duration, load: u16) -> Using {
+    pub fn trying(&self, service: &ServiceId, host: &HostName) -> Using {
         let state = self.state(service, host);
-        state.connect.add(took, Instant::now());
-        state.failures.set(0);
-        state.ejected.set(None);
         state.sessions.set(state.sessions.get().saturating_add(1));
-        state.reported.set((load.into(), state.sessions.get()));
         Using { state, asked: Cell::default(), answered: Cell::default() }
     }
 

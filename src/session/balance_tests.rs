@@ -16,6 +16,12 @@ fn first(balancer: &Balancer, hosts: &[HostName], now: Instant) -> HostName {
     balancer.order(&service(), &all(hosts), None, now)[0].clone()
 }
 
+fn accepted(balancer: &Balancer, host: &HostName, took: Duration, load: u16) -> Using {
+    let using = balancer.trying(&service(), host);
+    using.accepted(took, load);
+    using
+}
+
 fn answered(balancer: &Balancer, host: &HostName, response: Duration) {
     let state = balancer.state(&service(), host);
     state.response.add(response, Instant::now());
@@ -28,7 +34,7 @@ fn equal_endpoints_share_and_one_that_is_slow_to_connect_gets_little() {
     for _ in 0..2_000 {
         let host = first(&balancer, &hosts, now);
         let took = if host == hosts[0] { 5 } else { 50 };
-        drop(balancer.accepted(&service(), &host, Duration::from_millis(took), 0));
+        drop(accepted(&balancer, &host, Duration::from_millis(took), 0));
         *firsts.entry(host).or_insert(0) += 1;
     }
     assert!(firsts.get(&hosts[1]).copied().unwrap_or(0) < 300, "{firsts:?}");
@@ -44,7 +50,7 @@ fn one_that_answers_ten_times_slower_gets_at_most_fifteen_percent() {
     for _ in 0..4_000 {
         while open.len() < 16 {
             let host = first(&balancer, &hosts, start + now);
-            let using = balancer.accepted(&service(), &host, Duration::from_micros(200), 0);
+            let using = accepted(&balancer, &host, Duration::from_micros(200), 0);
             let takes = Duration::from_millis(if host == hosts[0] { 2 } else { 20 });
             *firsts.entry(host.clone()).or_insert(0) += 1;
             open.push((now + takes, host, using));
@@ -62,7 +68,7 @@ fn one_that_answers_ten_times_slower_gets_at_most_fifteen_percent() {
 #[test]
 fn a_slow_start_is_forgotten() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a", "b"]));
-    drop(balancer.accepted(&service(), &hosts[0], Duration::from_millis(100), 0));
+    drop(accepted(&balancer, &hosts[0], Duration::from_millis(100), 0));
     assert!((0..50).all(|_| first(&balancer, &hosts, Instant::now()) == hosts[1]));
     let later = Instant::now() + Duration::from_secs(300);
     assert!((0..50).any(|_| first(&balancer, &hosts, later) == hosts[0]));
@@ -75,7 +81,7 @@ fn live_sessions_spread_over_endpoints() {
     for _ in 0..300 {
         let host = first(&balancer, &hosts, Instant::now());
         let load = open.get(&host).map_or(0, Vec::len) + 1;
-        let using = balancer.accepted(&service(), &host, Duration::from_millis(1), u16::try_from(load).unwrap());
+        let using = accepted(&balancer, &host, Duration::from_millis(1), u16::try_from(load).unwrap());
         open.entry(host).or_default().push(using);
     }
     assert!(open.values().all(|list| (80..=120).contains(&list.len())));
@@ -86,7 +92,7 @@ fn sessions_of_other_callers_count_until_the_next_report() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a", "b"]));
     balancer.reported(&service(), &hosts[0], 3);
     assert!((0..50).all(|_| first(&balancer, &hosts, Instant::now()) == hosts[1]));
-    let mine: Vec<_> = (0..4).map(|_| balancer.accepted(&service(), &hosts[1], Duration::ZERO, 4)).collect();
+    let mine: Vec<_> = (0..4).map(|_| accepted(&balancer, &hosts[1], Duration::ZERO, 4)).collect();
     assert!((0..50).any(|_| first(&balancer, &hosts, Instant::now()) == hosts[0]), "3 against 4");
     drop(mine);
     assert!((0..50).all(|_| first(&balancer, &hosts, Instant::now()) == hosts[1]), "my own I know to be over");
@@ -96,7 +102,7 @@ fn sessions_of_other_callers_count_until_the_next_report() {
 fn the_answer_is_what_follows_the_question() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a"]));
     let response = || balancer.state(&service(), &hosts[0]).response.0.get().is_some();
-    let using = || balancer.accepted(&service(), &hosts[0], Duration::ZERO, 0);
+    let using = || accepted(&balancer, &hosts[0], Duration::ZERO, 0);
     let speaks_first = using();
     speaks_first.moved(Way::Down);
     speaks_first.moved(Way::Up);
@@ -113,7 +119,7 @@ fn the_answer_is_what_follows_the_question() {
 #[test]
 fn an_answer_that_never_comes_counts() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a"]));
-    let using = balancer.accepted(&service(), &hosts[0], Duration::ZERO, 0);
+    let using = accepted(&balancer, &hosts[0], Duration::ZERO, 0);
     using.asked.set(Instant::now().checked_sub(Duration::from_secs(3600)));
     drop(using);
     let latency = balancer.known(&service(), &hosts[0], Instant::now()).latency;
@@ -147,7 +153,7 @@ fn failures_at_once_are_one_and_failures_in_a_row_double_the_time() {
         assert!(!ejected(now), "{rest}");
     }
     balancer.failed(&service(), &hosts[0], now);
-    drop(balancer.accepted(&service(), &hosts[0], Duration::ZERO, 0));
+    drop(accepted(&balancer, &hosts[0], Duration::ZERO, 0));
     assert!(!ejected(now), "a success ends it");
 }
 
@@ -171,7 +177,7 @@ fn at_most_half_of_the_endpoints_are_left_alone() {
 #[test]
 fn old_endpoints_are_forgotten_unless_they_have_sessions() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a", "b"]));
-    let using = balancer.accepted(&service(), &hosts[0], Duration::ZERO, 0);
+    let using = accepted(&balancer, &hosts[0], Duration::ZERO, 0);
     answered(&balancer, &hosts[1], Duration::from_secs(1));
     balancer.retain(|_, _| false);
     assert_eq!(balancer.endpoints.borrow().len(), 1);

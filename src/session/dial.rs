@@ -68,11 +68,11 @@ async fn try_all<T>(
     let mut last = Refused::from(Reason::NoEndpoint);
     for (index, host) in order.iter().enumerate() {
         let wait = if index + 1 < order.len() { ATTEMPT_MAX } else { VERDICT_MAX };
-        let started = Instant::now();
+        let (started, using) = (Instant::now(), context.balancer.trying(&service.id, host));
         let attempted = tokio::time::timeout(wait, attempt(host)).await;
         match attempted.unwrap_or_else(|_| Err(Reason::EndpointTimeout.into())) {
             Ok((got, load)) => {
-                let using = context.balancer.accepted(&service.id, host, started.elapsed(), load);
+                using.accepted(started.elapsed(), load);
                 return Ok((got, using));
             }
             Err(refused) if has_declined(refused.reason) => {

@@ -1,7 +1,19 @@
 //! Real servers, configured to run in a workload without touching the machine.
 
 use crate::lab::{Lab, Place, Server};
-use std::{fs, io::Write, net::TcpStream, os::unix::fs::chown, path::PathBuf, process::Command};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, TcpStream},
+    os::unix::fs::chown,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 /// nginx on port 8080 of both families: files from `www-NAME`, and `/who` that answers NAME.
 pub fn nginx(lab: &Lab, place: &Place, name: &str) -> Server {
@@ -117,5 +129,44 @@ pub fn echo(mut stream: TcpStream) {
 pub fn greet(line: &'static str) -> impl Fn(TcpStream) + Send + Clone + 'static {
     move |mut stream| {
         let _ = stream.write_all(line.as_bytes());
+    }
+}
+
+/// A small HTTP server: answers each connection's one request with NAME after a pause, with a status that can be changed,
+/// and keeps what it was asked and by whom.
+#[derive(Clone)]
+pub struct Http {
+    name: &'static str,
+    pause: Duration,
+    /// The status of its answers.
+    pub status: Arc<AtomicU16>,
+    /// Every request's head, and the address it came from.
+    pub asked: Arc<Mutex<Vec<(String, IpAddr)>>>,
+}
+
+impl Http {
+    pub fn new(name: &'static str, pause: Duration) -> Self {
+        Self { name, pause, status: Arc::new(AtomicU16::new(200)), asked: Arc::default() }
+    }
+
+    /// For [`Place::serve`].
+    pub fn handler(&self) -> impl Fn(TcpStream) + Send + Clone + 'static {
+        let this = self.clone();
+        move |stream| drop(this.answer(stream))
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        let from = stream.peer_addr()?.ip().to_canonical();
+        self.asked.lock().unwrap().push((String::from_utf8_lossy(&head).into_owned(), from));
+        std::thread::sleep(self.pause);
+        let (status, name) = (self.status.load(Ordering::Relaxed), self.name);
+        let length = name.len();
+        write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")
     }
 }

@@ -160,7 +160,8 @@ fn iperf3_loses_nothing_and_is_accounted_for() {
     }
     let records = lab.agent("beta").wait_records(4, |record| record["service"] == "shop/api");
     let udp = records.iter().filter(|record| record["protocol"] == "udp");
-    let bytes: u64 = udp.map(|record| record["bytes_up"].as_u64().unwrap() + record["bytes_down"].as_u64().unwrap()).sum();
+    let bytes: u64 =
+        udp.map(|record| record["bytes_up"].as_u64().unwrap() + record["bytes_down"].as_u64().unwrap()).sum();
     assert!(bytes > 20_000_000, "the records account for what was sent: {bytes}");
 }
 
@@ -323,7 +324,9 @@ fn silence_ends_a_session_with_its_record() {
 fn an_endpoint_of_a_user_answers_and_nobody_else_does() {
     let lab = lab();
     let script = |bind: &str| {
-        format!("import socket\ns = socket.socket({bind})\nwhile True:\n    d, a = s.recvfrom(65536)\n    s.sendto(d, a)\n")
+        format!(
+            "import socket\ns = socket.socket({bind})\nwhile True:\n    d, a = s.recvfrom(65536)\n    s.sendto(d, a)\n"
+        )
     };
     let serve = script("socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 7777)");
     let python = ["/usr/bin/python3", "-c", &serve];

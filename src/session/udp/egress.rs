@@ -109,9 +109,8 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
     let port = caller.flow.key().workload.port();
     decided.session.trying(host);
     if *host == context.host {
-        let reach = async |by, request: &Request| {
-            reach(context, &decided.policy, decided.service(), by, request, port).await
-        };
+        let reach =
+            async |by, request: &Request| reach(context, &decided.policy, decided.service(), by, request, port).await;
         return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
     }
     let opened = context.transport.open(host, &decided.header(port)).await;

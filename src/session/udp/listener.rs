@@ -69,9 +69,7 @@ impl Listener {
             Ok(Some(owner)) if Some(owner) == self.user => Ok(()),
             Ok(Some(owner)) => Err((Reason::WrongListener, format!(", held by uid {owner} in place of {wanted}"))),
             Ok(None) => Err((Reason::EndpointRefused, String::new())),
-            Err(error) => {
-                Err((Reason::WrongListener, format!(", whose holder the kernel does not tell: {error}")))
-            }
+            Err(error) => Err((Reason::WrongListener, format!(", whose holder the kernel does not tell: {error}"))),
         }
     }
 

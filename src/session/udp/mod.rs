@@ -101,14 +101,7 @@ pub async fn from_peer(session: Box<Session>, kept: Kept, peer: Peer, reached: R
 }
 
 /// Carries a session of a caller on this host to an endpoint on another.
-async fn to_peer(
-    context: Rc<Context>,
-    session: Box<Session>,
-    kept: Kept,
-    caller: Caller,
-    peer: Peer,
-    _using: Using,
-) {
+async fn to_peer(context: Rc<Context>, session: Box<Session>, kept: Kept, caller: Caller, peer: Peer, _using: Using) {
     let (up, far) = peer.open(Way::Down);
     let patience = kept.patience();
     let relay = caller.relay(&session, kept.admission, up);

@@ -85,7 +85,13 @@ pub(super) struct Relay {
 impl Relay {
     /// A session that is open from now on: `up` is toward the service, `down` toward the caller.
     #[must_use]
-    pub(super) fn new(session: &Session, admission: Admission, up: Outlet, down: Outlet, interface: &Rc<Interface>) -> Rc<Self> {
+    pub(super) fn new(
+        session: &Session,
+        admission: Admission,
+        up: Outlet,
+        down: Outlet,
+        interface: &Rc<Interface>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             live: Rc::clone(session.live()),
             instruments: session.shared_instruments(),
