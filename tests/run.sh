@@ -76,7 +76,7 @@ packages=(
   iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps python3-minimal:/usr/bin/python3
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3 wrk:wrk
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
-  bind9-dnsutils:dig openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
+  bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
 )
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     packet::{self, Packet, Payload, Segment, craft},
-    session::{context::Context, egress, udp},
+    session::{context::Context, echo, egress, udp},
 };
 use ripstop_config::Reason;
 use std::rc::Rc;
@@ -44,7 +44,8 @@ fn route(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>) 
             interface.port().send(&craft::echo_reply(packet, echo));
             Ok(())
         }
-        Payload::EchoRequest(_) | Payload::OtherIcmp => Err(Reason::IcmpIgnored),
+        Payload::EchoRequest(_) => echo::request(context, interface, packet),
+        Payload::OtherIcmp => Err(Reason::IcmpIgnored),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
         context::{Context, random},
+        echo::EchoLimit,
         limits::DenialLimit,
     },
     stack::{Endpoint, TunPort},
@@ -82,6 +83,7 @@ pub struct Interface {
     takers: Cell<u64>,
     ports: Cell<u16>,
     denials: DenialLimit,
+    echoes: EchoLimit,
     held: Cell<usize>,
     closing: Cell<bool>,
     closed: Notify,
@@ -117,6 +119,7 @@ impl Interface {
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
             denials: DenialLimit::default(),
+            echoes: EchoLimit::default(),
             held: Cell::new(0),
             closing: Cell::new(false),
             closed: Notify::new(),
@@ -215,6 +218,11 @@ impl Interface {
     #[must_use]
     pub fn may_record_denial(&self) -> bool {
         self.denials.may_record()
+    }
+
+    /// The workload's echo requests in hand.
+    pub(crate) fn echoes(&self) -> &EchoLimit {
+        &self.echoes
     }
 
     /// Opens a connection to the workload at `target` from `source`, at the next free port.

@@ -6,6 +6,7 @@
 use super::{
     carry::{self, Stream},
     context::Context,
+    echo,
     limits::{self, Admission},
     live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Reached, Unreached, reach},
@@ -15,7 +16,7 @@ use super::{
 use crate::telemetry::Side;
 use ripstop_config::{Protocol, Reason};
 use ripstop_policy::{Policy, PolicyDigest};
-use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Refusal, code::End};
+use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Purpose, Refusal, code::End};
 use std::{rc::Rc, time::Duration};
 
 /// Takes streams until the transport is closed.
@@ -34,6 +35,9 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
             return;
         }
     };
+    if incoming.header.purpose == Purpose::Echo {
+        return echo::answer(&context, incoming).await;
+    }
     let slot = if context.live.len() < SESSIONS_MAX { context.records.reserve() } else { None };
     let Some(slot) = slot else {
         refuse(incoming, Reason::AgentFull, String::new()).await;

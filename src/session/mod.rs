@@ -13,6 +13,7 @@ pub mod balance;
 pub mod carry;
 pub mod context;
 pub mod dial;
+pub mod echo;
 pub mod egress;
 pub mod endpoints;
 pub mod health;

@@ -23,6 +23,7 @@ mod lab_itself;
 mod limits;
 mod packets;
 mod pattern;
+mod ping;
 mod relay;
 mod reload;
 mod scale;
