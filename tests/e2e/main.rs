@@ -18,6 +18,7 @@ mod drain;
 mod exec;
 mod health;
 mod http;
+mod http3;
 mod lab;
 mod lab_itself;
 mod limits;
