@@ -3,7 +3,7 @@
 use super::{
     cast::{self, FILE_BYTES, FILE_RATE, Host},
     client::{self, Page},
-    dns,
+    dns, probes,
     records::{Record, Records},
     screen::{Line, Screen},
     signals::Signals,
@@ -31,19 +31,21 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A request of the demo, and what it is called when it fails.
 type Act = (&'static str, fn(&mut Stage<'_>) -> anyhow::Result<Vec<Line>>);
 
-const ACTS: [Act; 7] = [
+const ACTS: [Act; 9] = [
     ("web calls api", allowed),
     ("web calls api, which calls db", chained),
     ("web calls db without an edge", denied),
     ("web asks for a name it may not see", hidden),
     ("web downloads from files", limited),
+    ("web sends a datagram to meter", probes::datagram),
+    ("web pings api", probes::ping),
     ("the graph is edited", edited),
     ("a host of api is killed", failover),
 ];
 
-struct Stage<'a> {
-    world: &'a mut World,
-    alpha: Records,
+pub(super) struct Stage<'a> {
+    pub(super) world: &'a mut World,
+    pub(super) alpha: Records,
 }
 
 /// Makes all requests, printing each as it happens; says how many did not go as they should.
@@ -257,6 +259,6 @@ fn until_open<T>(at: Instant, connect: impl Fn() -> io::Result<T>) -> io::Result
     }
 }
 
-fn millis(time: Duration) -> String {
+pub(super) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }

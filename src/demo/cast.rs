@@ -80,6 +80,9 @@ pub(super) const FILE_BYTES: u64 = 2_000_000;
 /// The limit of the edge from web to files, in bytes per second, as the graph has it: 8 mbit/s.
 pub(super) const FILE_RATE: u64 = 1_000_000;
 
+/// The UDP port of `meter`.
+pub(super) const METER_PORT: u16 = 9_125;
+
 const GRAPH: &str = "\
 # The service graph of the demo: everything the fabric needs to know.
 fabric: ripstop.test
@@ -99,9 +102,11 @@ tenants:
       api:   { by: api,   port: 8080/tcp }
       db:    { by: db,    port: 5432/tcp }
       files: { by: files, port: 9000/tcp }
+      meter: { by: files, port: 9125/udp, idle: 1s }
     allow:
       - { from: web,   to: api }
       - { from: web,   to: files, limit: { session: 8 mbit/s } }
+      - { from: web,   to: meter }
       - { from: api,   to: db }
 ";
 /// The edge that the edit removes.

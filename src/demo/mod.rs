@@ -12,6 +12,7 @@ mod acts;
 mod cast;
 mod client;
 mod dns;
+mod probes;
 mod records;
 mod screen;
 mod server;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
@@ -16,6 +16,8 @@ use std::{
 
 /// Connections at once; a demo makes a handful.
 const CONNECTIONS: usize = 256;
+/// Bytes of a datagram at most.
+const DATAGRAM_SIZE: usize = 65_536;
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(600);
 /// Bytes of a request's line or of a header at most.
@@ -50,6 +52,8 @@ pub(super) enum Kind {
     Lines,
     /// Sends as many bytes as the first line asks for.
     Bytes,
+    /// Answers each datagram with its length.
+    Datagrams,
 }
 
 /// Runs one of the demo's servers until standard input ends.
@@ -60,11 +64,32 @@ pub fn serve(arguments: ServeArgs) -> anyhow::Result<()> {
     // First of all: every socket from here on is the user's.
     arguments.uid.map_or(Ok(()), become_user)?;
     let listen = arguments.listen;
+    if arguments.kind == Kind::Datagrams {
+        let socket = UdpSocket::bind(listen).with_context(|| format!("failed to listen on {listen}"))?;
+        thread::Builder::new().name("demo-answer".into()).spawn(move || measure(&socket, &arguments.host))?;
+        return until_told();
+    }
     let listener = TcpListener::bind(listen).with_context(|| format!("failed to listen on {listen}"))?;
     thread::Builder::new().name("demo-accept".into()).spawn(move || accept(&listener, &arguments))?;
+    until_told()
+}
+
+/// Says that it is ready, and waits for the end of the demo.
+fn until_told() -> anyhow::Result<()> {
     println!("ready");
     io::copy(&mut io::stdin().lock(), &mut io::sink())?;
     Ok(())
+}
+
+/// Answers each datagram with its length.
+fn measure(socket: &UdpSocket, host: &str) {
+    let mut datagram = vec![0; DATAGRAM_SIZE];
+    loop {
+        // An error is of one caller that went away.
+        if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            drop(socket.send_to(format!("meter on {host} got {length} bytes").as_bytes(), from));
+        }
+    }
 }
 
 fn become_user(uid: u32) -> anyhow::Result<()> {
@@ -96,6 +121,8 @@ fn answer(stream: &TcpStream, arguments: &ServeArgs) -> io::Result<()> {
         Kind::Http => answer_http(stream, arguments),
         Kind::Lines => answer_lines(stream, arguments),
         Kind::Bytes => answer_bytes(stream),
+        // It has no connections.
+        Kind::Datagrams => Ok(()),
     }
 }
 

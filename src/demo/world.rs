@@ -207,6 +207,7 @@ fn servers() -> Vec<Server> {
         ("http", Host::Gamma, Host::Gamma.namespace(), "127.0.0.1:8080", Some(API_UID)),
         ("lines", Host::Beta, of("db"), "0.0.0.0:5432", None),
         ("bytes", Host::Gamma, of("files"), "0.0.0.0:9000", None),
+        ("datagrams", Host::Gamma, of("files"), "0.0.0.0:9125", None),
     ]
 }
 

@@ -17,7 +17,7 @@ fn the_demo_does_what_it_says_and_leaves_nothing() {
     let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
     let whole = format!("{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}:\n{whole}", output.status);
-    for part in ["alpha", "beta", "gamma", "api.shop.", "from:", "nxdomain", "mbit/s"] {
+    for part in ["alpha", "beta", "gamma", "api.shop.", "from:", "nxdomain", "mbit/s", "9000 bytes", "ping "] {
         assert!(said.contains(part), "no `{part}` in\n{whole}");
     }
     assert_eq!(machine(), before, "the demo leaves the machine as it was");
