@@ -58,6 +58,7 @@ fn peers(peers: &[PeerStatus], output: &Output) -> String {
     for peer in peers {
         let (tone, state) = match &peer.state {
             PeerState::Up => (Tone::Good, "up".into()),
+            PeerState::Silent => (Tone::Bad, "silent".into()),
             PeerState::Connecting => (Tone::Bad, "connecting".into()),
             PeerState::Down { reason } => (Tone::Bad, format!("down: {reason}")),
         };

@@ -218,6 +218,7 @@ fn is_ready(status: &Status) -> Result<(), String> {
     }
     let missing = status.peers.iter().find_map(|peer| match &peer.state {
         PeerState::Up => None,
+        PeerState::Silent => Some(format!("{} is not heard", peer.host)),
         PeerState::Connecting => Some(format!("it is connecting to {}", peer.host)),
         PeerState::Down { reason } => Some(format!("{} is down: {reason}", peer.host)),
     });

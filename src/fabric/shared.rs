@@ -205,7 +205,7 @@ impl Shared {
             match peer.state {
                 PeerState::Up => up += 1,
                 PeerState::Connecting => connecting += 1,
-                PeerState::Down { .. } => down += 1,
+                PeerState::Silent | PeerState::Down { .. } => down += 1,
             }
             let rtt = peer.rtt.map(Duration::from_secs_f64);
             instruments::peer(&peer.host, peer.state == PeerState::Up, rtt);

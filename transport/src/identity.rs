@@ -4,6 +4,7 @@ use crate::{
     leaf::{Leaf, LeafError},
     tls,
 };
+use aws_lc_rs::{hkdf, hmac};
 use ripstop_config::{FabricName, HostName};
 use rustls::{
     CertificateError, RootCertStore,
@@ -112,11 +113,47 @@ pub enum IdentityError {
     },
 }
 
+/// Keys of the QUIC endpoint that must be the same after a restart: with them an agent recognises packets of connections
+/// that it had before, and answers with a stateless reset, which ends them at once (RFC 9000 section 10.3.2). They follow
+/// from the private key, which nobody else has, and nothing of it follows from them (RFC 5869).
+#[derive(Clone)]
+pub(crate) struct EndpointKeys {
+    pub(crate) reset: Arc<hmac::Key>,
+    /// By which connection IDs of this host are told from others; it keeps resets from answering what is none.
+    pub(crate) connection_ids: u64,
+}
+
+impl EndpointKeys {
+    fn derive(secret: &[u8]) -> Self {
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"ripstop").extract(secret);
+        let expand = |what: &[u8], into: &mut [u8]| {
+            // Fails only for lengths over 255 hashes.
+            let filled = extracted.expand(&[what], Length(into.len())).and_then(|key| key.fill(into));
+            debug_assert!(filled.is_ok(), "a few bytes can be derived");
+        };
+        let (mut reset, mut connection_ids) = (Zeroizing::new([0; 32]), [0; 8]);
+        expand(b"stateless reset", &mut *reset);
+        expand(b"connection ids", &mut connection_ids);
+        let reset = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*reset));
+        Self { reset, connection_ids: u64::from_be_bytes(connection_ids) }
+    }
+}
+
+/// How many bytes are to be derived.
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
 /// Who this host is, and whom it trusts. Its `Debug` shows nothing of the key.
 #[derive(Clone)]
 pub struct Identity {
     leaf: Leaf,
     key: Arc<CertifiedKey>,
+    endpoint_keys: EndpointKeys,
     roots: Arc<RootCertStore>,
 }
 
@@ -133,8 +170,8 @@ impl Identity {
         let facts = Leaf::parse(leaf).map_err(wrong)?;
         let roots = trusted(ca)?;
         check_signed(&chain, &facts, &roots, certificate, ca)?;
-        let key = pair(chain, certificate, key)?;
-        Ok(Self { leaf: facts, key: Arc::new(key), roots: Arc::new(roots) })
+        let (key, endpoint_keys) = pair(chain, certificate, key)?;
+        Ok(Self { leaf: facts, key: Arc::new(key), endpoint_keys, roots: Arc::new(roots) })
     }
 
     /// The host that the certificate is of.
@@ -163,6 +200,10 @@ impl Identity {
 
     pub(crate) fn key(&self) -> &Arc<CertifiedKey> {
         &self.key
+    }
+
+    pub(crate) fn endpoint_keys(&self) -> &EndpointKeys {
+        &self.endpoint_keys
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
@@ -233,7 +274,11 @@ fn check_signed(
     verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, UnixTime::now(), algorithms).map_err(wrong)
 }
 
-fn pair(chain: Vec<CertificateDer<'static>>, path: &Path, key: &Path) -> Result<CertifiedKey, IdentityError> {
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    path: &Path,
+    key: &Path,
+) -> Result<(CertifiedKey, EndpointKeys), IdentityError> {
     let failed = |source| IdentityError::Read { path: key.into(), source };
     let mode = fs::metadata(key).map_err(failed)?.permissions().mode() & 0o7777;
     if mode & NOT_THE_OWNER != 0 {
@@ -241,11 +286,12 @@ fn pair(chain: Vec<CertificateDer<'static>>, path: &Path, key: &Path) -> Result<
     }
     let mut secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| IdentityError::NoKey(key.into()))?;
     let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&secret);
+    let keys = EndpointKeys::derive(secret.secret_der());
     secret.zeroize();
     let signer = signer.map_err(|error| IdentityError::Key { path: key.into(), why: error.to_string() })?;
     let pair = CertifiedKey::new(chain, signer);
     match pair.keys_match() {
-        Ok(()) => Ok(pair),
+        Ok(()) => Ok((pair, keys)),
         Err(_) => Err(IdentityError::KeyMismatch { certificate: path.into(), key: key.into() }),
     }
 }

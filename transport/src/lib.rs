@@ -8,8 +8,9 @@
 //! [`IncomingSession::accept`] or [`IncomingSession::refuse`] gives the verdict. After that, plain bytes.
 //!
 //! Two hosts keep one connection, whoever dialled it. When both dialled at once, the one that the host with the smaller
-//! name dialled stays; sessions on the other finish undisturbed, then it is closed. A host that has died is noticed
-//! within 3 s.
+//! name dialled stays; sessions on the other finish undisturbed, then it is closed. A host that is not heard gets
+//! no new sessions after 3 s at most; open ones outlive an outage of up to [`settings::IDLE`], and a host that restarts ends
+//! those of its former life at once (stateless reset, RFC 9000 section 10.3).
 //!
 //! Every limit is a named constant in [`settings`], or next to what it limits.
 
@@ -25,6 +26,7 @@ mod identity;
 mod incoming;
 mod leaf;
 mod link;
+mod liveness;
 pub mod pki;
 mod report;
 mod serve;

@@ -43,6 +43,8 @@ pub(crate) struct Link {
     established: Instant,
     /// Not used for new sessions; closed when nothing is left on it.
     retired: AtomicBool,
+    /// Not heard for a while.
+    silent: AtomicBool,
     /// Halves of streams that someone holds.
     halves: AtomicUsize,
     /// What its streams want of the path.
@@ -76,6 +78,7 @@ impl Link {
             runtime,
             established: Instant::now(),
             retired: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
             demand: Demand::default(),
             inbox: Arc::default(),
@@ -99,6 +102,14 @@ impl Link {
 
     pub(crate) fn set_retired(&self, retired: bool) {
         self.retired.store(retired, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
     }
 
     pub(crate) fn hold(&self) {

@@ -4,7 +4,7 @@ use crate::{
     datagram,
     incoming::IncomingStream,
     link::{Dialled, HANDSHAKE_MAX, Link, describe},
-    report,
+    liveness, report,
     shared::{HANDSHAKES_MAX, Shared},
     status::Counters,
     table::Unwanted,
@@ -103,6 +103,7 @@ async fn serve(shared: Arc<Shared>, link: Arc<Link>) {
     beside.spawn(datagram::carry::large(Arc::clone(&link)));
     beside.spawn(datagram::intake::small(Arc::clone(&shared), Arc::clone(&link)));
     beside.spawn(unidirectional::accept(Arc::clone(&shared), Arc::clone(&link)));
+    beside.spawn(liveness::watch(Arc::clone(&shared), Arc::clone(&link)));
     beside.spawn(report::send(Arc::clone(&link), shared.report.subscribe()));
     tokio::select! {
         () = accept_streams(&shared, &link) => {}

@@ -13,6 +13,8 @@ use std::{
 pub enum PeerState {
     /// Connected; sessions can be opened.
     Up,
+    /// Connected, but not heard for over 2 s: open sessions wait, new ones are not opened, and it is dialled again.
+    Silent,
     /// The first attempt, or another one, is under way.
     Connecting,
     /// Not connected.

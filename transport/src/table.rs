@@ -80,8 +80,14 @@ impl Peer {
         }
     }
 
+    /// The connection, heard or not.
     fn live(&self) -> Option<&Arc<Link>> {
         self.live.as_ref().filter(|link| link.is_open())
+    }
+
+    /// The connection, if the host is heard on it.
+    fn up(&self) -> Option<&Arc<Link>> {
+        self.live().filter(|link| !link.is_silent())
     }
 
     fn go_live(&mut self, link: Arc<Link>, was_down: bool) {
@@ -110,6 +116,7 @@ impl Peer {
 
     fn state(&self) -> PeerState {
         match (self.live(), self.dialling) {
+            (Some(live), _) if live.is_silent() => PeerState::Silent,
             (Some(_), _) => PeerState::Up,
             (None, true) => PeerState::Connecting,
             (None, false) => PeerState::Down { reason: self.why.clone() },
@@ -134,7 +141,7 @@ impl Table {
         peer.address = Some(address);
         peer.dialer = Some(dialer);
         // Counts as under way from here on, so that a session opened right after waits for it.
-        peer.dialling = peer.live().is_none();
+        peer.dialling = peer.up().is_none();
         peer.changed.send_replace(());
     }
 
@@ -178,11 +185,11 @@ impl Table {
 
     /// While a host is up, a receiver of its next change.
     pub(crate) fn change_while_up(&self, host: &HostName) -> Option<watch::Receiver<()>> {
-        self.peers.get(host).filter(|peer| peer.live().is_some()).map(|peer| peer.changed.subscribe())
+        self.peers.get(host).filter(|peer| peer.up().is_some()).map(|peer| peer.changed.subscribe())
     }
 
     pub(crate) fn is_up(&self, host: &HostName) -> bool {
-        self.peers.get(host).is_some_and(|peer| peer.live().is_some())
+        self.peers.get(host).is_some_and(|peer| peer.up().is_some())
     }
 
     pub(crate) fn find(&self, host: &HostName) -> Found {
@@ -190,6 +197,8 @@ impl Table {
             return Found::Down("no such host is known here".into());
         };
         match (peer.live(), peer.dialling) {
+            // Another endpoint is a better answer than a wait for a host that is most likely gone.
+            (Some(link), _) if link.is_silent() => Found::Down("it is not heard any more".into()),
             (Some(link), _) => Found::Live(Arc::clone(link)),
             (None, true) => Found::Wait(peer.changed.subscribe()),
             (None, false) => Found::Down(peer.why.clone()),
@@ -230,17 +239,29 @@ impl Table {
         }
         let (winner, loser) = match peer.live.take().filter(|live| live.is_open()) {
             None => (Arc::clone(link), None),
-            Some(live) if newcomer_wins(live.dialled, live.age(), link.dialled, we_are_smaller) => {
+            // A silent one gives way whoever dialled; should it be heard again, its sessions finish.
+            Some(live) if live.is_silent() || newcomer_wins(live.dialled, live.age(), link.dialled, we_are_smaller) => {
                 (Arc::clone(link), Some(live))
             }
             Some(live) => (live, Some(Arc::clone(link))),
         };
-        peer.go_live(winner, loser.is_none());
+        let was_down = loser.as_ref().is_none_or(|loser| loser.is_silent());
+        peer.go_live(winner, was_down);
         if let Some(loser) = &loser {
             peer.retire(Arc::clone(loser));
         }
         peer.changed.send_replace(());
         Ok(loser)
+    }
+
+    /// Notes that the other end of a connection is not heard, or is heard again.
+    pub(crate) fn fell_silent(&mut self, link: &Arc<Link>, silent: bool) {
+        link.set_silent(silent);
+        let Some(peer) = self.peers.get_mut(&link.host) else { return };
+        if peer.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, link)) {
+            peer.since = SystemTime::now();
+        }
+        peer.changed.send_replace(());
     }
 
     /// Takes out a connection that has ended; a replaced one that is still open takes its place.

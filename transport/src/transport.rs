@@ -63,8 +63,9 @@ impl Transport {
         let address = settings.listen;
         let server = settings.server(&identity)?;
         let socket = socket::bind(address);
-        let endpoint =
-            socket.and_then(|socket| Endpoint::new(settings.endpoint(), Some(server), socket, Arc::new(TokioRuntime)));
+        let endpoint = socket.and_then(|socket| {
+            Endpoint::new(settings.endpoint(&identity), Some(server), socket, Arc::new(TokioRuntime))
+        });
         let endpoint = endpoint.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse(address),
             _ => BindError::Socket { address, source },

@@ -138,7 +138,7 @@ impl Host {
         let why = || {
             self.transport.peers().into_iter().find_map(|peer| match peer.state {
                 PeerState::Down { reason } if peer.host == name(other) => Some(reason),
-                PeerState::Down { .. } | PeerState::Up | PeerState::Connecting => None,
+                PeerState::Down { .. } | PeerState::Silent | PeerState::Up | PeerState::Connecting => None,
             })
         };
         eventually("the peer to be down", Duration::from_secs(8), || why().is_some()).await;

@@ -4,7 +4,11 @@ use crate::{
     lab::{Fabric, eventually, header, within},
     relay::Relay,
 };
-use std::{net::IpAddr, time::Duration};
+use ripstop_transport::PeerState;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 const MOVED: usize = 20 << 20;
 
@@ -47,4 +51,49 @@ async fn sessions_survive_a_change_of_the_diallers_address() {
     within(2, "the reply", idle.recv.read_exact(&mut pong)).await.unwrap();
     within(2, "a new session", beta.transport.open(alpha.name(), &header)).await.unwrap();
     assert_eq!((alpha.transport.counts().connections, beta.transport.counts().connections), (1, 1));
+}
+
+#[tokio::test]
+async fn sessions_outlive_an_outage_in_which_no_new_ones_are_opened() {
+    let fabric = Fabric::new("shop.example");
+    let (alpha, mut beta) = (fabric.host("alpha"), fabric.host("beta"));
+    beta.serve_echo();
+    let path = Relay::start(beta.address, None);
+    alpha.transport.set_peers([(beta.name().clone(), path.address)].into());
+    alpha.up(&beta).await;
+    let header = header();
+    let mut session = alpha.transport.open(beta.name(), &header).await.unwrap();
+    // One that does not last long enough is not noticed.
+    path.dark(true).await;
+    session.send.write_all(b"one").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_700)).await;
+    assert!(alpha.transport.is_up(beta.name()));
+    path.dark(false).await;
+    let mut echoed = [0; 3];
+    within(3, "the echo", session.recv.read_exact(&mut echoed)).await.unwrap();
+
+    path.dark(true).await;
+    let dark = Instant::now();
+    session.send.write_all(b"two").await.unwrap();
+    for (host, other) in [(&alpha, &beta), (&beta, &alpha)] {
+        eventually("silence", Duration::from_secs(4), || !host.transport.is_up(other.name())).await;
+        assert_eq!(host.transport.peers()[0].state, PeerState::Silent);
+    }
+    println!("silence noticed after {:?}", dark.elapsed());
+    assert!(dark.elapsed() < Duration::from_millis(3_000));
+    tokio::time::sleep(Duration::from_millis(6_000).saturating_sub(dark.elapsed())).await;
+    path.dark(false).await;
+    let light = Instant::now();
+    // Whether the old connection is heard first or a new one is made.
+    alpha.up(&beta).await;
+    beta.up(&alpha).await;
+    println!("up {:?} after the outage", light.elapsed());
+    within(4, "the echo", session.recv.read_exact(&mut echoed)).await.unwrap();
+    assert_eq!(&echoed, b"two");
+    within(2, "a session", alpha.transport.open(beta.name(), &header)).await.unwrap();
+    // The old session goes on, wherever the new ones go.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    session.send.write_all(b"end").await.unwrap();
+    within(2, "the echo", session.recv.read_exact(&mut echoed)).await.unwrap();
+    assert_eq!(&echoed, b"end");
 }

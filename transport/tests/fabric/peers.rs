@@ -2,7 +2,7 @@
 
 use crate::lab::{Fabric, Host, accepted, eventually, header, name, within};
 use ripstop_config::Reason;
-use ripstop_transport::{Identity, OpenError, Opened, PeerState, code};
+use ripstop_transport::{ConnectionError, Identity, OpenError, Opened, PeerState, ReadError, code};
 use std::{
     net::SocketAddr,
     sync::mpsc,
@@ -60,18 +60,46 @@ async fn a_dead_host_is_noticed_and_comes_back() {
 
     beta.kill();
     let died = Instant::now();
-    let error = within(4, "the end of the session", opened.recv.read_chunk(1, true)).await.unwrap_err();
-    assert_eq!(code::of_read(&error, code::End::Endpoint), Reason::PeerLost);
-    println!("noticed after {:?}", died.elapsed());
+    eventually("silence to be noticed", Duration::from_secs(4), || !alpha.transport.is_up(&to)).await;
+    println!("silence noticed after {:?}", died.elapsed());
     assert!(died.elapsed() < Duration::from_millis(3_000), "{:?}", died.elapsed());
-    assert!(!alpha.transport.is_up(&to));
-    let why = alpha.down("beta").await;
-    assert!(why.contains("does not answer"), "{why}");
+    assert_eq!(alpha.transport.peers()[0].state, PeerState::Silent);
+    let refused = Instant::now();
+    assert!(matches!(alpha.transport.open(&to, &header()).await, Err(OpenError::NotConnected(_))));
+    assert!(refused.elapsed() < Duration::from_millis(50), "{:?}", refused.elapsed());
+    let error = within(11, "the end of the session", opened.recv.read_chunk(1, true)).await.unwrap_err();
+    assert_eq!(code::of_read(&error, code::End::Endpoint), Reason::PeerLost);
+    println!("given up after {:?}", died.elapsed());
+    assert!((8..11).contains(&died.elapsed().as_secs()), "{:?}", died.elapsed());
+    let down = || matches!(alpha.transport.peers()[0].state, PeerState::Down { .. } | PeerState::Connecting);
+    eventually("the host to be down", Duration::from_secs(1), down).await;
 
     let _beta = Doomed::start(identity, address);
     let back = Instant::now();
     eventually("the host to be back", Duration::from_secs(6), || alpha.transport.is_up(&to)).await;
     println!("back after {:?}", back.elapsed());
+    alpha.transport.open(&to, &header()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_restarts_ends_the_sessions_of_its_former_life_at_once() {
+    let fabric = Fabric::new("shop.example");
+    let alpha = fabric.host("alpha");
+    // Read anew, as after a restart: what it is recognised by follows from its key.
+    let files = fabric.issue("beta");
+    let beta = Doomed::start(files.load().unwrap(), crate::lab::LOOPBACK);
+    let (address, to) = (beta.address, name("beta"));
+    alpha.transport.set_peers([(to.clone(), address)].into());
+    let mut opened = alpha.transport.open(&to, &header()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    beta.kill();
+    let _beta = Doomed::start(files.load().unwrap(), address);
+    let restarted = Instant::now();
+    let error = within(2, "the reset", opened.recv.read_chunk(1, true)).await.unwrap_err();
+    println!("reset after {:?}", restarted.elapsed());
+    assert_eq!(error, ReadError::ConnectionLost(ConnectionError::Reset));
+    assert_eq!(code::of_read(&error, code::End::Endpoint), Reason::PeerLost);
+    eventually("the host to be back", Duration::from_secs(2), || alpha.transport.is_up(&to)).await;
     alpha.transport.open(&to, &header()).await.unwrap();
 }
 
