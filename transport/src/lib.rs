@@ -18,6 +18,7 @@
 
 pub mod code;
 mod codec;
+mod congestion;
 mod datagram;
 mod demand;
 mod dial;

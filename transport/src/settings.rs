@@ -1,13 +1,13 @@
 //! Every knob and limit of QUIC, set explicitly; the library's defaults are not limits.
 
 use crate::{
+    congestion,
     identity::Identity,
     tls::{self, TlsError},
     unidirectional,
 };
 use quinn::{
     AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
-    congestion::CubicConfig,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use ripstop_config::agent::DEFAULT_PORT;
@@ -66,6 +66,17 @@ const DATAGRAM_RECEIVE: usize = 4 << 20;
 pub(crate) const DATAGRAM_SEND: usize = 32 << 10;
 /// Packets after which a peer should acknowledge; fewer acknowledgements are worth a few percent of throughput.
 const ACK_EVERY: u32 = 10;
+/// A packet that comes out of order is acknowledged at once (RFC 9000 section 13.2.1): held back, it would be old enough to
+/// be taken for lost.
+const ACK_OVERTAKEN: VarInt = VarInt::from_u32(1);
+/// Longest time after which a packet is acknowledged. The sender waits this much longer before it repeats the last packet
+/// of a burst.
+const ACK_AFTER: Duration = Duration::from_millis(5);
+/// A packet is lost when so many later ones have arrived, and when it is so many round trips old and a later one has. Paths
+/// that spread packets over several lines let more overtake than the three that QUIC begins with (RFC 9002 section
+/// 6.1.1); a loss that is none shrinks the window for all sessions. It is time that tells, as for TCP (RFC 8985).
+const OVERTAKEN_MAX: u32 = 128;
+const OVERTAKEN_FOR: f32 = 1.25;
 /// Round trip assumed before one was measured: hosts of a fabric are rarely further apart.
 const FIRST_RTT: Duration = Duration::from_millis(100);
 /// Handshake bytes that may arrive out of order: certificate chains are a few KiB.
@@ -135,7 +146,9 @@ impl Settings {
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(self.mtu()).interval(MTU_INTERVAL).black_hole_cooldown(MTU_COOLDOWN).minimum_change(MTU_STEP);
         let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(ACK_EVERY.into());
+        acks.ack_eliciting_threshold(ACK_EVERY.into())
+            .reordering_threshold(ACK_OVERTAKEN)
+            .max_ack_delay(Some(ACK_AFTER));
         let mut config = TransportConfig::default();
         config
             .max_concurrent_bidi_streams(self.sessions.into())
@@ -146,6 +159,8 @@ impl Settings {
             .send_fairness(true)
             .keep_alive_interval(Some(self.keep_alive))
             .max_idle_timeout(Some(idle(self.idle)))
+            .packet_threshold(OVERTAKEN_MAX)
+            .time_threshold(OVERTAKEN_FOR)
             .initial_rtt(FIRST_RTT)
             .initial_mtu(MTU_FIRST)
             .min_mtu(MTU_FIRST)
@@ -154,7 +169,7 @@ impl Settings {
             .crypto_buffer_size(CRYPTO_BUFFER)
             .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE))
             .datagram_send_buffer_size(DATAGRAM_SEND)
-            .congestion_controller_factory(Arc::new(CubicConfig::default()))
+            .congestion_controller_factory(Arc::new(congestion::Factory::default()))
             .enable_segmentation_offload(true);
         Arc::new(config)
     }
