@@ -1,8 +1,8 @@
 //! Endpoints, hosts and paths that go away: what is new finds another, and what is open goes on.
 
 use crate::{
-    flows::{Progress, Watched, echoing, exchange, session, sized, there_and_back},
-    lab::{Lab, Server},
+    flows::{Progress, echoing, exchange, session, sized, there_and_back},
+    lab::{Lab, Server, within},
     servers::echo,
 };
 use std::{
@@ -56,6 +56,7 @@ struct Request {
 }
 
 #[derive(Debug)]
+#[expect(dead_code, reason = "the errors are shown when a test fails")]
 enum Failure {
     /// No verdict had come.
     Opening(io::Error),
@@ -185,11 +186,11 @@ fn move_host(lab: &Lab, host: &str, last: u8) {
     lab.host(host).sh(&format!("ip addr del {old}/24 dev eth0; ip addr add 192.0.2.{last}/24 dev eth0"));
 }
 
-/// 200 MB through an echo and back while the address of a host changes.
-fn through_a_move(host: &str, moves: impl FnOnce(&Lab)) -> Watched {
+/// 400 MB through an echo and back while the address of a host changes.
+fn through_a_move(host: &str, moves: impl FnOnce(&Lab)) {
     let lab = Lab::shop();
     let _server = lab.workload("api").serve(8080, echo);
-    let bytes = 200_000_000;
+    let bytes = 400_000_000;
     let watched = there_and_back(session(&lab, PATIENCE), bytes, |progress: &Progress| {
         progress.wait(bytes / 4);
         moves(&lab);
@@ -198,12 +199,16 @@ fn through_a_move(host: &str, moves: impl FnOnce(&Lab)) -> Watched {
     assert!(watched.gap < Duration::from_secs(1), "{watched}");
     let records = lab.agent("alpha").wait_records(1, |_| true);
     assert_eq!(records[0]["reason"], "closed");
-    watched
 }
 
 #[test]
 fn the_dialling_host_may_move() {
-    through_a_move("the dialling host", |lab| move_host(lab, "alpha", 111));
+    through_a_move("the dialling host", |lab| {
+        let seen = || lab.agent("beta").status()["peers"][0]["address"].clone();
+        assert_eq!(seen(), "192.0.2.11:7477");
+        move_host(lab, "alpha", 111);
+        within(Duration::from_secs(1), "beta to see it at its new address", || seen() == "192.0.2.111:7477");
+    });
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Lab {
             let agent = Agent::new(&machine, &home);
             hosts.insert((*name).to_owned(), Host { machine, agent, address: address(index) });
         }
-        let relay = (plan.underlay == Underlay::Relay).then(|| underlay::relay(&wire.place(), &plan.hosts));
+        let relay = (plan.underlay == Underlay::Relay).then(|| underlay::relay(&wire.place(), plan.hosts.len()));
         Self { hosts, relay, wire, policy, directory }
     }
 

@@ -80,9 +80,8 @@ fn count(counter: &AtomicU64) {
 
 /// Where one host is found by the others, and where it really is.
 struct Door {
-    name: String,
     socket: UdpSocket,
-    host: Mutex<SocketAddr>,
+    host: SocketAddr,
 }
 
 /// A datagram under way: out through one door toward the host behind another.
@@ -128,14 +127,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Opens a door for each host: its name, the door's address on the wire, and the host's own.
-    pub(super) fn start(wire: &Place, hosts: &[(String, SocketAddr, SocketAddr)]) -> Self {
-        let door = |(name, door, host): &(String, SocketAddr, SocketAddr)| {
+    /// Opens a door for each host: the door's address on the wire, and the host's own.
+    pub(super) fn start(wire: &Place, hosts: &[(SocketAddr, SocketAddr)]) -> Self {
+        let door = |(door, host): &(SocketAddr, SocketAddr)| {
             let socket = wire.inside(|| UdpSocket::bind(door)).unwrap_or_else(|error| panic!("{door}: {error}"));
             setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
             setsockopt(&socket, sockopt::SndBufForce, &BUFFER).unwrap();
             socket.set_read_timeout(Some(LOOK)).unwrap();
-            Door { name: name.clone(), socket, host: Mutex::new(*host) }
+            Door { socket, host: *host }
         };
         let shared = Arc::new(Shared {
             doors: hosts.iter().map(door).collect(),
@@ -214,12 +213,6 @@ impl Relay {
         self.set(|path| *path = Impairments::default())
     }
 
-    /// A host has moved: what comes from its new address is its own, and what is for it goes there.
-    pub fn moved(&self, host: &str, to: SocketAddr) {
-        let door = self.shared.doors.iter().find(|door| door.name == host).expect("the lab has such a host");
-        *door.host.lock().unwrap() = to;
-    }
-
     pub fn tally(&self) -> Tally {
         self.shared.counters.read()
     }
@@ -241,7 +234,7 @@ fn attend(shared: &Shared, to: usize) {
     let mut buffer = vec![0; 65_536];
     while !shared.stop.load(Ordering::Relaxed) {
         let Ok((length, source)) = shared.doors[to].socket.recv_from(&mut buffer) else { continue };
-        match shared.doors.iter().position(|door| *door.host.lock().unwrap() == source) {
+        match shared.doors.iter().position(|door| door.host == source) {
             Some(from) => line.judge(shared, from, to, &mut buffer[..length]),
             None => count(&shared.counters.strangers),
         }
@@ -310,8 +303,7 @@ impl Line {
 impl Shared {
     /// A full socket or a host that is gone loses it, as a wire would.
     fn send(&self, from: usize, to: usize, bytes: &[u8]) {
-        let host = *self.doors[to].host.lock().unwrap();
-        if self.doors[from].socket.send_to(bytes, host).is_ok() {
+        if self.doors[from].socket.send_to(bytes, self.doors[to].host).is_ok() {
             count(&self.counters.forwarded);
         }
     }
