@@ -101,16 +101,21 @@ const PROHIBITED_V6: &str = "EACCES";
 fn rows() -> [Row; 8] {
     use Callee::{NoSuchService, NotExported, Port};
     let ok = ["ok"; 8];
-    let denied = [REFUSED, REFUSED, REFUSED, PROHIBITED, PROHIBITED_V6, PROHIBITED, "silence", "silence"];
-    let closed = |echo| [REFUSED, REFUSED, REFUSED, REFUSED, REFUSED, REFUSED, echo, echo];
+    let tcp_refused = |udp: [&'static str; 3], echo: [&'static str; 2]| {
+        [REFUSED, REFUSED, REFUSED, udp[0], udp[1], udp[2], echo[0], echo[1]]
+    };
+    let prohibited = [PROHIBITED, PROHIBITED_V6];
+    let denied = tcp_refused([PROHIBITED, PROHIBITED_V6, PROHIBITED], prohibited);
+    let closed = tcp_refused([REFUSED; 3], ["ok"; 2]);
+    let nowhere = tcp_refused([REFUSED; 3], prohibited);
     [
         Row("allowed, both families listen", "web", Port(8080), ok),
         Row("allowed, IPv4 alone listens", "web", Port(8081), ok),
         Row("allowed, IPv6 alone listens", "web", Port(8082), ok),
-        Row("allowed, nothing listens", "web", Port(8083), closed("ok")),
-        Row("no such port", "web", Port(9999), closed("ok")),
+        Row("allowed, nothing listens", "web", Port(8083), closed),
+        Row("no such port", "web", Port(9999), closed),
         Row("denied", "other", Port(8080), denied),
-        Row("no such service", "web", NoSuchService, closed("silence")),
+        Row("no such service", "web", NoSuchService, nowhere),
         Row("another tenant's, not exported", "web", NotExported, denied),
     ]
 }
