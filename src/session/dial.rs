@@ -126,9 +126,11 @@ fn candidates<'a>(
     if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
 }
 
-/// The endpoint is there and says that it takes no new sessions: for the time being, and by itself.
+/// The endpoint is there and says that it takes no new sessions: for the time being, and by itself. The limits of the edge,
+/// the caller and its tenant were asked before any endpoint was, so one that is reached at an endpoint is its service's
+/// there.
 fn has_declined(reason: Reason) -> bool {
-    matches!(reason, Reason::EndpointUnhealthy | Reason::Draining)
+    matches!(reason, Reason::EndpointUnhealthy | Reason::Draining | Reason::Sessions | Reason::OpenRate)
 }
 
 /// The failure is of one endpoint or its host, so another may do better.

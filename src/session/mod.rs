@@ -6,7 +6,7 @@
 //! 4. [`pump`]: bytes go both ways between two [`sides`], under the [`limits`] of the edge.
 //! 5. [`live`]: while it is open, a session is in a table from which a new policy may cut it; when it ends, on
 //!    whichever path, its guard writes the one record.
-//! 5. [`endpoints`], by [`health`] and by [`report`]s of other hosts, are known to take sessions or not, and [`balance`]
+//! 6. [`endpoints`], by [`health`] and by [`report`]s of other hosts, are known to take sessions or not, and [`balance`]
 //!    chooses among them.
 
 pub mod balance;

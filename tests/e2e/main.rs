@@ -18,6 +18,7 @@ mod drain;
 mod exec;
 mod failover;
 mod flows;
+mod full;
 mod health;
 mod http;
 mod http3;
