@@ -92,12 +92,7 @@ pub fn request(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet
 }
 
 /// What is asked for: a session to the first port that the caller may call, if there is one.
-fn asked(
-    context: &Context,
-    policy: &Policy,
-    interface: &Interface,
-    packet: &Packet<'_>,
-) -> Result<Request, Reason> {
+fn asked(context: &Context, policy: &Policy, interface: &Interface, packet: &Packet<'_>) -> Result<Request, Reason> {
     if !policy.contains(packet.destination) {
         return Err(Reason::OutsideFabric);
     }

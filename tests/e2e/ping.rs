@@ -32,11 +32,8 @@ fn ping(from: &Place, to: SocketAddr, count: &str, size: &str) -> (usize, Vec<f6
     let to = to.ip().to_string();
     let output = from.run(&["ping", "-n", "-c", count, "-i", "0.05", "-W", "1", "-s", size, &to]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    let times: Vec<f64> = said
-        .split(" time=")
-        .skip(1)
-        .filter_map(|rest| rest.split(' ').next()?.parse().ok())
-        .collect();
+    let times: Vec<f64> =
+        said.split(" time=").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect();
     (times.len(), times, said)
 }
 

@@ -76,8 +76,7 @@ async fn dial(shared: &Shared, host: &HostName, address: SocketAddr) -> Result<L
     let connection = time::timeout(HANDSHAKE_MAX, connected)
         .await
         .map_err(|_| format!("the handshake took longer than {} s", HANDSHAKE_MAX.as_secs()))??;
-    let runtime = shared.runtime.clone();
-    Link::new(connection, Dialled::ByUs, shared.identity.fabric(), runtime).map_err(|why| why.to_string())
+    Link::new(connection, Dialled::ByUs, shared).map_err(|why| why.to_string())
 }
 
 /// Waits until the other host has accepted this host's certificate: in TLS 1.3 the dialling side is done before that

@@ -28,6 +28,7 @@ mod incoming;
 mod leaf;
 mod link;
 mod liveness;
+mod moves;
 pub mod pki;
 mod report;
 mod serve;

@@ -5,10 +5,12 @@ use crate::{
     demand::Demand,
     leaf::{Leaf, LeafError},
     report::Pace,
+    shared::Shared,
+    socket::{Followed, Socket},
     suite::PeerIdentity,
 };
 use quinn::{Connection, ConnectionError};
-use ripstop_config::{FabricName, HostName};
+use ripstop_config::HostName;
 use std::{
     sync::{
         Arc,
@@ -38,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) host: HostName,
     pub(crate) dialled: Dialled,
     pub(crate) cipher: &'static str,
+    /// Follows the host if we dialled it; if it dialled us, QUIC does.
+    pub(crate) followed: Option<Followed>,
     /// Where what outlives its stream is spawned.
     pub(crate) runtime: Handle,
     established: Instant,
@@ -61,21 +65,17 @@ pub(crate) struct Link {
 
 impl Link {
     /// Takes the peer's name from its certificate, which the handshake has verified.
-    pub(crate) fn new(
-        connection: Connection,
-        dialled: Dialled,
-        fabric: &FabricName,
-        runtime: Handle,
-    ) -> Result<Self, LeafError> {
+    pub(crate) fn new(connection: Connection, dialled: Dialled, shared: &Shared) -> Result<Self, LeafError> {
         let identity = connection.peer_identity().and_then(|any| any.downcast::<PeerIdentity>().ok());
         let identity = identity.ok_or(LeafError::Malformed)?;
         let leaf = identity.chain.first().ok_or(LeafError::Malformed)?;
         Ok(Self {
-            host: Leaf::of_fabric(leaf, fabric)?.host,
+            host: Leaf::of_fabric(leaf, shared.identity.fabric())?.host,
             cipher: identity.suite,
+            followed: (dialled == Dialled::ByUs).then(|| Socket::follow(&shared.socket, connection.remote_address())),
             connection,
             dialled,
-            runtime,
+            runtime: shared.runtime.clone(),
             established: Instant::now(),
             retired: AtomicBool::new(false),
             silent: AtomicBool::new(false),

@@ -14,15 +14,21 @@ use tokio::time;
 /// Silence after which a host gets no new sessions: four probes of [`crate::settings::KEEP_ALIVE`] and a round trip. With
 /// [`LOOK`] and a slow moment it stays within the 3 s that are promised.
 pub(crate) const SILENT: Duration = Duration::from_millis(2_400);
-/// How often to look.
-pub(crate) const LOOK: Duration = Duration::from_millis(100);
+/// How often to look. A host that has moved is followed when this notices that it is heard.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// Notices when the other end falls silent, and when it is heard again, until the connection ends.
 pub(crate) async fn watch(shared: Arc<Shared>, link: Arc<Link>) {
     let mut ear = Ear::new(Instant::now(), heard(&link.connection));
     loop {
         time::sleep(LOOK).await;
-        let silent = ear.is_silent(Instant::now(), heard(&link.connection));
+        let now = heard(&link.connection);
+        if let Some(followed) = link.followed.as_ref().filter(|_| ear.hears(now))
+            && let Some(at) = followed.heard()
+        {
+            tracing::info!(host = %link.host, %at, "it has another address");
+        }
+        let silent = ear.is_silent(Instant::now(), now);
         if silent != link.is_silent() {
             match silent {
                 true => tracing::info!(host = %link.host, "not heard for {SILENT:?}"),
@@ -53,6 +59,11 @@ struct Ear {
 impl Ear {
     fn new(now: Instant, heard: u64) -> Self {
         Self { heard, last: now, looked: now }
+    }
+
+    /// Whether the other end was heard since the last look.
+    fn hears(&self, heard: u64) -> bool {
+        heard != self.heard
     }
 
     fn is_silent(&mut self, now: Instant, heard: u64) -> bool {

@@ -75,8 +75,7 @@ async fn authenticated(shared: &Shared, connecting: Connecting) -> Result<Link, 
         Ok(connected) => connected.map_err(|error| describe(&error))?,
         Err(_) => return Err("it took too long".into()),
     };
-    let runtime = shared.runtime.clone();
-    Link::new(connection, Dialled::ByPeer, shared.identity.fabric(), runtime).map_err(|why| why.to_string())
+    Link::new(connection, Dialled::ByPeer, shared).map_err(|why| why.to_string())
 }
 
 /// Takes in an authenticated connection and serves it until it ends, or closes it at once.

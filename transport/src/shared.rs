@@ -1,8 +1,8 @@
 //! What the tasks of one transport share.
 
 use crate::{
-    identity::Identity, incoming::IncomingStream, report::Waiting, settings::Settings, sparing::Sparing,
-    status::Counters, table::Table,
+    identity::Identity, incoming::IncomingStream, report::Waiting, settings::Settings, socket::Socket,
+    sparing::Sparing, status::Counters, table::Table,
 };
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,8 @@ pub(crate) const HANDSHAKES_MAX: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) endpoint: quinn::Endpoint,
+    /// The endpoint's.
+    pub(crate) socket: Arc<Socket>,
     pub(crate) identity: Identity,
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         endpoint: quinn::Endpoint,
+        socket: Arc<Socket>,
         identity: Identity,
         settings: Settings,
         incoming: mpsc::Sender<IncomingStream>,
@@ -45,6 +48,7 @@ impl Shared {
     ) -> Self {
         Self {
             endpoint,
+            socket,
             identity,
             settings,
             counters: Counters::default(),

@@ -1,17 +1,43 @@
-//! The one UDP socket.
+//! The one UDP socket, and what is done to packets below QUIC.
+//!
+//! 1. What arrives from a host at a new address is handed on as if it came from the old one, and what is sent to the old one
+//!    goes to the new one ([`crate::moves`]).
+//! 2. quinn answers from the address that a packet came to. When this host has lost that address, the kernel would refuse to
+//!    send from it, so it is left to the kernel to choose.
 
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::moves::{ID_LENGTH, Moves};
+use quinn::{
+    AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller,
+    udp::{RecvMeta, Transmit},
+};
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use std::{
-    io,
+    collections::HashMap,
+    fmt, io,
+    io::IoSliceMut,
     net::{IpAddr, SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 /// Receive and send buffers of the socket: what arrives at 10 Gbit/s in three milliseconds.
 const BUFFER: usize = 4 << 20;
+/// How long it is believed that an address is still this host's.
+const OWN_FOR: Duration = Duration::from_millis(250);
+/// Own addresses that are remembered; a host has a few.
+const OWN_MAX: usize = 64;
+/// The bit of a packet's first byte that is set in long headers (RFC 9000 section 17.2).
+const LONG_HEADER: u8 = 0x80;
 
 /// Binds the socket. `[::]` takes both families, whatever the system's default (RFC 3493 section 5.3).
-pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
@@ -22,4 +48,162 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// The socket under the QUIC endpoint.
+pub(crate) struct Socket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    /// Tells connection IDs of this host from others.
+    ids: HashedConnectionIdGenerator,
+    moves: Mutex<Moves>,
+    /// Some host has moved, so that destinations are to be looked at.
+    moved: AtomicBool,
+    own: Mutex<HashMap<IpAddr, (bool, Instant)>>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl Socket {
+    /// Binds the socket; `id_key` is that of the connection IDs that this host issues.
+    pub(crate) fn bind(address: SocketAddr, id_key: u64) -> io::Result<Arc<Self>> {
+        let inner = TokioRuntime.wrap_udp_socket(bind(address)?)?;
+        Ok(Arc::new(Self {
+            inner,
+            ids: HashedConnectionIdGenerator::from_key(id_key),
+            moves: Mutex::default(),
+            moved: AtomicBool::new(false),
+            own: Mutex::default(),
+        }))
+    }
+
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the host that was dialled at an address, until the guard is dropped.
+    pub(crate) fn follow(socket: &Arc<Self>, address: SocketAddr) -> Followed {
+        socket.moves().enter(address, Instant::now());
+        Followed { socket: Arc::clone(socket), address }
+    }
+
+    fn destination(&self, address: SocketAddr) -> SocketAddr {
+        if !self.moved.load(Ordering::Relaxed) {
+            return address;
+        }
+        let mut moves = self.moves();
+        let destination = moves.destination(address, Instant::now());
+        self.moved.store(moves.any(), Ordering::Relaxed);
+        destination
+    }
+
+    /// Whether an address is this host's; on doubt it is. The kernel is asked by binding to it, and not for each packet.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((is, asked)) = own.get(&address)
+            && now.saturating_duration_since(*asked) < OWN_FOR
+        {
+            return *is;
+        }
+        let is = UdpSocket::bind((address, 0))
+            .map_or_else(|error| error.kind() != io::ErrorKind::AddrNotAvailable, |_| true);
+        if own.len() >= OWN_MAX {
+            own.clear();
+        }
+        own.insert(address, (is, now));
+        is
+    }
+
+    /// The connection ID that a packet names, if it has a short header and the ID is one of ours.
+    fn id(&self, packet: &[u8]) -> Option<ConnectionId> {
+        let (first, rest) = packet.split_first()?;
+        if first & LONG_HEADER != 0 {
+            return None;
+        }
+        let id = ConnectionId::new(rest.get(..ID_LENGTH)?);
+        self.ids.validate(&id).ok().map(|()| id)
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.inner).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.inner.try_send(&Transmit {
+            destination: self.destination(transmit.destination),
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip.filter(|address| self.is_own(*address)),
+        })
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        let mut moves = self.moves();
+        if !moves.is_empty() {
+            let now = Instant::now();
+            for (meta, buffer) in meta.iter_mut().zip(bufs.iter()).take(count) {
+                // All packets of one buffer are from one address, so its first speaks for them.
+                let id = self.id(&buffer[..meta.len.min(buffer.len())]);
+                meta.addr = moves.arrived(meta.addr, id, now);
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+}
+
+/// A host that was dialled, followed when its address changes.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    socket: Arc<Socket>,
+    address: SocketAddr,
+}
+
+impl Followed {
+    /// The connection has just heard the host. Says where it is from here on, if that changes.
+    pub(crate) fn heard(&self) -> Option<SocketAddr> {
+        let mut moves = self.socket.moves();
+        let moved = moves.heard(self.address, Instant::now());
+        self.socket.moved.store(moves.any(), Ordering::Relaxed);
+        moved
+    }
+
+    /// Where the host is.
+    pub(crate) fn at(&self) -> SocketAddr {
+        self.socket.destination(self.address)
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.socket.moves().leave(self.address);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::{
     code,
     link::{Dialled, Link, describe, newcomer_wins},
+    socket::Followed,
     status::{PeerState, PeerStatus},
 };
 use ripstop_config::HostName;
@@ -313,7 +314,9 @@ impl Peer {
     fn status(&self, host: &HostName) -> PeerStatus {
         let live = self.live();
         let path = live.map(|link| link.connection.stats().path).unwrap_or_default();
-        let remote = live.map(|link| link.connection.remote_address());
+        let at =
+            |link: &Arc<Link>| link.followed.as_ref().map_or_else(|| link.connection.remote_address(), Followed::at);
+        let remote = live.map(at);
         let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         PeerStatus {
             host: host.clone(),

@@ -10,7 +10,7 @@ use crate::{
     session::{self, OpenError, Opened},
     settings::Settings,
     shared::Shared,
-    socket,
+    socket::Socket,
     status::{Counts, PeerStatus},
     tls::TlsError,
     verdict::Accepted,
@@ -62,16 +62,18 @@ impl Transport {
     pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming, Reports), BindError> {
         let address = settings.listen;
         let server = settings.server(&identity)?;
-        let socket = socket::bind(address);
-        let endpoint = socket.and_then(|socket| {
-            Endpoint::new(settings.endpoint(&identity), Some(server), socket, Arc::new(TokioRuntime))
+        let socket = Socket::bind(address, identity.endpoint_keys().connection_ids);
+        let bound = socket.and_then(|socket| {
+            let (config, under) = (settings.endpoint(&identity), Arc::clone(&socket) as _);
+            let runtime = Arc::new(TokioRuntime);
+            Endpoint::new_with_abstract_socket(config, Some(server), under, runtime).map(|endpoint| (endpoint, socket))
         });
-        let endpoint = endpoint.map_err(|source| match source.kind() {
+        let (endpoint, socket) = bound.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse(address),
             _ => BindError::Socket { address, source },
         })?;
         let (queue, incoming) = mpsc::channel(INCOMING_QUEUE);
-        let shared = Arc::new(Shared::new(endpoint, identity, settings, queue, Handle::current()));
+        let shared = Arc::new(Shared::new(endpoint, socket, identity, settings, queue, Handle::current()));
         shared.runtime.spawn(serve::accept(Arc::clone(&shared)));
         let reports = Reports(Arc::clone(&shared.reports));
         Ok((Self(Arc::new(Owner(shared))), Incoming(incoming), reports))

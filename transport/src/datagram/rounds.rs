@@ -169,7 +169,7 @@ mod tests {
         ) {
             let mut rounds = Rounds::new(LIMITS);
             let mut model: HashMap<Key, VecDeque<Bytes>> = HashMap::new();
-            let mut check = |rounds: &mut Rounds, model: &mut HashMap<Key, VecDeque<Bytes>>| {
+            let check = |rounds: &mut Rounds, model: &mut HashMap<Key, VecDeque<Bytes>>| {
                 let popped = rounds.pop();
                 let expected = popped.as_ref().and_then(|(key, _)| model.get_mut(key)?.pop_front());
                 prop_assert_eq!(popped.map(|(_, data)| data), expected);

@@ -97,3 +97,47 @@ async fn sessions_outlive_an_outage_in_which_no_new_ones_are_opened() {
     within(2, "the echo", session.recv.read_exact(&mut echoed)).await.unwrap();
     assert_eq!(&echoed, b"end");
 }
+
+#[tokio::test]
+async fn sessions_survive_a_change_of_the_dialled_hosts_address() {
+    let fabric = Fabric::new("shop.example");
+    let (mut alpha, mut beta) = (fabric.host("alpha"), fabric.host("beta"));
+    alpha.serve_echo();
+    beta.serve_echo();
+    let path = Relay::start(beta.address, None);
+    alpha.transport.set_peers([(beta.name().clone(), path.address)].into());
+    alpha.up(&beta).await;
+    beta.up(&alpha).await;
+    let header = header();
+    let mut idle = beta.transport.open(alpha.name(), &header).await.unwrap();
+    let mut bulk = alpha.transport.open(beta.name(), &header).await.unwrap();
+    let sent: Vec<u8> = (0..MOVED).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect();
+    let mut received = vec![0; MOVED];
+    let (early, late) = received.split_at_mut(MOVED / 2);
+    let writing = bulk.send.write_all(&sent);
+    let reading = async {
+        bulk.recv.read_exact(early).await.unwrap();
+        let at = path.move_dialled("127.0.0.2").await;
+        let moved = Instant::now();
+        bulk.recv.read_exact(late).await.unwrap();
+        (at, moved.elapsed())
+    };
+    let (written, (at, took)) = within(30, "the transfer", async { tokio::join!(writing, reading) }).await;
+    written.unwrap();
+    println!("the second half took {took:?} with the move in it");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(received == sent, "what came back differs");
+    assert_eq!(alpha.transport.peers()[0].address, Some(at), "the dialling host follows");
+
+    // While nothing is sent but probes.
+    let at = path.move_dialled("127.0.0.3").await;
+    let moved = Instant::now();
+    eventually("the move of a silent path", Duration::from_secs(2), || alpha.transport.peers()[0].address == Some(at))
+        .await;
+    println!("followed after {:?}", moved.elapsed());
+    let mut pong = [0; 4];
+    idle.send.write_all(b"ping").await.unwrap();
+    within(2, "the reply", idle.recv.read_exact(&mut pong)).await.unwrap();
+    within(2, "a new session", alpha.transport.open(beta.name(), &header)).await.unwrap();
+    assert_eq!((alpha.transport.counts().connections, beta.transport.counts().connections), (1, 1));
+}
