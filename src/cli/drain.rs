@@ -22,7 +22,7 @@ pub(super) fn run(drain: &args::Drain, output: &Output) -> anyhow::Result<Exit> 
     let mut standings = client.drain(drain.service.as_deref(), drain.undo)?;
     let mut exit = Exit::Ok;
     if let Some(most) = drain.wait {
-        standings = wait(client, standings, most.map(|span| span.duration()))?;
+        standings = wait(client, standings, most.map(ripstop_config::Span::duration))?;
         if open(&standings) > 0 {
             exit = Exit::Failed;
         }

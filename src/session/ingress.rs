@@ -153,7 +153,7 @@ async fn admit(
     let permit = request.authorise(policy, &context.host).map_err(denied)?;
     session.permitted(policy, &permit);
     let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
-    let admission = context.admit(policy, &permit, request, service).map_err(|refusal| limited(context, refusal))?;
+    let admission = context.admit(policy, &permit, request, service).map_err(|refusal| limited(context, &refusal))?;
     session.admitted(&admission);
     *session.live().endpoint_host.borrow_mut() = Some(context.host.clone());
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
@@ -179,7 +179,7 @@ fn unready(context: &Context, reason: Reason) -> Unreached {
 }
 
 /// A limit of this host is reached.
-fn limited(context: &Context, refusal: limits::Refusal) -> Unreached {
+fn limited(context: &Context, refusal: &limits::Refusal) -> Unreached {
     Unreached { reason: refusal.reason, detail: format!("{}: {}", context.host, refusal.detail) }
 }
 

@@ -87,11 +87,13 @@ fn an_endpoint_that_answers_badly_is_passed_over() {
     let _beta = lab.workload_on("beta", "api").serve(8080, beta.handler());
     let _gamma = lab.workload_on("gamma", "api").serve(8080, gamma.handler());
     let (web, to) = (lab.workload("web"), to(&lab));
+    // Before the server was there, beta may have been told to be unhealthy: that report is to be over.
+    within(SOON, "checks to be answered", || beta.asked.lock().unwrap().len() > 3);
     ["beta", "gamma"].iter().for_each(|host| wait_state(&lab, "alpha", host, "ready"));
     beta.status.store(503, Ordering::Relaxed);
+    within(SOON, "beta to hear of it", || lab.agent("beta").log().contains("HTTP status 503"));
     wait_state(&lab, "alpha", "beta", "unhealthy");
     assert_eq!(calls(&web, to, 20).get("gamma"), Some(&20), "though beta still accepts");
-    assert!(lab.agent("beta").log().contains("HTTP status 503"), "{}", lab.agent("beta").log());
     beta.status.store(301, Ordering::Relaxed);
     wait_state(&lab, "alpha", "beta", "ready");
     within(SOON, "beta to be used again", || calls(&web, to, 5).contains_key("beta"));
@@ -151,7 +153,7 @@ fn checks_follow_the_policy() {
     lab.edit_graph(|text| text.replace(", health: { tcp: 100ms }", ""));
     wait_state(&lab, "alpha", "beta", "ready");
     lab.edit_graph(|text| text.replace("port: 8080/tcp", "port: 8080/tcp, health: { tcp: 100ms, port: 9090 }"));
-    let _other = lab.workload_on("beta", "api").serve(9090, |stream| drop(stream));
+    let _other = lab.workload_on("beta", "api").serve(9090, drop);
     wait_state(&lab, "alpha", "gamma", "unhealthy");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(state(&lab, "alpha", "beta"), "ready", "another port answers for it");

@@ -86,14 +86,14 @@ impl Moves {
     /// header and the ID is one of ours.
     pub(crate) fn arrived(&mut self, from: SocketAddr, id: Option<ConnectionId>, now: Instant) -> SocketAddr {
         let Some(id) = id else { return from };
-        if let Some(home) = self.homes.get_mut(&from) {
-            if !self.by_id.contains_key(&id) {
-                if home.ids.len() >= IDS_MAX {
-                    home.ids.pop_front().and_then(|oldest| self.by_id.remove(&oldest));
-                }
-                home.ids.push_back(id);
-                self.by_id.insert(id, from);
+        if let Some(home) = self.homes.get_mut(&from)
+            && !self.by_id.contains_key(&id)
+        {
+            if home.ids.len() >= IDS_MAX {
+                home.ids.pop_front().and_then(|oldest| self.by_id.remove(&oldest));
             }
+            home.ids.push_back(id);
+            self.by_id.insert(id, from);
         }
         let Some(address) = self.by_id.get(&id) else { return from };
         let Some(home) = self.homes.get_mut(address) else { return from };

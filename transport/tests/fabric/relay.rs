@@ -90,20 +90,20 @@ impl Relay {
     /// From here on what it forwards from the dialling host comes from another address and port.
     pub(crate) async fn move_dialler(&self, address: &str) {
         let change = Change::MoveDialler(SocketAddr::new(address.parse().unwrap(), 0));
-        self.changes.send(change).await.ok().expect("the relay runs");
+        self.changes.send(change).await.expect("the relay runs");
     }
 
     /// From here on the dialled host is at another address, and no longer at the one that was dialled.
     pub(crate) async fn move_dialled(&self, address: &str) -> SocketAddr {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let change = Change::MoveDialled(SocketAddr::new(address.parse().unwrap(), 0), tell);
-        self.changes.send(change).await.ok().expect("the relay runs");
+        self.changes.send(change).await.expect("the relay runs");
         told.recv_timeout(Duration::from_secs(1)).unwrap()
     }
 
     /// While dark, what is sent is lost.
     pub(crate) async fn dark(&self, dark: bool) {
-        self.changes.send(Change::Dark(dark)).await.ok().expect("the relay runs");
+        self.changes.send(Change::Dark(dark)).await.expect("the relay runs");
     }
 }
 
