@@ -6,8 +6,8 @@
 //! takes all it can get is only ever ahead by one piece.
 //!
 //! 1. [`FairBucket::pass`] serves at once, if nobody is to be served before and the bucket has enough.
-//! 2. [`FairBucket::take`] else waits in the queue. Only its first sleeps until the bucket has enough; when it is served, or
-//!    gives up, it wakes the one after it.
+//! 2. [`FairBucket::take`] else waits in the queue. Only its first sleeps until the bucket has enough; whatever makes another
+//!    the first wakes it.
 
 use super::bucket::{Bucket, Kind, Start};
 use ripstop_config::ByteRate;
@@ -131,7 +131,12 @@ impl FairBucket {
             return true;
         }
         let tag = state.start_of(place);
-        state.is_first(place.flow, tag) && state.serve(self.kind, place, tag, bytes).is_ok()
+        if !state.is_first(place.flow, tag) || state.serve(self.kind, place, tag, bytes).is_err() {
+            return false;
+        }
+        // Its flow may have been the first: whose turn it is now does not know that yet.
+        state.wake_first();
+        true
     }
 
     /// Waits until so many bytes may pass; true if it had to wait.

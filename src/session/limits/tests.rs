@@ -140,6 +140,27 @@ fn who_asks_for_little_does_not_wait_behind_who_takes_all() {
 }
 
 #[test]
+fn one_that_is_served_at_once_leaves_nobody_of_another_flow_asleep() {
+    let (rogue, other) = run(async {
+        let bucket = bucket(Kind::Shared, 1_250_000);
+        let (rogue, _one) = greedy(&bucket, 1, 64 * 1024);
+        let (other, _two) = greedy(&bucket, 2, 64 * 1024);
+        bucket.join(1);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_micros(3_700)).await;
+            // Each time a session that used nothing yet.
+            bucket.pass(Place { flow: 1, finish: &Cell::new(0) }, 8 * 1024);
+        }
+        (rogue.get() as f64, other.get() as f64)
+    });
+    assert!(
+        (0.98..1.02).contains(&(other / (0.5 * 20.0 * 1_250_000.0))),
+        "the other flow got {other}, the rogue {rogue}"
+    );
+}
+
+#[test]
 fn a_flood_of_datagrams_leaves_streams_their_share() {
     let (stream, flood) = run(async {
         let bucket = bucket(Kind::Shared, 1_250_000);
