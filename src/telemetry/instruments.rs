@@ -20,6 +20,7 @@ const SESSIONS_OPEN: &str = "ripstop_sessions_open";
 const SESSION_BYTES: &str = "ripstop_session_bytes_total";
 const THROTTLED: &str = "ripstop_session_throttled_bytes_total";
 const THROTTLE: &str = "ripstop_session_throttle_seconds";
+const BURST: &str = "ripstop_session_burst_bytes";
 const CONNECT: &str = "ripstop_session_connect_seconds";
 const DURATION: &str = "ripstop_session_duration_seconds";
 const DROPPED: &str = "ripstop_packets_dropped_total";
@@ -61,6 +62,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
 
 const GAUGES: &[(&str, Unit, &str)] = &[
     (SESSIONS_OPEN, Unit::Count, "Sessions that are open"),
+    (BURST, Unit::Bytes, "What the tightest rate limit of the newest session lets pass at once; 0 without a limit"),
     (POLICY_OK, Unit::Count, "1 when the last load of the graph succeeded, 0 when an older policy is kept"),
     (POLICY_TIME, Unit::Seconds, "When the policy in force was loaded"),
     (POLICY_DIGEST, Unit::Count, "The first 48 bits of the digest of the policy in force; equal on hosts that agree"),
@@ -152,6 +154,7 @@ pub struct EdgeInstruments {
     throttled_up: Counter,
     throttled_down: Counter,
     throttle: Histogram,
+    burst: Gauge,
     connect: Histogram,
     duration: Histogram,
 }
@@ -169,6 +172,7 @@ impl EdgeInstruments {
             throttled_up: counter!(THROTTLED, direction("up")),
             throttled_down: counter!(THROTTLED, direction("down")),
             throttle: histogram!(THROTTLE, labels.clone()),
+            burst: gauge!(BURST, labels.clone()),
             connect: histogram!(CONNECT, labels.clone()),
             duration: histogram!(DURATION, labels.clone()),
             labels,
@@ -205,6 +209,11 @@ impl EdgeInstruments {
     /// Payload bytes from the service had to wait for a rate limit, or were dropped for one.
     pub fn throttled_down(&self, bytes: u64) {
         self.throttled_down.increment(bytes);
+    }
+
+    /// A session's rate limits, or its tightest, let so much pass at once after a pause; 0 without one.
+    pub fn burst(&self, bytes: u64) {
+        self.burst.set(bytes as f64);
     }
 
     /// A session was held back by a rate limit for so long.

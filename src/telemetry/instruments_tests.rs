@@ -23,6 +23,7 @@ fn use_everything() {
         edge.bytes_up(10);
         edge.bytes_down(20);
         edge.throttled(Duration::from_millis(3));
+        edge.burst(65_536);
         edge.connected(Duration::from_millis(2));
         verdict(Some(&caller), Some(&service), side, None);
         for reason in Reason::ALL {

@@ -91,6 +91,13 @@ impl Admission {
     /// From here on, what is held back is counted in the metrics of an edge too.
     pub fn count_in(&self, instruments: Option<Rc<EdgeInstruments>>) {
         *self.0.instruments.borrow_mut() = instruments;
+        self.tell_burst();
+    }
+
+    fn tell_burst(&self) {
+        if let Some(instruments) = &*self.0.instruments.borrow() {
+            instruments.burst(self.burst_bytes().unwrap_or(0));
+        }
     }
 
     /// What holds a stream to the byte rates, one way.
@@ -144,6 +151,7 @@ impl Admission {
             }
         }
         self.0.tighten();
+        self.tell_burst();
     }
 }
 
