@@ -12,6 +12,8 @@
 mod bed;
 #[path = "fabric/conditions.rs"]
 mod conditions;
+#[path = "fabric/fairness.rs"]
+mod fairness;
 #[allow(dead_code, unused_imports, reason = "the end-to-end tests use all of it")]
 #[path = "../tests/e2e/lab/mod.rs"]
 mod lab;
@@ -23,6 +25,9 @@ mod memory;
 mod rounds;
 #[path = "fabric/serve.rs"]
 mod serve;
+#[allow(dead_code, reason = "the end-to-end tests use all of it")]
+#[path = "../tests/e2e/small.rs"]
+mod small;
 #[path = "fabric/table.rs"]
 mod table;
 
@@ -36,7 +41,7 @@ use std::{
 };
 
 /// The longest that everything may take: three times what three rounds take on two slow cores.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// What to measure, and for how long.
 #[derive(Debug, Parser)]
@@ -51,6 +56,9 @@ struct Options {
     /// Seconds that one figure of one round takes.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
     seconds: u32,
+    /// Only the small sessions beside one that takes all it can get.
+    #[arg(long)]
+    fairness: bool,
     /// What `cargo bench` says to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -94,13 +102,18 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     let conditions = conditions::read();
     let mut table = table::Table::default();
     let bed = bed::Bed::build()?;
-    let memory = memory::idle_sessions(&bed);
+    let memory = (!options.fairness).then(|| memory::idle_sessions(&bed));
     bed.restart()?;
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
-        rounds::round(&bed, options.seconds, &mut table);
+        if !options.fairness {
+            rounds::round(&bed, options.seconds, &mut table);
+        }
+        fairness::round(&bed, options.seconds, &mut table);
     }
-    memory::add_rows(memory, bed.resident(), &mut table);
+    if let Some(memory) = memory {
+        memory::add_rows(memory, bed.resident(), &mut table);
+    }
     println!("{conditions}, {} x {} s, medians\n", options.rounds, options.seconds);
     println!("{table}");
     match table.failures() {

@@ -32,6 +32,8 @@ tenants:
   bench:
     workloads:
       caller: { on: [alpha], run: { netns: caller } }
+      rogue: { on: [alpha], run: { netns: rogue } }
+      held: { on: [alpha], run: { netns: held } }
       space: { on: [beta], run: { netns: space } }
       user: { on: [beta], run: { user: 64003 } }
     services:
@@ -40,6 +42,8 @@ tenants:
     allow:
       - { from: caller, to: space }
       - { from: caller, to: user }
+      - { from: rogue, to: space }
+      - { from: held, to: space, limit: { session: 500 mbit/s } }
 ";
 
 /// How a connection gets from alpha to beta.
@@ -142,6 +146,28 @@ impl Bed {
             Way::Direct => (self.lab.host_address("beta"), port).into(),
             Way::Namespace => self.lab.service("bench/space", port),
             Way::User => self.lab.service("bench/user", port),
+        }
+    }
+
+    /// Where a client is that takes all it can get: a workload of its own.
+    pub fn rogue(&self, way: Way, held: bool) -> Place {
+        match (way, held) {
+            (Way::Direct, _) => self.lab.host("alpha"),
+            (Way::Namespace | Way::User, false) => self.lab.workload("rogue"),
+            (Way::Namespace | Way::User, true) => self.lab.workload("held"),
+        }
+    }
+
+    /// Limits the link to so many Mbit/s each way, with a queue of 10 ms at its end; without a rate, takes the limit away.
+    pub fn thin(&self, rate: Option<u32>) {
+        for host in HOSTS {
+            let host = self.lab.host(host);
+            match rate {
+                Some(rate) => {
+                    host.sh(&format!("tc qdisc replace dev eth0 root tbf rate {rate}mbit burst 64k latency 10ms"))
+                }
+                None => host.sh("tc qdisc del dev eth0 root 2>/dev/null || true"),
+            };
         }
     }
 

@@ -1,6 +1,9 @@
 //! The clients: what one figure of one round is.
 
-use crate::bed::{BULK_PORT, Bed, ECHO_PORTS, Way};
+use crate::{
+    bed::{BULK_PORT, Bed, ECHO_PORTS, Way},
+    lab::Place,
+};
 use anyhow::{Context, bail, ensure};
 use std::{
     io::{self, Read, Write},
@@ -30,6 +33,19 @@ pub struct Bulk {
 
 /// Bulk transfer by iperf3 in `streams` connections, towards the caller if `reverse`.
 pub fn bulk(bed: &Bed, way: Way, streams: u32, reverse: bool, seconds: u32) -> anyhow::Result<Bulk> {
+    bulk_from(bed, &bed.client(way), way, streams, reverse, seconds, &[])
+}
+
+/// The same from another place, with more of iperf3's options.
+pub fn bulk_from(
+    bed: &Bed,
+    from: &Place,
+    way: Way,
+    streams: u32,
+    reverse: bool,
+    seconds: u32,
+    options: &[&str],
+) -> anyhow::Result<Bulk> {
     let to = bed.target(way, BULK_PORT);
     let words = [to.ip().to_string(), to.port().to_string(), streams.to_string(), seconds.to_string()];
     let [ip, port, streams, seconds] = words.each_ref().map(String::as_str);
@@ -38,8 +54,9 @@ pub fn bulk(bed: &Bed, way: Way, streams: u32, reverse: bool, seconds: u32) -> a
     if reverse {
         line.push("-R");
     }
+    line.extend(options);
     let before = bed.agents_cpu();
-    let output = bed.client(way).run(&line);
+    let output = from.run(&line);
     let cpu = bed.agents_cpu() - before;
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).context("iperf3 did not end in time")?;
     if let Some(error) = said["error"].as_str() {

@@ -110,7 +110,7 @@ fn failed(table: &mut Table, what: &str, way: Way, error: &Error) {
 }
 
 /// Waits until no session is left over.
-fn settle(bed: &Bed) {
+pub fn settle(bed: &Bed) {
     let start = Instant::now();
     while bed.sessions() != [0, 0] && start.elapsed() < QUIET {
         thread::sleep(Duration::from_millis(20));

@@ -13,6 +13,7 @@ pub enum Unit {
     MiB,
     KiB,
     Number,
+    Ratio,
 }
 
 impl Unit {
@@ -26,6 +27,7 @@ impl Unit {
             Self::MiB => (", MiB", 1),
             Self::KiB => (", KiB", 1),
             Self::Number => ("", 0),
+            Self::Ratio => ("", 3),
         }
     }
 }
