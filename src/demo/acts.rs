@@ -96,7 +96,11 @@ fn allowed(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
 
 fn chained(stage: &mut Stage<'_>) -> anyhow::Result<Vec<Line>> {
     stage.alpha.skip();
-    let page = stage.get_api("/orders")?;
+    let page =
+        stage.get_api("/orders").map_err(|error| match Records::last_on(&[Host::Beta, Host::Gamma], "api", "db") {
+            Some(record) => error.context(format!("the record of api → db says {}", record.reason)),
+            None => error,
+        })?;
     ensure!(page.body.contains("db on beta is ready"), "the answer is: {}", page.body);
     let record = stage.record_of_api()?;
     Ok(vec![answered("/orders", &page, &record)])

@@ -83,6 +83,14 @@ impl Records {
         }
     }
 
+    /// The last record of a call seen from the caller's side that one of these hosts has written.
+    pub(super) fn last_on(hosts: &[Host], caller: &str, service: &str) -> Option<Record> {
+        let (caller, service) = (format!("shop/{caller}"), format!("shop/{service}"));
+        let is_it =
+            |one: &Record| one.side == "caller" && one.caller == caller && one.service.as_ref() == Some(&service);
+        hosts.iter().flat_map(|host| Self::of(*host).next_lines()).filter(is_it).last()
+    }
+
     /// The records of whole lines that came since; a line still being written stays for the next time.
     fn next_lines(&mut self) -> Vec<Record> {
         let mut text = String::new();

@@ -89,7 +89,8 @@ async fn try_all<T>(
     Err(last)
 }
 
-/// The endpoints that may take a session: all but those of which it is known that they take none.
+/// The endpoints that may take a session: those that said so of themselves or are not heard from; where there are none,
+/// those that said no, as what another host said is a moment old and it will answer for itself.
 ///
 /// # Errors
 /// Why none does.
@@ -102,6 +103,7 @@ fn candidates<'a>(
     let own_zone = zone(&context.host);
     let mut why = Reason::NoEndpoint;
     let mut candidates = Vec::with_capacity(service.hosts.len());
+    let mut unready = Vec::new();
     for host in &service.hosts {
         let own = *host == context.host;
         let up = own || context.transport.is_up(host);
@@ -111,18 +113,20 @@ fn candidates<'a>(
             // What a host said before it fell silent is worth nothing.
             (false, false) => Ok(()),
         };
-        if let Err(reason) = ready {
-            why = reason;
-            continue;
-        }
-        candidates.push(Candidate {
+        let candidate = Candidate {
             host,
             near: own_zone.is_some() && zone(host) == own_zone,
             weight: service.balance.weights.get(host).copied().unwrap_or(1),
             up,
             sessions: own.then(|| context.endpoints.sessions(&service.id)),
-        });
+        };
+        match ready {
+            Ok(()) => candidates.push(candidate),
+            Err(reason) if own => why = reason,
+            Err(_) => unready.push(candidate),
+        }
     }
+    let candidates = if candidates.is_empty() { unready } else { candidates };
     if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
 }
 
