@@ -231,6 +231,12 @@ impl Identity {
     pub fn host(fabric: FabricName, host: HostName) -> Self {
         Self { fabric, subject: Subject::Host(host) }
     }
+
+    /// The identity of a workload.
+    #[must_use]
+    pub fn workload(fabric: FabricName, workload: WorkloadId) -> Self {
+        Self { fabric, subject: Subject::Workload(workload) }
+    }
 }
 
 impl fmt::Display for Identity {

@@ -116,7 +116,7 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, pl
         Place::Netns(_) => None,
     };
     let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, user };
+    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: tun.has_v6(), user };
     let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
     if taken.is_err() {
         detach(kernel, planned).await?;

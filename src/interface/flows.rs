@@ -1,6 +1,6 @@
 //! The flows of one interface.
 
-use super::udp::UdpFlows;
+use super::{lately::Lately, udp::UdpFlows};
 use crate::{
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
@@ -63,6 +63,8 @@ pub struct Owner {
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
     pub v6: Ipv6Addr,
+    /// Whether its interface has that one: not where IPv6 is switched off.
+    pub has_v6: bool,
     /// The user it is on this host, when it is one.
     pub user: Option<u32>,
 }
@@ -72,6 +74,7 @@ pub struct Interface {
     workload: WorkloadId,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
+    has_v6: bool,
     user: Option<u32>,
     port: TunPort,
     drops: DropCounters,
@@ -82,6 +85,7 @@ pub struct Interface {
     pub(super) halves: RefCell<Halves>,
     takers: Cell<u64>,
     ports: Cell<u16>,
+    lately: Lately,
     denials: DenialLimit,
     echoes: EchoLimit,
     held: Cell<usize>,
@@ -104,12 +108,13 @@ impl Interface {
     /// An interface with nothing going on.
     #[must_use]
     pub fn new(context: &Rc<Context>, owner: Owner, port: TunPort) -> Rc<Self> {
-        let Owner { workload, v4, v6, user } = owner;
+        let Owner { workload, v4, v6, has_v6, user } = owner;
         Rc::new(Self {
             drops: DropCounters::new(&workload),
             workload,
             v4,
             v6,
+            has_v6,
             user,
             port,
             flows: RefCell::default(),
@@ -118,6 +123,7 @@ impl Interface {
             takers: Cell::new(0),
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
+            lately: Lately::default(),
             denials: DenialLimit::default(),
             echoes: EchoLimit::default(),
             held: Cell::new(0),
@@ -147,6 +153,12 @@ impl Interface {
             IpAddr::V4(address) => address == self.v4,
             IpAddr::V6(address) => address == self.v6,
         }
+    }
+
+    /// Whether it has an IPv6 address.
+    #[must_use]
+    pub fn has_v6(&self) -> bool {
+        self.has_v6
     }
 
     /// The way to the workload.
@@ -225,23 +237,25 @@ impl Interface {
         &self.echoes
     }
 
-    /// Opens a connection to the workload at `target` from `source`, at the next free port.
+    /// Opens a connection to the workload at `target` from `source`: from that port unless it is 0 or was used lately, else
+    /// from the next free one.
     ///
     /// # Errors
     /// `AgentFull` when the table is full, no port is free, or there is no memory.
     pub fn connect(
         self: &Rc<Self>,
-        source: IpAddr,
+        source: SocketAddr,
         target: SocketAddr,
         seed: u64,
     ) -> Result<(Rc<Endpoint>, FlowGuard), Reason> {
         if !self.has_room() {
             return Err(Reason::AgentFull);
         }
-        let key = (0..PORTS_TRIED)
-            .map(|_| FlowKey { workload: target, fabric: SocketAddr::new(source, self.next_port()) })
-            .find(|key| !self.flows.borrow().contains_key(key))
-            .ok_or(Reason::AgentFull)?;
+        let key = |port| FlowKey { workload: target, fabric: SocketAddr::new(source.ip(), port) };
+        let own = (source.port() != 0).then(|| key(source.port())).filter(|key| self.lately.take(*key));
+        let others = (0..PORTS_TRIED).map(|_| key(self.next_port())).filter(|key| !self.lately.has(key));
+        let free = |key: &FlowKey| !self.flows.borrow().contains_key(key);
+        let key = own.into_iter().chain(others).find(free).ok_or(Reason::AgentFull)?;
         let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed)?;
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
@@ -328,6 +342,7 @@ impl Drop for FlowGuard {
         let mut flows = self.interface.flows.borrow_mut();
         if flows.get(&self.key).is_some_and(|place| place.taker == self.taker) {
             flows.remove(&self.key);
+            self.interface.lately.ended(&self.key);
         }
     }
 }

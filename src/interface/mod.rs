@@ -8,6 +8,7 @@
 
 mod dispatch;
 mod flows;
+mod lately;
 mod resolver;
 mod udp;
 

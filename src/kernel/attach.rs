@@ -132,11 +132,12 @@ fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
         guard::install(plan)?;
     }
     let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
-    netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
-    Ok(tun)
+    let has_v6 = netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
+    Ok(tun.with_v6(has_v6))
 }
 
-async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
+/// Gives the device its addresses and routes; `false` where it can have no IPv6.
+async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<bool, Error> {
     let v6 = has_ipv6();
     let known = move |to: &IpNet| v6 || matches!(to, IpNet::V4(_));
     let routed = || fabric(&plan.ranges).chain(everything().filter(|_| plan.isolated)).filter(known);
@@ -161,7 +162,7 @@ async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Res
         let source = source_for(plan, to);
         route::add_route(handle, Route { to, table, via: Via::Interface { index, source } }).await?;
     }
-    Ok(())
+    Ok(has_v6)
 }
 
 /// Adds the IPv6 address; `false` where this namespace has IPv6 switched off.

@@ -6,19 +6,25 @@
 //! could send through another's interface, with its address, and an isolated workload through any device of its
 //! namespace. nf_tables sees a packet after its device is settled, and refuses there:
 //!
-//! - through a user's interface, what is not that user's;
+//! - through a user's interface, what is not that user's; root may answer there for a server that listens as root and
+//!   serves as the user, but opens nothing;
+//! - within the host, what has a user's address and is not that user's or the agent's, and what a user sends from another
+//!   address of the fabric: an endpoint may take its caller's address for its name;
 //! - from a user, what goes to the fabric by another device; if it is isolated, whatever goes by another device;
 //! - from an isolated namespace, whatever goes by another device.
 //!
-//! Loopback is never guarded. Each interface has a table of its own, which stands when the agent dies.
+//! Otherwise loopback is not guarded. Each interface has a table of its own, which stands when the agent dies.
 
 use super::{AttachPlan, Error, Place, attach::fabric, nft, nft::Step};
-use std::io;
+use ipnet::IpNet;
+use std::{io, net::IpAddr};
 
 /// What the names of our tables begin with; the interface's name follows.
 const PREFIX: &str = "ripstop-";
 /// The loopback interface, which cannot be renamed away from its namespace.
 const LOOPBACK: &str = "lo";
+/// The agent, and whatever else may do anything on the host anyway.
+const ROOT: u32 = 0;
 
 /// Whether a plan's interface needs a guard.
 pub(super) fn is_needed(plan: &AttachPlan) -> bool {
@@ -57,13 +63,31 @@ fn table_of(link: &str) -> String {
 fn rules(plan: &AttachPlan) -> Vec<Vec<Step<'_>>> {
     let elsewhere = [Step::Link { name: &plan.link, is: false }, Step::Link { name: LOOPBACK, is: false }];
     let Place::User { uid } = plan.place else { return vec![[&elsewhere[..], &[Step::Refuse]].concat()] };
-    let not_its_own = vec![Step::Link { name: &plan.link, is: true }, Step::User { uid, is: false }, Step::Refuse];
+    let foreign = [Step::User { uid, is: false }, Step::User { uid: ROOT, is: false }, Step::Refuse];
+    let through = Step::Link { name: &plan.link, is: true };
+    let by_root = [through, Step::User { uid: ROOT, is: true }];
+    let mut rules = vec![
+        [&[through], &foreign[..]].concat(),
+        [&by_root[..], &[Step::Tcp { is: false }, Step::Refuse]].concat(),
+        [&by_root[..], &[Step::Tcp { is: true }, Step::Opens, Step::Refuse]].concat(),
+    ];
+    let within = Step::Link { name: LOOPBACK, is: true };
+    for own in [IpNet::from(IpAddr::from(plan.v4)), IpAddr::from(plan.v6).into()] {
+        rules.push([&[within, Step::From { range: own, is: true }], &foreign[..]].concat());
+        for range in fabric(&plan.ranges) {
+            let other = [Step::From { range, is: true }, Step::From { range: own, is: false }, Step::Refuse];
+            if matches!((range, own), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))) {
+                rules.push([&[within, Step::User { uid, is: true }], &other[..]].concat());
+            }
+        }
+    }
     let leaves = [&[Step::User { uid, is: true }], &elsewhere[..]].concat();
     if plan.isolated {
-        return vec![not_its_own, [&leaves[..], &[Step::Refuse]].concat()];
+        rules.push([&leaves[..], &[Step::Refuse]].concat());
+    } else {
+        rules.extend(fabric(&plan.ranges).map(|range| [&leaves[..], &[Step::To(range), Step::Refuse]].concat()));
     }
-    let to_the_fabric = fabric(&plan.ranges).map(|range| [&leaves[..], &[Step::To(range), Step::Refuse]].concat());
-    [not_its_own].into_iter().chain(to_the_fabric).collect()
+    rules
 }
 
 fn remove_where(which: impl Fn(&str) -> bool) -> Result<usize, Error> {

@@ -41,6 +41,12 @@ pub(super) enum Step<'a> {
     User { uid: u32, is: bool },
     /// It goes to this range.
     To(IpNet),
+    /// It comes from this range (or, with `is` false, from elsewhere in the same family).
+    From { range: IpNet, is: bool },
+    /// It is TCP's (or, with `is` false, not).
+    Tcp { is: bool },
+    /// It is a TCP segment that acknowledges nothing, as only the first of a connection does.
+    Opens,
     /// It is refused, as administratively prohibited.
     Refuse,
 }
@@ -189,22 +195,45 @@ fn expressions(step: &Step<'_>) -> Vec<DefaultNla> {
             vec![meta(7), compare(is, &padded)] // NFT_META_OIFNAME
         }
         Step::User { uid, is } => vec![meta(10), compare(is, &uid.to_ne_bytes())], // NFT_META_SKUID
-        Step::To(range) => destination(range),
+        Step::To(range) => address(range, Address::Destination, true),
+        Step::From { range, is } => address(range, Address::Source, is),
+        Step::Tcp { is } => vec![meta(16), compare(is, &[6])], // NFT_META_L4PROTO
+        Step::Opens => {
+            // One byte of the transport header, where TCP has its flags; of them the acknowledgement's.
+            let load = expression("payload", &[number(1, 1), number(2, 2), number(3, 13), number(4, 1)]);
+            vec![load, masked(&[0x10]), compare(true, &[0])]
+        }
         // NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_ADMIN_PROHIBITED
         Step::Refuse => vec![expression("reject", &[number(1, 2), DefaultNla::new(2, vec![3])])],
     }
 }
 
-fn destination(range: IpNet) -> Vec<DefaultNla> {
-    // NFPROTO_IPV4 or NFPROTO_IPV6, and where the destination is in that header.
-    let (protocol, offset) = if matches!(range, IpNet::V4(_)) { (2, 16) } else { (10, 24) };
+/// One of a packet's addresses.
+#[derive(Clone, Copy)]
+enum Address {
+    Source,
+    Destination,
+}
+
+fn address(range: IpNet, which: Address, is: bool) -> Vec<DefaultNla> {
+    // NFPROTO_IPV4 or NFPROTO_IPV6, and where the address is in that header.
+    let (protocol, offset) = match (range, which) {
+        (IpNet::V4(_), Address::Source) => (2, 12),
+        (IpNet::V4(_), Address::Destination) => (2, 16),
+        (IpNet::V6(_), Address::Source) => (10, 8),
+        (IpNet::V6(_), Address::Destination) => (10, 24),
+    };
     let (network, mask) = (octets(range.network()), octets(range.netmask()));
     let length = network.len() as u32;
     let load = expression("payload", &[number(1, 1), number(2, 1), number(3, offset), number(4, length)]);
-    let keep = nested(4, &[DefaultNla::new(1, mask)]);
-    let flip = nested(5, &[DefaultNla::new(1, vec![0; network.len()])]);
-    let masked = expression("bitwise", &[number(1, 1), number(2, 1), number(3, length), keep, flip]);
-    vec![meta(15), compare(true, &[protocol]), load, masked, compare(true, &network)] // NFT_META_NFPROTO
+    vec![meta(15), compare(true, &[protocol]), load, masked(&mask), compare(is, &network)] // NFT_META_NFPROTO
+}
+
+/// Keeps the bits of the register that the mask has.
+fn masked(mask: &[u8]) -> DefaultNla {
+    let keep = nested(4, &[DefaultNla::new(1, mask.to_vec())]);
+    let flip = nested(5, &[DefaultNla::new(1, vec![0; mask.len()])]);
+    expression("bitwise", &[number(1, 1), number(2, 1), number(3, mask.len() as u32), keep, flip])
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -26,6 +26,15 @@ pub enum Owner {
     Listening(u32),
 }
 
+/// A socket that receives datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receiver {
+    /// The user on whose behalf a program holds it.
+    pub uid: u32,
+    /// It is bound to no address of its own: its answers leave with the one that the kernel chooses.
+    pub anywhere: bool,
+}
+
 /// A way to ask the kernel for the owner of a socket (sock_diag(7)), some microseconds each.
 pub struct SocketOwners(Socket);
 
@@ -57,22 +66,32 @@ impl SocketOwners {
             return Ok(Some(Owner::Listening(found.uid)));
         }
         // Older kernels know no owner before accept(2): the listener has one.
-        let nobody: IpAddr = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let listener = self.ask(IPPROTO_TCP, remote, SocketAddr::new(nobody, 0))?;
-        Ok(listener.filter(|listener| listener.inode != 0).map(|listener| Owner::Listening(listener.uid)))
+        self.of_listener(remote).map(|listener| listener.map(Owner::Listening))
     }
 
-    /// The user whose socket would receive a UDP datagram from `local` to `remote`, both on this host; `None` when nobody
-    /// listens there.
+    /// The user whose socket listens for TCP at an address of this host, for callers from anywhere; `None` when nobody
+    /// does, or only on one device.
     ///
     /// # Errors
     /// When the kernel does not answer as it should.
-    pub fn of_receiver(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    pub fn of_listener(&self, at: SocketAddr) -> io::Result<Option<u32>> {
+        self.drain();
+        let nobody: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        let listener = self.ask(IPPROTO_TCP, at, SocketAddr::new(nobody, 0))?;
+        Ok(listener.filter(|listener| listener.inode != 0).map(|listener| listener.uid))
+    }
+
+    /// Whose socket would receive a UDP datagram from `local` to `remote`, both on this host; `None` when nobody listens
+    /// there.
+    ///
+    /// # Errors
+    /// When the kernel does not answer as it should.
+    pub fn of_receiver(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Receiver>> {
         self.drain();
         // For UDP the kernel looks for who would receive from "source" to "destination" (net/ipv4/udp_diag.c).
         let Some(found) = self.ask(IPPROTO_UDP, local, remote)? else { return Ok(None) };
         if found.port == remote.port() {
-            return Ok(Some(found.uid));
+            return Ok(Some(Receiver { uid: found.uid, anywhere: found.address.is_unspecified() }));
         }
         Err(io::Error::other("the kernel named another socket than was asked for"))
     }
@@ -116,7 +135,8 @@ impl SocketOwners {
 struct Found {
     uid: u32,
     inode: u32,
-    /// Its own port.
+    /// Its own address and port.
+    address: IpAddr,
     port: u16,
 }
 
@@ -125,7 +145,8 @@ fn read(answer: &[u8]) -> io::Result<Option<Found>> {
     match message.payload {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
             let header = response.header;
-            Ok(Some(Found { uid: header.uid, inode: header.inode, port: header.socket_id.source_port }))
+            let SocketId { source_address: address, source_port: port, .. } = header.socket_id;
+            Ok(Some(Found { uid: header.uid, inode: header.inode, address, port }))
         }
         NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(error) => Err(error.to_io()),
@@ -146,6 +167,7 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            assert_eq!(owners.of_listener(remote).unwrap(), Some(own));
             assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Listening(own)));
             let accepted = listener.accept().unwrap();
             assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Accepted(own)));
@@ -165,7 +187,8 @@ mod tests {
                 to.set_port(receiver.local_addr().unwrap().port());
                 sender.connect(to).unwrap();
                 let from = sender.local_addr().unwrap();
-                assert_eq!(owners.of_receiver(from, to).unwrap(), Some(own), "{bound}");
+                let found = Receiver { uid: own, anywhere: bound == any };
+                assert_eq!(owners.of_receiver(from, to).unwrap(), Some(found), "{bound}");
                 drop(receiver);
                 assert_eq!(owners.of_receiver(from, to).unwrap(), None, "{bound}");
             }

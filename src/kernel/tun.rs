@@ -29,6 +29,7 @@ mod request {
 pub struct Tun {
     file: File,
     name: String,
+    has_v6: bool,
 }
 
 impl Tun {
@@ -43,13 +44,23 @@ impl Tun {
         let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
         set_offloads(&file)?;
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { file, name: name.to_owned() })
+        Ok(Self { file, name: name.to_owned(), has_v6: false })
     }
 
     /// The interface's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the interface was given an IPv6 address: not where IPv6 is switched off.
+    #[must_use]
+    pub fn has_v6(&self) -> bool {
+        self.has_v6
+    }
+
+    pub(super) fn with_v6(self, has_v6: bool) -> Self {
+        Self { has_v6, ..self }
     }
 
     /// Reads one packet that the workload sent, [`VNET_HEADER`] first; give it 65 535 + [`VNET_HEADER`] bytes.

@@ -6,6 +6,7 @@ use super::{
     health::Checks,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
+    reach::Families,
 };
 use crate::{
     interface::Interface,
@@ -74,6 +75,8 @@ pub struct Context {
     pub endpoints: Endpoints,
     /// The health checks of this host's endpoints.
     pub checks: Checks,
+    /// Which endpoints of this host listen on one family only.
+    pub families: Families,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
     /// Counts for other threads.
@@ -111,6 +114,7 @@ impl Context {
             balancer: Balancer::default(),
             endpoints: Endpoints::default(),
             checks: Checks::default(),
+            families: Families::default(),
             owners,
             stats,
             held: Cell::new(0),

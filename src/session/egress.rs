@@ -12,7 +12,7 @@ use super::{
     dial::{Refused, dial},
     limits::Admission,
     live::{Live, Request, SESSIONS_MAX, Serving, Session},
-    reach::{Unreached, reach},
+    reach::{Caller, Unreached, reach},
     sides::{QuicSink, QuicSource},
 };
 use crate::{
@@ -24,7 +24,12 @@ use crate::{
 use ripstop_config::{HostName, Port, Protocol, Reason};
 use ripstop_policy::{Policy, ServiceEntry, ServiceIx, WorkloadIx};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 /// SYNs held per workload and per agent (DESIGN section 12).
 const HELD_PER_WORKLOAD: usize = 1_024;
@@ -147,11 +152,11 @@ impl Decided {
     }
 
     /// The endpoint is on this host: nothing leaves it, and this agent is both ends, so it decides as the serving end too.
-    /// `reach` finds the way to it, for the caller that it is given.
+    /// `reach` finds the way to it, for the caller that it is given, and says where it is.
     pub(super) async fn local<T>(
         &self,
         context: &Rc<Context>,
-        reach: impl AsyncFnOnce(WorkloadIx, &Request) -> Result<T, Unreached>,
+        reach: impl AsyncFnOnce(WorkloadIx, &Request) -> Result<(T, SocketAddr), Unreached>,
     ) -> Result<T, Refused> {
         let Self { session, policy, .. } = self;
         let request = Request { side: Side::Server, ..session.live().request.clone() };
@@ -159,10 +164,9 @@ impl Decided {
         let serving_here = context.admit(policy, &permit, &request, self.service)?;
         let caller = policy.workload(&request.caller).ok_or(Reason::UnknownCaller)?;
         let serving = Serving::take(context, policy, self.service(), &request)?;
-        let at = serving.target;
         *session.live().serving.borrow_mut() = Some(serving);
         match reach(caller, &request).await {
-            Ok(reached) => {
+            Ok((reached, at)) => {
                 self.admission.join(&serving_here);
                 session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
                 Ok(reached)
@@ -231,8 +235,11 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
     let Opening { decided, flow, .. } = opening;
     decided.session.trying(host);
     if *host == context.host {
-        let reach =
-            async |caller, request: &Request| reach(context, &decided.policy, decided.service(), caller, request).await;
+        let port = flow.key().workload.port();
+        let reach = async |caller, request: &Request| {
+            let caller = Caller::Workload(caller, port);
+            reach(context, &decided.policy, decided.service(), caller, request).await
+        };
         return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
     }
     match context.transport.open(host, &decided.header(flow.key().workload.port())).await {

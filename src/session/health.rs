@@ -8,19 +8,18 @@
 
 use super::{
     context::{Context, random},
-    live::Request,
     pump::{Got, Sink, Source},
-    reach::{self, Reached},
+    reach::{self, Reached, Targets, proxy},
     sides::UserTcp,
 };
-use crate::telemetry::{Side, instruments};
+use crate::telemetry::instruments;
 use bytes::Bytes;
 use ripstop_config::{
-    Port, Protocol, Reason, ServiceId, WorkloadId,
+    Protocol, Reason, ServiceId, WorkloadId,
     graph::{self, Check, Health},
 };
 use ripstop_policy::{Policy, ServiceEntry};
-use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Bad results in a row that make an endpoint unhealthy: one may be a moment's.
@@ -31,8 +30,6 @@ const ANSWER_BYTES: usize = 1024;
 const CLOSE_BYTES: usize = 64 * 1024;
 /// How long an endpoint may take to close its side before the connection is reset.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-/// What a load balancer sends at the head of a connection of its own (PROXY protocol, version 2, command LOCAL).
-const PROXY_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// The checks that are running.
 #[derive(Default)]
@@ -56,7 +53,7 @@ struct Plan {
     service: ServiceId,
     by: WorkloadId,
     health: Health,
-    target: SocketAddr,
+    targets: Targets,
     /// What is sent first.
     request: Bytes,
 }
@@ -80,7 +77,7 @@ pub fn follow(context: &Rc<Context>) {
         policy.service(service).is_some_and(|service| policy.service_entry(service).hosts.contains(host))
     });
     let attached = served.iter().filter(|(_, attached)| *attached);
-    let plans = attached.filter_map(|(entry, _)| Plan::of(context, &policy, entry));
+    let plans = attached.filter_map(|(entry, _)| Plan::of(&policy, entry));
     let mut before = std::mem::take(&mut *context.checks.0.borrow_mut());
     let mut checks = BTreeMap::new();
     for plan in plans {
@@ -105,33 +102,25 @@ fn start(context: &Rc<Context>, plan: Plan) -> Running {
 
 impl Plan {
     /// None when the endpoint is not to be checked.
-    fn of(context: &Context, policy: &Policy, service: &ServiceEntry) -> Option<Self> {
+    fn of(policy: &Policy, service: &ServiceEntry) -> Option<Self> {
         let health = service.health.clone()?;
         let serving = service.ports.iter().find(|port| port.protocol == Protocol::Tcp);
-        let port = Port { number: health.port.or(serving.map(|port| port.number))?, protocol: Protocol::Tcp };
+        let number = health.port.or(serving.map(|port| port.number))?;
         let by = policy.workload_entry(service.by).id.clone();
-        let request = Request {
-            side: Side::Server,
-            caller: by.clone(),
-            service: Some(service.id.clone()),
-            port,
-            v6: false,
-            speaker: context.host.clone(),
-        };
-        let mut target = reach::target(policy, service, &request);
+        let mut targets = Targets::of(policy, service, number, false);
         if let Some(port) = health.port {
-            target.set_port(port);
+            targets = targets.with_port(port);
         }
         let local = service.source == graph::Source::ProxyV2 && health.port.is_none();
-        let mut request = if local { PROXY_LOCAL.to_vec() } else { Vec::new() };
+        let mut request = if local { proxy::LOCAL.to_vec() } else { Vec::new() };
         match &health.check {
             Check::Tcp => {}
             Check::Http(path) => {
                 let name = service.id.dns_name(policy.fabric());
-                request.extend(get(path, &name, target.port()).into_bytes());
+                request.extend(get(path, &name, targets.first.port()).into_bytes());
             }
         }
-        Some(Self { service: service.id.clone(), by, health, target, request: request.into() })
+        Some(Self { service: service.id.clone(), by, health, targets, request: request.into() })
     }
 }
 
@@ -162,7 +151,7 @@ async fn watch(context: Rc<Context>, plan: Plan) {
 }
 
 fn judge(context: &Context, plan: &Plan, failures: u32, result: Result<(), String>) {
-    let Plan { service, target, .. } = plan;
+    let Plan { service, targets: Targets { first: target, .. }, .. } = plan;
     match result {
         Ok(()) => {
             instruments::endpoint_healthy(service, Some(true));
@@ -192,7 +181,7 @@ async fn check(context: &Context, plan: &Plan) -> Result<(), String> {
 async fn ask(context: &Context, plan: &Plan) -> Result<(), String> {
     let policy = context.policy();
     let service = policy.service(&plan.service).ok_or_else(|| Reason::NoService.describe().to_owned())?;
-    let reached = reach::probe(context, &policy, policy.service_entry(service), plan.target).await;
+    let reached = reach::probe(context, &policy, policy.service_entry(service), plan.targets).await;
     let mut connection = Connection(Some(reached.map_err(|unreached| unreached.reason.describe().to_owned())?));
     let Some(reached) = &connection.0 else { return Ok(()) };
     let result = match reached {

@@ -9,7 +9,7 @@ use super::{
     echo,
     limits::{self, Admission},
     live::{Request, SESSIONS_MAX, Serving, Session},
-    reach::{Reached, Unreached, reach},
+    reach::{Caller, Reached, Unreached, reach},
     sides::{QuicSink, QuicSource},
     udp,
 };
@@ -159,13 +159,16 @@ async fn admit(
     let caller = policy.workload(&request.caller).ok_or_else(|| denied(Reason::UnknownCaller))?;
     let entry = policy.service_entry(service);
     let serving = Serving::take(context, policy, entry, request).map_err(|reason| unready(context, reason))?;
-    let at = serving.target;
     *session.live().serving.borrow_mut() = Some(serving);
-    let found = match request.port.protocol {
-        Protocol::Tcp => Found::Tcp(reach(context, policy, entry, caller, request).await?),
+    let caller = Caller::Workload(caller, incoming.header.source_port);
+    let (found, at) = match request.port.protocol {
+        Protocol::Tcp => {
+            let (reached, at) = reach(context, policy, entry, caller, request).await?;
+            (Found::Tcp(reached), at)
+        }
         Protocol::Udp => {
-            let port = incoming.header.source_port;
-            Found::Udp(udp::reach(context, policy, entry, caller, request, port).await?)
+            let (reached, at) = udp::reach(context, policy, entry, caller, request).await?;
+            (Found::Udp(reached), at)
         }
     };
     let endpoint = format!("{} {at}", context.host);

@@ -6,6 +6,7 @@ use super::{
     endpoints::Counted,
     limits::Admission,
     pump::{Meter, Way},
+    reach::Targets,
 };
 use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
@@ -13,7 +14,7 @@ use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -58,6 +59,12 @@ impl Request {
             ripstop_policy::Verdict::Deny(reason) => Err(reason),
         }
     }
+
+    /// Where the endpoint of the service listens, at its host.
+    #[must_use]
+    pub fn targets(&self, policy: &Policy, service: &ServiceEntry) -> Targets {
+        Targets::of(policy, service, self.port.number, self.v6)
+    }
 }
 
 /// The endpoint of a session, as the policy gave it when the session was opened.
@@ -66,7 +73,7 @@ pub struct Serving {
     /// The workload that serves.
     pub workload: WorkloadId,
     /// Where it listens.
-    pub target: SocketAddr,
+    pub targets: Targets,
     _counted: Counted,
 }
 
@@ -78,7 +85,7 @@ impl Serving {
     pub fn take(context: &Context, policy: &Policy, service: &ServiceEntry, request: &Request) -> Result<Self, Reason> {
         let counted = context.endpoints.take(&service.id)?;
         let workload = policy.workload_entry(service.by).id.clone();
-        Ok(Self { workload, target: super::reach::target(policy, service, request), _counted: counted })
+        Ok(Self { workload, targets: request.targets(policy, service), _counted: counted })
     }
 }
 
@@ -138,7 +145,7 @@ impl Live {
         let serving = self.serving.borrow();
         let Some(serving) = &*serving else { return Ok(permit) };
         let same = policy.workload_entry(entry.by).id == serving.workload
-            && super::reach::target(policy, entry, &self.request) == serving.target;
+            && self.request.targets(policy, entry) == serving.targets;
         if same { Ok(permit) } else { Err(Reason::NotServedHere) }
     }
 

@@ -37,6 +37,7 @@ mod reload;
 mod scale;
 mod servers;
 mod small;
+mod source;
 mod tcp;
 mod telemetry;
 mod udp;

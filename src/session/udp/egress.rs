@@ -1,7 +1,7 @@
 //! UDP sessions that a workload of this host opens.
 
 use super::{
-    Caller, Kept, Peer, Reached, local, reach,
+    Caller, Kept, Peer, Reached, local,
     relay::{Inlet, answer},
     to_peer,
 };
@@ -15,6 +15,7 @@ use crate::{
         egress::{Decided, decide, room},
         live::Request,
         pump::Way,
+        reach,
     },
 };
 use ripstop_config::{HostName, Port, Protocol, Reason};
@@ -109,8 +110,10 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
     let port = caller.flow.key().workload.port();
     decided.session.trying(host);
     if *host == context.host {
-        let reach =
-            async |by, request: &Request| reach(context, &decided.policy, decided.service(), by, request, port).await;
+        let reach = async |workload, request: &Request| {
+            let caller = reach::Caller::Workload(workload, port);
+            super::reach(context, &decided.policy, decided.service(), caller, request).await
+        };
         return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
     }
     let opened = context.transport.open(host, &decided.header(port)).await;

@@ -1,20 +1,16 @@
 //! The way to an endpoint that is a user of this host: a connected socket, whose other end is looked at.
 
-use super::relay::Lost;
+use super::{holder::Holder, relay::Lost};
 use crate::session::context::Context;
 use ripstop_config::Reason;
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
-    time::{Duration, Instant},
 };
 use tokio::net::UdpSocket;
 
-/// How long it is taken for granted who holds the endpoint's port. A datagram has no connection that would end with its
-/// listener, so the kernel is asked again, which takes some microseconds.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Datagrams taken in one turn, so that one busy endpoint does not keep the others waiting.
 const BATCH: usize = 32;
 /// The largest datagram of either family.
@@ -27,64 +23,50 @@ thread_local! {
 
 /// A socket to the endpoint.
 pub(super) struct Listener {
-    context: Rc<Context>,
     socket: UdpSocket,
-    local: SocketAddr,
-    target: SocketAddr,
-    user: Option<u32>,
-    looked: Cell<Instant>,
+    holder: Holder,
 }
 
 impl Listener {
-    /// A socket to `target`, where a program of `user` must listen.
+    /// A socket to `target`, where a program of `user` must listen; from the caller's own address where `from` is that,
+    /// and its port where nobody has it.
     ///
     /// # Errors
     /// `EndpointRefused` when nobody listens, `WrongListener` when somebody else does, `AgentFull` when there is no socket
     /// to be had; each with more for people.
     pub(super) async fn connect(
         context: &Rc<Context>,
+        from: Option<SocketAddr>,
         target: SocketAddr,
         user: Option<u32>,
     ) -> Result<Rc<Self>, (Reason, String)> {
-        let unspecified: SocketAddr =
-            if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let from = from.unwrap_or(SocketAddr::new(any, 0));
         let connecting = async {
-            let socket = UdpSocket::bind(unspecified).await?;
+            let socket = match UdpSocket::bind(from).await {
+                Err(_) if from.port() != 0 => UdpSocket::bind((from.ip(), 0)).await?,
+                bound => bound?,
+            };
             socket.connect(target).await?;
+            // Until the runtime has seen that it may be written to, a first datagram would be dropped as too many.
+            socket.writable().await?;
             let local = socket.local_addr()?;
             Ok::<_, io::Error>((socket, local))
         };
         let (socket, local) = connecting.await.map_err(|error| (reason_of(&error), format!(", {error}")))?;
-        let context = Rc::clone(context);
-        let listener = Self { context, socket, local, target, user, looked: Cell::new(Instant::now()) };
-        listener.look()?;
-        Ok(Rc::new(listener))
+        let holder = Holder::of(context, local, target, user)?;
+        Ok(Rc::new(Self { socket, holder }))
     }
 
-    /// Asks the kernel who would receive. Root is nobody's workload: a datagram is not accepted by another program later,
-    /// as a connection may be. Not knowing is a no.
-    fn look(&self) -> Result<(), (Reason, String)> {
-        let wanted = self.user.map_or("nobody known".into(), |user| format!("uid {user}"));
-        match self.context.owners.of_receiver(self.local, self.target) {
-            Ok(Some(owner)) if Some(owner) == self.user => Ok(()),
-            Ok(Some(owner)) => Err((Reason::WrongListener, format!(", held by uid {owner} in place of {wanted}"))),
-            Ok(None) => Err((Reason::EndpointRefused, String::new())),
-            Err(error) => Err((Reason::WrongListener, format!(", whose holder the kernel does not tell: {error}"))),
-        }
-    }
-
-    fn look_again(&self) -> Result<(), Lost> {
-        let now = Instant::now();
-        if now.duration_since(self.looked.get()) < LOOK_AGAIN {
-            return Ok(());
-        }
-        self.looked.set(now);
-        self.look().map_err(|(reason, _)| Lost::Ended(reason))
+    /// It is bound to no address: what it answers to an address of the host's own leaves from that very address, as the
+    /// kernel chooses it, and not from the endpoint's.
+    pub(super) fn is_anywhere(&self) -> bool {
+        self.holder.is_anywhere()
     }
 
     /// Sends a datagram to the endpoint.
     pub(super) fn send(&self, data: &[u8]) -> Result<(), Lost> {
-        self.look_again()?;
+        self.holder.look_again()?;
         match self.socket.try_send(data) {
             Ok(_) => Ok(()),
             Err(error) => Err(lost(&error)),
@@ -97,7 +79,7 @@ impl Listener {
             if let Err(error) = self.socket.readable().await {
                 return reason_of(&error);
             }
-            if let Err(Lost::Ended(reason)) = self.look_again() {
+            if let Err(Lost::Ended(reason)) = self.holder.look_again() {
                 return reason;
             }
             if let Some(reason) = self.receive_some(&each) {

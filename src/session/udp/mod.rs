@@ -7,6 +7,8 @@
 //! 3. Datagrams pass both ways without waiting ([`relay`]). The session's stream carries nothing but its end.
 
 mod egress;
+mod flow;
+mod holder;
 mod listener;
 mod reach;
 mod relay;
@@ -16,7 +18,7 @@ pub use reach::{Reached, reach};
 
 use super::{balance::Using, context::Context, limits::Admission, live::Session, pump::Way};
 use crate::interface::UdpFlow;
-use listener::Listener;
+use reach::EndpointWay;
 use relay::{Inlet, Outlet, Relay};
 use ripstop_config::Reason;
 use ripstop_transport::{
@@ -95,8 +97,8 @@ pub async fn from_peer(session: Box<Session>, kept: Kept, peer: Peer, reached: R
     let Kept { admission, idle } = kept;
     let (down, far) = peer.open(Way::Up);
     let relay = Relay::new(&session, admission, reached.outlet(), down, reached.interface());
-    let (listener, _flow) = reached.open(&relay);
-    let reason = carry(&session, &relay, Some(far), listener, Patience { idle, more: SERVER_GRACE }).await;
+    let way = reached.open(&relay);
+    let reason = carry(&session, &relay, Some(far), Some(way), Patience { idle, more: SERVER_GRACE }).await;
     session.end(reason, None);
 }
 
@@ -130,8 +132,8 @@ impl Kept {
 async fn local(session: Box<Session>, kept: Kept, caller: Caller, reached: Reached, _using: Using) {
     let patience = kept.patience();
     let relay = caller.relay(&session, kept.admission, reached.outlet());
-    let (listener, _flow) = reached.open(&relay);
-    let reason = carry(&session, &relay, None, listener, patience).await;
+    let way = reached.open(&relay);
+    let reason = carry(&session, &relay, None, Some(way), patience).await;
     session.end(reason, None);
 }
 
@@ -152,7 +154,7 @@ async fn carry(
     session: &Session,
     relay: &Rc<Relay>,
     mut far: Option<Far>,
-    listener: Option<Rc<Listener>>,
+    endpoint: Option<EndpointWay>,
     patience: Patience,
 ) -> Reason {
     let from_far = async {
@@ -164,9 +166,13 @@ async fn carry(
             None => pending().await,
         }
     };
-    let from_listener = async {
-        match &listener {
-            Some(listener) => listener.receive(|data| relay.pass_or_count(Way::Down, data)).await,
+    let from_endpoint = async {
+        match &endpoint {
+            Some(EndpointWay::Kernel(listener)) => listener.receive(|data| relay.pass_or_count(Way::Down, data)).await,
+            Some(EndpointWay::Interface(_)) => {
+                relay.when_settled().await;
+                pending().await
+            }
             None => pending().await,
         }
     };
@@ -174,7 +180,7 @@ async fn carry(
         reason = session.live().when_cut() => reason,
         reason = relay.when_ended() => reason,
         reason = from_far => reason,
-        reason = from_listener => reason,
+        reason = from_endpoint => reason,
         reason = relay.when_idle(patience) => reason,
         () = relay.interface_closed() => Reason::NoInterface,
     };

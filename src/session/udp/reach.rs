@@ -1,21 +1,24 @@
 //! The way to an endpoint on this host.
 
 use super::{
+    flow::EndpointFlow,
     listener::Listener,
-    relay::{Inlet, Outlet, Relay},
+    relay::{Outlet, Relay},
 };
 use crate::{
-    interface::{Interface, UdpFlow},
+    interface::Interface,
     session::{
         context::Context,
         live::Request,
-        pump::Way,
-        reach::{Unreached, source, target},
+        reach::{Caller, Targets, Unreached, Way, telling},
     },
 };
-use ripstop_config::{Reason, graph::Run};
-use ripstop_policy::{Policy, ServiceEntry, WorkloadIx};
-use std::{net::SocketAddr, rc::Rc};
+use ripstop_config::{Protocol, Reason};
+use ripstop_policy::{Policy, ServiceEntry};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 /// An endpoint that was found; dropped, nothing of it is left.
 pub struct Reached {
@@ -24,9 +27,9 @@ pub struct Reached {
 }
 
 /// How its datagrams go.
-enum EndpointWay {
+pub(super) enum EndpointWay {
     /// Through the interface of its workload.
-    Interface(UdpFlow, Rc<Inlet>),
+    Interface(Rc<EndpointFlow>),
     /// Through the host's own UDP.
     Kernel(Rc<Listener>),
 }
@@ -35,7 +38,7 @@ impl Reached {
     /// Where datagrams for the endpoint go.
     pub(super) fn outlet(&self) -> Outlet {
         match &self.way {
-            EndpointWay::Interface(flow, _) => Outlet::Flow(Rc::clone(flow.interface()), flow.key()),
+            EndpointWay::Interface(flow) => Outlet::Endpoint(Rc::downgrade(flow)),
             EndpointWay::Kernel(listener) => Outlet::Socket(Rc::clone(listener)),
         }
     }
@@ -46,44 +49,82 @@ impl Reached {
     }
 
     /// The session is open: the endpoint's datagrams go its way. What is returned is kept until its end.
-    pub(super) fn open(self, relay: &Rc<Relay>) -> (Option<Rc<Listener>>, Option<UdpFlow>) {
-        match self.way {
-            EndpointWay::Interface(flow, inlet) => {
-                inlet.open(relay);
-                (None, Some(flow))
-            }
-            EndpointWay::Kernel(listener) => (Some(listener), None),
+    pub(super) fn open(self, relay: &Rc<Relay>) -> EndpointWay {
+        if let EndpointWay::Interface(flow) = &self.way {
+            flow.inlet().open(relay);
         }
+        self.way
     }
 }
 
-/// Finds the way to the endpoint of a service on this host, for a caller that uses `port` itself.
+/// Finds the way to the endpoint of a service on this host, and says to which address it leads.
 ///
 /// # Errors
-/// [`Unreached`] when it has no interface, or somebody else listens.
+/// [`Unreached`] when it has no interface, or, as far as that can be known before it is sent anything, somebody else
+/// listens or nobody does.
 pub async fn reach(
     context: &Rc<Context>,
     policy: &Policy,
     service: &ServiceEntry,
-    caller: WorkloadIx,
+    caller: Caller,
     request: &Request,
-    port: u16,
-) -> Result<Reached, Unreached> {
-    let target = target(policy, service, request);
-    let by = policy.workload_entry(service.by);
-    let unreached = |reason, more| Unreached { reason, detail: format!("{} {target}{more}", context.host) };
-    let interface = context.interface(&by.id).ok_or_else(|| unreached(Reason::NoInterface, String::new()))?;
-    let way = match by.run {
-        Run::User(_) => {
-            let listener = Listener::connect(context, target, interface.user()).await;
-            EndpointWay::Kernel(listener.map_err(|(reason, why)| unreached(reason, why))?)
-        }
-        Run::Netns(_) => {
-            let from = SocketAddr::new(source(policy, service, caller, target.is_ipv4()), port);
-            let inlet = Inlet::new(Way::Down);
-            let flow = interface.reach_udp(from, target, Rc::clone(&inlet) as _);
-            EndpointWay::Interface(flow.map_err(|reason| unreached(reason, String::new()))?, inlet)
-        }
+) -> Result<(Reached, SocketAddr), Unreached> {
+    let targets = request.targets(policy, service);
+    let by = &policy.workload_entry(service.by).id;
+    let interface = context.interface(by).ok_or_else(|| Unreached {
+        reason: Reason::NoInterface,
+        detail: format!("{} {}", context.host, targets.first),
+    })?;
+    let targets = context.families.order(Protocol::Udp, targets.within(&interface));
+    let at = async |targets: Targets| {
+        let way = at(context, policy, service, caller, &interface, targets).await;
+        let found = way.map(|way| (Reached { way, interface: Rc::clone(&interface) }, targets.first));
+        found
+            .map_err(|(reason, more)| Unreached { reason, detail: format!("{} {}{more}", context.host, targets.first) })
     };
-    Ok(Reached { way, interface })
+    let first = match at(targets).await {
+        Ok(found) => return Ok(found),
+        Err(unreached) => unreached,
+    };
+    let Some(other) = targets.other else { return Err(first) };
+    let found = at(Targets { first: other, other: None }).await.map_err(|other| telling(first, other))?;
+    context.families.absent(Protocol::Udp, targets.first);
+    Ok(found)
+}
+
+async fn at(
+    context: &Rc<Context>,
+    policy: &Policy,
+    service: &ServiceEntry,
+    caller: Caller,
+    interface: &Rc<Interface>,
+    targets: Targets,
+) -> Result<EndpointWay, (Reason, String)> {
+    let target = targets.first;
+    let way = |v4| Way::of(context, policy, service, caller, v4);
+    match way(target.is_ipv4()) {
+        Way::Interface(_) if interface.user().is_some() && !interface.owns(target.ip()) => {
+            Err((Reason::EndpointUnreachable, ", not an address of the workload's interface".into()))
+        }
+        Way::Interface(from) => {
+            let from = |v4| match way(v4) {
+                Way::Interface(from) => from,
+                // The way is of the service and its caller, not of a family.
+                Way::Host(_) => from,
+            };
+            EndpointFlow::open(context, interface, targets, from).map(EndpointWay::Interface)
+        }
+        Way::Host(from) => {
+            let listener = Listener::connect(context, from, target, interface.user()).await?;
+            match from {
+                Some(from) if listener.is_anywhere() && from.ip() != target.ip() => {
+                    drop(listener);
+                    let service = |v4| if v4 { IpAddr::V4(service.v4) } else { IpAddr::V6(service.v6) };
+                    let from = |v4| SocketAddr::new(service(v4), from.port());
+                    EndpointFlow::open(context, interface, targets, from).map(EndpointWay::Interface)
+                }
+                Some(_) | None => Ok(EndpointWay::Kernel(listener)),
+            }
+        }
+    }
 }

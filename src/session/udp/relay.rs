@@ -3,7 +3,11 @@
 //! A datagram is handed on the moment it is there, or dropped with a counted reason; nothing waits, so that one session
 //! holds up no other. What the application sees of loss and order is what it would see of a network.
 
-use super::{Patience, listener::Listener};
+use super::{
+    Patience,
+    flow::{EndpointFlow, KEPT},
+    listener::Listener,
+};
 use crate::{
     interface::{DatagramSink, Interface},
     packet::{FlowKey, craft},
@@ -19,7 +23,7 @@ use ripstop_config::Reason;
 use ripstop_transport::{DatagramError, DatagramSender};
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -33,6 +37,8 @@ const IDLE_ANSWERED: Duration = Duration::from_secs(120);
 pub(super) enum Outlet {
     /// Into the interface of a workload, as a datagram of this flow.
     Flow(Rc<Interface>, FlowKey),
+    /// Into the interface of the workload that serves; its session keeps it, as it keeps the session.
+    Endpoint(Weak<EndpointFlow>),
     /// To the other host.
     Peer(DatagramSender),
     /// To an endpoint that is a user of this host.
@@ -53,6 +59,9 @@ impl Outlet {
             Self::Flow(interface, flow) => {
                 interface.port().send_datagram(flow.fabric, flow.workload, data);
                 Ok(())
+            }
+            Self::Endpoint(flow) => {
+                flow.upgrade().map_or(Err(Lost::Dropped(Reason::NoSession)), |flow| flow.send(data))
             }
             Self::Peer(sender) => sender.send(Bytes::copy_from_slice(data)).map_err(|error| match error {
                 DatagramError::Congested => Lost::Dropped(Reason::Congested),
@@ -157,9 +166,34 @@ impl Relay {
             (Some(instruments), Way::Down) => instruments.bytes_down(length),
             (None, Way::Up | Way::Down) => {}
         }
-        if way == Way::Down {
-            self.answered.set(true);
+        if way == Way::Down && !self.answered.replace(true) {
+            self.settle();
         }
+    }
+
+    fn settle(&self) {
+        if let Outlet::Endpoint(flow) = &self.up
+            && let Some(flow) = flow.upgrade()
+        {
+            flow.settle();
+        }
+    }
+
+    /// Nobody listens where the endpoint was looked for: it is looked for elsewhere, or the session is over.
+    fn refused(&self) {
+        let turned = match &self.up {
+            Outlet::Endpoint(flow) => flow.upgrade().is_some_and(|flow| flow.turn()),
+            Outlet::Flow(..) | Outlet::Peer(_) | Outlet::Socket(_) => false,
+        };
+        if !turned {
+            self.end(Reason::EndpointRefused);
+        }
+    }
+
+    /// Settles where the endpoint is, once its kernel has had time to say that it is not there.
+    pub(super) async fn when_settled(&self) {
+        tokio::time::sleep(KEPT).await;
+        self.settle();
     }
 
     /// The service has answered.
@@ -211,8 +245,15 @@ impl Relay {
         // The endpoint's own datagrams went nowhere when the caller's socket was closed.
         let toward_service = (reason == Reason::CallerReset && self.answered.get()).then_some(craft::Unreachable::Port);
         for (outlet, way, why) in [(&self.down, Way::Up, toward_caller), (&self.up, Way::Down, toward_service)] {
-            if let (Outlet::Flow(interface, flow), Some(why)) = (outlet, why) {
-                interface.port().send(&craft::unreachable_flow(flow, self.last[slot(way)].get(), why));
+            let Some(why) = why else { continue };
+            let last = self.last[slot(way)].get();
+            let tell = |interface: &Interface, flow: FlowKey| {
+                interface.port().send(&craft::unreachable_flow(&flow, last, why));
+            };
+            match outlet {
+                Outlet::Flow(interface, flow) => tell(interface, *flow),
+                Outlet::Endpoint(flow) => drop(flow.upgrade().map(|flow| tell(flow.interface(), flow.key()))),
+                Outlet::Peer(_) | Outlet::Socket(_) => {}
             }
         }
     }
@@ -313,10 +354,10 @@ impl DatagramSink for Inlet {
 
     fn unreachable(&self, port: bool) {
         let State::Open(relay) = &*self.state.borrow() else { return };
-        relay.end(match (self.way, port) {
-            (Way::Up, true | false) => Reason::CallerReset,
-            (Way::Down, true) => Reason::EndpointRefused,
-            (Way::Down, false) => Reason::EndpointUnreachable,
-        });
+        match (self.way, port) {
+            (Way::Up, true | false) => relay.end(Reason::CallerReset),
+            (Way::Down, true) => relay.refused(),
+            (Way::Down, false) => relay.end(Reason::EndpointUnreachable),
+        }
     }
 }

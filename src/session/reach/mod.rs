@@ -1,0 +1,282 @@
+//! The way to an endpoint on this host, for a session whose caller is allowed to have it.
+//!
+//! 1. [`target`]: where it listens; at its usual address of either family, unless the graph names one.
+//! 2. [`way`]: through its interface, or by the host's own TCP, and from which address.
+//! 3. [`listener`]: on the host, whose program took the connection.
+//! 4. [`proxy`]: what it is told of the caller first, where it asks for that.
+
+mod listener;
+pub mod proxy;
+mod target;
+mod way;
+
+pub use target::{Families, Targets};
+pub use way::Caller;
+pub(crate) use way::Way;
+
+use super::{
+    context::{Context, random},
+    live::Request,
+    pump::Sink,
+    sides::{KernelTcp, UserTcp},
+};
+use crate::{
+    interface::{FlowGuard, Interface},
+    stack::Endpoint,
+};
+use bytes::Bytes;
+use listener::{check_listener, check_owner};
+use ripstop_config::{Identity, Protocol, Reason, graph::Source};
+use ripstop_policy::{Policy, ServiceEntry};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// How long an endpoint may take to answer, so that another can be tried within the wait for a verdict (10 s).
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// How long one address is waited for before the other is tried as well: it is on this machine, where a refusal takes
+/// microseconds.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A connection to an endpoint, ready for bytes.
+pub enum Reached {
+    /// Through the interface of a workload.
+    User(Rc<Endpoint>, FlowGuard),
+    /// Through the host's own TCP.
+    Kernel(Rc<TcpStream>),
+}
+
+/// Why an endpoint could not be had.
+#[derive(Debug)]
+pub struct Unreached {
+    /// The reason.
+    pub reason: Reason,
+    /// What was tried, for people.
+    pub detail: String,
+}
+
+/// What is looked for.
+struct Search<'s> {
+    context: &'s Context,
+    policy: &'s Policy,
+    service: &'s ServiceEntry,
+    caller: Caller,
+    interface: Rc<Interface>,
+}
+
+/// Connects to the endpoint of a service on this host, and says at which address it was.
+///
+/// # Errors
+/// [`Unreached`] with what the endpoint, or its absence, answered.
+pub async fn reach(
+    context: &Context,
+    policy: &Policy,
+    service: &ServiceEntry,
+    caller: Caller,
+    request: &Request,
+) -> Result<(Reached, SocketAddr), Unreached> {
+    let targets = request.targets(policy, service);
+    let header = proxy_header(policy, service, caller, request);
+    connect(context, policy, service, caller, targets, header).await
+}
+
+/// Connects to the endpoint of a service on this host to see whether it is well, in nobody's name.
+///
+/// # Errors
+/// [`Unreached`] with what the endpoint, or its absence, answered.
+pub async fn probe(
+    context: &Context,
+    policy: &Policy,
+    service: &ServiceEntry,
+    targets: Targets,
+) -> Result<Reached, Unreached> {
+    connect(context, policy, service, Caller::Nobody, targets, None).await.map(|(reached, _)| reached)
+}
+
+/// The connection as the caller made it: from its address to the service's.
+fn proxy_header(policy: &Policy, service: &ServiceEntry, caller: Caller, request: &Request) -> Option<Bytes> {
+    let (Source::ProxyV2, Caller::Workload(caller, port)) = (service.source, caller) else { return None };
+    let caller = policy.workload_entry(caller);
+    let (from, to): (IpAddr, IpAddr) =
+        if request.v6 { (caller.v6.into(), service.v6.into()) } else { (caller.v4.into(), service.v4.into()) };
+    let (from, to) = (SocketAddr::new(from, port), SocketAddr::new(to, request.port.number));
+    let identity = Identity::workload(policy.fabric().clone(), caller.id.clone());
+    Some(proxy::header(from, to, &service.id.dns_name(policy.fabric()), &identity.to_string()).into())
+}
+
+async fn connect(
+    context: &Context,
+    policy: &Policy,
+    service: &ServiceEntry,
+    caller: Caller,
+    targets: Targets,
+    header: Option<Bytes>,
+) -> Result<(Reached, SocketAddr), Unreached> {
+    let unreached = |reason| Unreached { reason, detail: format!("{} {}", context.host, targets.first) };
+    let by = &policy.workload_entry(service.by).id;
+    let interface = context.interface(by).ok_or_else(|| unreached(Reason::NoInterface))?;
+    let search = Search { context, policy, service, caller, interface };
+    let reaching = async {
+        let (pending, at) = search.find(targets).await?;
+        if let Some(header) = header {
+            pending.write(header).await.map_err(unreached)?;
+        }
+        Ok((pending.take().ok_or_else(|| unreached(Reason::EndpointReset))?, at))
+    };
+    tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or_else(|_| Err(unreached(Reason::EndpointTimeout)))
+}
+
+impl Search<'_> {
+    /// At the likelier address or the other one.
+    async fn find(&self, targets: Targets) -> Result<(Pending, SocketAddr), Unreached> {
+        let families = &self.context.families;
+        let Targets { first, other } = families.order(Protocol::Tcp, targets.within(&self.interface));
+        let Some(other) = other else { return self.at(first).await };
+        let mut trying = pin!(self.at(first));
+        let head_start = tokio::time::timeout(HEAD_START, &mut trying).await;
+        let (found, missed) = match head_start {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(first)) => (self.at(other).await, Some(first)),
+            Err(_) => {
+                let mut trying_other = pin!(self.at(other));
+                tokio::select! {
+                    found = &mut trying => match found {
+                        Ok(found) => return Ok(found),
+                        Err(first) => (trying_other.await, Some(first)),
+                    },
+                    found = &mut trying_other => match found {
+                        Ok(found) => (Ok(found), None),
+                        Err(other) => return trying.await.map_err(|first| telling(first, other)),
+                    },
+                }
+            }
+        };
+        match (found, missed) {
+            (Ok(found), _) => {
+                families.absent(Protocol::Tcp, first);
+                Ok(found)
+            }
+            (Err(other), Some(first)) => Err(telling(first, other)),
+            (Err(other), None) => Err(other),
+        }
+    }
+
+    /// At one address.
+    async fn at(&self, target: SocketAddr) -> Result<(Pending, SocketAddr), Unreached> {
+        let Self { context, policy, service, caller, interface } = self;
+        let unreached = |reason, more: &str| Unreached { reason, detail: format!("{} {target}{more}", context.host) };
+        let plain = |reason| unreached(reason, "");
+        let (pending, from) = match Way::of(context, policy, service, *caller, target.is_ipv4()) {
+            Way::Interface(from) => {
+                if interface.user().is_some() && !interface.owns(target.ip()) {
+                    return Err(unreached(Reason::EndpointUnreachable, ", not an address of the workload's interface"));
+                }
+                // Another's answer would take another's way, and look like silence.
+                if let Some(user) = interface.user() {
+                    check_listener(context, target, user).map_err(|why| unreached(Reason::WrongListener, &why))?;
+                }
+                // Its own port is worth something to the endpoint only where it was asked for.
+                let port = if service.source == Source::Preserve { from.port() } else { 0 };
+                let from = SocketAddr::new(from.ip(), port);
+                let (endpoint, guard) = interface.connect(from, target, random()).map_err(plain)?;
+                let from = guard.key().fabric;
+                let pending = Pending(Some(Reached::User(Rc::clone(&endpoint), guard)));
+                endpoint.established().await.map_err(|broken| plain(broken.0))?;
+                (pending, from)
+            }
+            Way::Host(from) => {
+                let stream = kernel(from, target).await.map_err(|error| plain(connect_reason(&error)))?;
+                let from = stream.local_addr().map_err(|error| plain(connect_reason(&error)))?;
+                (Pending(Some(Reached::Kernel(Rc::new(stream)))), from)
+            }
+        };
+        // Whoever is in a workload's namespace is the workload.
+        if let Some(user) = interface.user() {
+            let owner = check_owner(context, from, target, Some(user)).await;
+            owner.map_err(|why| unreached(Reason::WrongListener, &format!(", {why}")))?;
+        }
+        Ok((pending, target))
+    }
+}
+
+/// What to say of an endpoint that was found at neither address: that somebody else is there; else what its kernel said
+/// first, unless this host could not even ask.
+pub(crate) fn telling(first: Unreached, other: Unreached) -> Unreached {
+    match (first.reason, other.reason) {
+        (Reason::WrongListener, _) => first,
+        (_, Reason::WrongListener) | (Reason::AgentFull | Reason::EndpointUnreachable, _) => other,
+        (_, _) => first,
+    }
+}
+
+/// A connection that is reset unless it is taken.
+struct Pending(Option<Reached>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(reached) = self.0.take() {
+            reached.abort();
+        }
+    }
+}
+
+impl Pending {
+    fn take(mut self) -> Option<Reached> {
+        self.0.take()
+    }
+
+    async fn write(&self, bytes: Bytes) -> Result<(), Reason> {
+        let mut pieces = vec![bytes];
+        let written = match &self.0 {
+            Some(Reached::User(endpoint, _)) => UserTcp::new(endpoint, Reason::EndpointReset).write(&mut pieces).await,
+            Some(Reached::Kernel(stream)) => KernelTcp::new(stream).write(&mut pieces).await,
+            None => Ok(()),
+        };
+        written.map_err(|broken| broken.0)
+    }
+}
+
+/// Connects by the host's own TCP; from a port of the caller's only where nobody has it.
+async fn kernel(from: Option<SocketAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.bind(from).or_else(|_| socket.bind(SocketAddr::new(from.ip(), 0)))?;
+    }
+    let stream = socket.connect(target).await?;
+    stream.set_nodelay(true)?;
+    // A host that defaults to a pacing congestion control would slow its own loopback down; where cubic is not to
+    // be had, the default serves.
+    let _ = socket2::SockRef::from(&stream).set_tcp_congestion(b"cubic");
+    Ok(stream)
+}
+
+fn connect_reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::EndpointRefused,
+        io::ErrorKind::TimedOut => Reason::EndpointTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Reason::EndpointUnreachable,
+        // Out of descriptors or ports: this host's own limit.
+        _ => Reason::AgentFull,
+    }
+}
+
+impl Reached {
+    /// Ends a connection that nobody will use, by a reset.
+    pub fn abort(self) {
+        match self {
+            Self::User(endpoint, _flow) => endpoint.abort(),
+            Self::Kernel(stream) => super::sides::reset_on_close(&stream),
+        }
+    }
+
+    /// The two halves of a kernel socket.
+    #[must_use]
+    pub fn kernel_halves(stream: &Rc<TcpStream>) -> (KernelTcp, KernelTcp) {
+        (KernelTcp::new(stream), KernelTcp::new(stream))
+    }
+}
