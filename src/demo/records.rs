@@ -88,7 +88,7 @@ impl Records {
         let (caller, service) = (format!("shop/{caller}"), format!("shop/{service}"));
         let is_it =
             |one: &Record| one.side == "caller" && one.caller == caller && one.service.as_ref() == Some(&service);
-        hosts.iter().flat_map(|host| Self::of(*host).next_lines()).filter(is_it).last()
+        hosts.iter().flat_map(|host| Self::of(*host).next_lines()).rfind(is_it)
     }
 
     /// The records of whole lines that came since; a line still being written stays for the next time.
