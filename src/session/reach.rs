@@ -201,6 +201,6 @@ impl Reached {
     /// The two halves of a kernel socket.
     #[must_use]
     pub fn kernel_halves(stream: &Rc<TcpStream>) -> (KernelTcp, KernelTcp) {
-        (KernelTcp::new(stream), KernelTcp::new(stream))
+        KernelTcp::halves(stream)
     }
 }

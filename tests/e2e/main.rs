@@ -39,5 +39,6 @@ mod servers;
 mod small;
 mod tcp;
 mod telemetry;
+mod truth;
 mod udp;
 mod users;
