@@ -295,6 +295,12 @@ impl Endpoint {
         matches!(self.0.borrow_mut().state(), State::Closed | State::TimeWait)
     }
 
+    /// The connection is no more, on this side at least.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.borrow_mut().state() == State::Closed
+    }
+
     /// Waits until the workload has acknowledged everything, but not for ever.
     pub async fn linger(&self) {
         let gone = poll_fn(|cx| {
