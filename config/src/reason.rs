@@ -60,6 +60,8 @@ reasons! {
     Protocol = 7, "protocol", "the peer broke the session protocol";
     /// Nothing moved for longer than the idle limit.
     Idle = 8, "idle", "idle for too long";
+    /// The calling workload's kernel no longer answers on an open session.
+    CallerTimeout = 9, "caller_timeout", "the caller stopped answering";
 
     /// No edge of the graph allows it.
     NoEdge = 20, "no_edge", "no `allow` edge in the graph permits it";

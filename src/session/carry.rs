@@ -3,13 +3,17 @@
 use super::{
     limits::Admission,
     live::Session,
-    pump::{Broken, Direction, Sink, Source, Way},
+    pump::{Break, Broken, Direction, Sink, Source, Way},
     reach::Reached,
     sides::{QuicSink, QuicSource, UserTcp},
 };
 use crate::{interface::FlowGuard, stack::Endpoint};
 use ripstop_config::Reason;
-use std::rc::Rc;
+use ripstop_transport::code::End;
+use std::{pin::pin, rc::Rc, time::Duration};
+
+/// How long the last bytes of a side that was reset may take to be handed on. A slow reader gets what it reads until then.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// The side of a session that faces away from the caller, or from the endpoint: the QUIC stream.
 pub struct Stream {
@@ -126,15 +130,8 @@ async fn carry<A: Source, B: Sink, C: Source, D: Sink>(
     mut sides: Sides<A, B, C, D>,
     drive: impl Future<Output = std::convert::Infallible>,
 ) -> Reason {
-    let direction = |way| (session.live().meter(way), session.instruments(), way, admission.shaper(way));
-    let using = session.using();
-    let (meter, instruments, way, shaper) = direction(Way::Up);
-    let up = Direction { from: &mut sides.caller.0, to: &mut sides.service.1, shaper, meter, instruments, way, using };
-    let (meter, instruments, way, shaper) = direction(Way::Down);
-    let down =
-        Direction { from: &mut sides.service.0, to: &mut sides.caller.1, shaper, meter, instruments, way, using };
     let ended = tokio::select! {
-        both = async { tokio::try_join!(up.run(), down.run()) } => both.map(drop),
+        ended = exchange(session, admission, &mut sides) => ended,
         reason = session.live().when_cut() => Err(Broken(reason)),
         never = drive => match never {},
     };
@@ -144,4 +141,71 @@ async fn carry<A: Source, B: Sink, C: Source, D: Sink>(
     sides.service.0.stop(reason);
     sides.service.1.reset(reason);
     reason
+}
+
+/// Both directions until both are done. When a side is reset, what it sent before goes on to the other one first.
+async fn exchange<A: Source, B: Sink, C: Source, D: Sink>(
+    session: &Session,
+    admission: &Admission,
+    sides: &mut Sides<A, B, C, D>,
+) -> Result<(), Broken> {
+    let Err((end, broken)) = both(session, admission, sides).await else { return Ok(()) };
+    if broken.is_reset() {
+        match end {
+            End::Caller => pass_on(&mut sides.service, broken).await,
+            End::Endpoint => pass_on(&mut sides.caller, broken).await,
+        }
+    }
+    Err(broken)
+}
+
+/// Both directions until both are done or one side is broken: which one, and all that it sent is handed on.
+async fn both<A: Source, B: Sink, C: Source, D: Sink>(
+    session: &Session,
+    admission: &Admission,
+    sides: &mut Sides<A, B, C, D>,
+) -> Result<(), (End, Broken)> {
+    let direction = |way| (session.live().meter(way), session.instruments(), way, admission.shaper(way));
+    let using = session.using();
+    let (meter, instruments, way, shaper) = direction(Way::Up);
+    let up = Direction { from: &mut sides.caller.0, to: &mut sides.service.1, shaper, meter, instruments, way, using };
+    let (meter, instruments, way, shaper) = direction(Way::Down);
+    let down =
+        Direction { from: &mut sides.service.0, to: &mut sides.caller.1, shaper, meter, instruments, way, using };
+    let (mut up, mut down) = (pin!(up.run()), pin!(down.run()));
+    tokio::select! {
+        ended = &mut up => match ended {
+            Ok(()) => down.await.map_err(|ended| broken_end(Way::Down, ended)),
+            Err(ended) => Err(rest(Way::Up, ended, down).await),
+        },
+        ended = &mut down => match ended {
+            Ok(()) => up.await.map_err(|ended| broken_end(Way::Up, ended)),
+            Err(ended) => Err(rest(Way::Down, ended, up).await),
+        },
+    }
+}
+
+/// One direction broke. If its sink did, the other direction still has what that side sent before.
+async fn rest(way: Way, ended: Break, other: impl Future<Output = Result<(), Break>>) -> (End, Broken) {
+    if let Break::Sink(broken) = ended
+        && broken.is_reset()
+    {
+        // However it ends: the side is broken.
+        let _ = tokio::time::timeout(REST_MAX, other).await;
+    }
+    broken_end(way, ended)
+}
+
+/// Which end of the session broke.
+fn broken_end(way: Way, ended: Break) -> (End, Broken) {
+    match (way, ended) {
+        (Way::Up, Break::Source(broken)) | (Way::Down, Break::Sink(broken)) => (End::Caller, broken),
+        (Way::Up, Break::Sink(broken)) | (Way::Down, Break::Source(broken)) => (End::Endpoint, broken),
+    }
+}
+
+/// Has a side take what it was given before it is reset.
+async fn pass_on<A: Source, B: Sink>((source, sink): &mut (A, B), Broken(reason): Broken) {
+    let told = source.stop_behind(reason, sink.written());
+    sink.taken(told).await;
 }

@@ -13,7 +13,7 @@ use super::{
     limits::Admission,
     live::{Live, Request, SESSIONS_MAX, Serving, Session},
     reach::{Caller, Unreached, reach},
-    sides::{QuicSink, QuicSource},
+    sides::quic_halves,
 };
 use crate::{
     interface::{FlowGuard, Interface},
@@ -245,8 +245,7 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
     match context.transport.open(host, &decided.header(flow.key().workload.port())).await {
         Ok(opened) => {
             decided.accepted(host, opened.accepted.endpoint, opened.cipher);
-            let source = QuicSource { stream: opened.recv, sender: End::Endpoint };
-            let sink = QuicSink { stream: opened.send, receiver: End::Endpoint };
+            let (source, sink) = quic_halves(opened.recv, opened.send, End::Endpoint);
             Ok((Far::Stream(Stream { source, sink }), opened.accepted.load))
         }
         Err(error) => Err(Refused { reason: error.reason(), detail: Some(error.to_string()) }),

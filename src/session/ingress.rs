@@ -10,7 +10,7 @@ use super::{
     limits::{self, Admission},
     live::{Request, SESSIONS_MAX, Serving, Session},
     reach::{Caller, Reached, Unreached, reach},
-    sides::{QuicSink, QuicSource},
+    sides::quic_halves,
     udp,
 };
 use crate::telemetry::Side;
@@ -115,8 +115,7 @@ impl Admitted {
             Found::Tcp(reached) => match incoming.accept(accepted).await {
                 Ok((send, recv)) => {
                     session.opened();
-                    let source = QuicSource { stream: recv, sender: End::Caller };
-                    let sink = QuicSink { stream: send, receiver: End::Caller };
+                    let (source, sink) = quic_halves(recv, send, End::Caller);
                     let stream = Stream { source, sink };
                     let carrying = carry::stream_to_endpoint(session, admission, stream, reached);
                     tokio::task::spawn_local(carrying);

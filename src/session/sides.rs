@@ -1,21 +1,32 @@
 //! The three kinds of side a session can have.
 
-use super::pump::{Broken, Got, PIECES, READ, Sink, Source};
+use super::pump::{Broken, Got, PIECES, READ, RESET_PATIENCE, Sink, Source};
 use crate::stack::Endpoint;
 use bytes::{Buf, Bytes, BytesMut};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ripstop_config::Reason;
 use ripstop_transport::{
-    ReadError, RecvStream, SendStream,
+    ReadError, RecvStream, SendStream, VarInt, WriteError,
     code::{self, End},
 };
 use std::{
+    cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
+    os::fd::AsFd,
     pin::pin,
     rc::Rc,
     task::{self, Poll, ready},
+    time::{Duration, Instant},
 };
 use tokio::{io::Interest, net::TcpStream};
+
+/// How long the other host may take to hand on what was sent before a reset: longer than it is patient itself.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// How long bytes may be under way to it when there is nothing to learn of that: some round trips and repetitions.
+const UNDER_WAY: Duration = Duration::from_millis(500);
+/// How often a socket is looked at that does not take its last bytes at once.
+const SENT_LOOK: Duration = Duration::from_millis(5);
 
 /// A workload's connection in userspace TCP; the reason says whose reset ends it.
 pub struct UserTcp {
@@ -43,6 +54,14 @@ impl Source for UserTcp {
         })
     }
 
+    async fn broken(&mut self) -> Broken {
+        self.endpoint.cut_short(self.reset).await
+    }
+
+    fn stop_behind(&mut self, _: Reason, _: u64) -> bool {
+        false
+    }
+
     fn stop(&mut self, _: Reason) {
         self.endpoint.abort();
     }
@@ -59,6 +78,16 @@ impl Sink for UserTcp {
         self.endpoint.finish();
     }
 
+    fn written(&self) -> u64 {
+        // Only a stream needs to know.
+        0
+    }
+
+    async fn taken(&mut self, _: bool) {
+        // A time-out: what a workload does not read it would not have been sent.
+        let _ = tokio::time::timeout(RESET_PATIENCE, self.endpoint.taken()).await;
+    }
+
     fn reset(&mut self, _: Reason) {
         self.endpoint.abort();
     }
@@ -70,24 +99,42 @@ impl Sink for UserTcp {
 
 /// The receiving half of a session's QUIC stream.
 pub struct QuicSource {
-    /// The stream.
-    pub stream: RecvStream,
+    stream: RecvStream,
     /// The end of the session that is at the other host.
-    pub sender: End,
+    sender: End,
+    read: u64,
+    tail: Rc<Tail>,
+}
+
+/// What the halves of a stream tell each other: the other end's application has reset the session behind so many bytes.
+#[derive(Default)]
+struct Tail(Cell<Option<(u64, Broken)>>);
+
+/// Both halves of a session's stream to the end of the session at the other host.
+#[must_use]
+pub fn quic_halves(recv: RecvStream, send: SendStream, other: End) -> (QuicSource, QuicSink) {
+    let tail = Rc::<Tail>::default();
+    let source = QuicSource { stream: recv, sender: other, read: 0, tail: Rc::clone(&tail) };
+    (source, QuicSink { stream: send, receiver: other, written: 0, tail })
 }
 
 impl Source for QuicSource {
     async fn read(&mut self, max: usize, pieces: &mut Vec<Bytes>) -> Result<Got, Broken> {
-        if max < READ {
-            let piece = self.stream.read_chunk(max, true).await.map_err(|error| self.broken(&error))?;
-            return Ok(piece.map_or(Got::End, |piece| {
-                let length = piece.bytes.len();
-                pieces.push(piece.bytes);
-                Got::Bytes(length)
-            }));
+        let got = self.read_to_tail(max, pieces).await?;
+        if let Got::Bytes(length) = got {
+            self.read += length as u64;
         }
-        let count = poll_fn(|cx| self.poll_pieces(pieces, cx)).await.map_err(|error| self.broken(&error))?;
-        Ok(count.map_or(Got::End, |_| Got::Bytes(pieces.iter().map(Bytes::len).sum())))
+        Ok(got)
+    }
+
+    async fn broken(&mut self) -> Broken {
+        // Not a reset of the stream itself: quinn keeps the waker of who waits for one, also when nobody does any more. A
+        // reset that comes by itself is seen by the next read.
+        poll_fn(|_| self.tail.0.get().map_or(Poll::Pending, |(_, broken)| Poll::Ready(broken))).await
+    }
+
+    fn stop_behind(&mut self, reason: Reason, written: u64) -> bool {
+        code::behind(reason, written).is_some_and(|code| self.stream.stop(code).is_ok())
     }
 
     fn stop(&mut self, reason: Reason) {
@@ -97,6 +144,31 @@ impl Source for QuicSource {
 }
 
 impl QuicSource {
+    async fn read_to_tail(&mut self, max: usize, pieces: &mut Vec<Bytes>) -> Result<Got, Broken> {
+        let (tail, read) = (Rc::clone(&self.tail), self.read);
+        let mut reading = pin!(self.read_pieces(max, pieces));
+        // The halves of a session are polled by one task: what the other one learns is seen in the same turn.
+        poll_fn(|cx| match (reading.as_mut().poll(cx), tail.0.get()) {
+            (Poll::Ready(got), _) => Poll::Ready(got),
+            (Poll::Pending, Some((bytes, broken))) if bytes <= read => Poll::Ready(Err(broken)),
+            (Poll::Pending, _) => Poll::Pending,
+        })
+        .await
+    }
+
+    async fn read_pieces(&mut self, max: usize, pieces: &mut Vec<Bytes>) -> Result<Got, Broken> {
+        if max < READ {
+            let piece = self.stream.read_chunk(max, true).await.map_err(|error| self.lost(&error))?;
+            return Ok(piece.map_or(Got::End, |piece| {
+                let length = piece.bytes.len();
+                pieces.push(piece.bytes);
+                Got::Bytes(length)
+            }));
+        }
+        let count = poll_fn(|cx| self.poll_pieces(pieces, cx)).await.map_err(|error| self.lost(&error))?;
+        Ok(count.map_or(Got::End, |_| Got::Bytes(pieces.iter().map(Bytes::len).sum())))
+    }
+
     /// The slots live only while there is something to put into them: a session that waits holds none.
     fn poll_pieces(
         &mut self,
@@ -109,23 +181,29 @@ impl QuicSource {
         Poll::Ready(Ok(count))
     }
 
-    fn broken(&self, error: &ReadError) -> Broken {
+    fn lost(&self, error: &ReadError) -> Broken {
         Broken(code::of_read(error, self.sender))
     }
 }
 
 /// The sending half of a session's QUIC stream.
 pub struct QuicSink {
-    /// The stream.
-    pub stream: SendStream,
+    stream: SendStream,
     /// The end of the session that is at the other host.
-    pub receiver: End,
+    receiver: End,
+    written: u64,
+    tail: Rc<Tail>,
 }
 
 impl Sink for QuicSink {
     async fn write(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Broken> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
         let written = self.stream.write_all_chunks(pieces).await;
-        written.map_err(|error| Broken(code::of_write(&error, self.receiver)))?;
+        written.map_err(|error| match error {
+            WriteError::Stopped(code) => self.stopped(code),
+            error => Broken(code::of_write(&error, self.receiver)),
+        })?;
+        self.written += length as u64;
         pieces.clear();
         Ok(())
     }
@@ -135,6 +213,17 @@ impl Sink for QuicSink {
         let _ = self.stream.finish();
     }
 
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    async fn taken(&mut self, told: bool) {
+        // The other host answers by ending its half when its application has the bytes. Where it could not be told, as the
+        // other direction has ended, the reset itself will tell it, and throw away what is still under way.
+        let wait = if told { ANSWER_MAX } else { UNDER_WAY };
+        let _ = tokio::time::timeout(wait, self.stream.stopped()).await;
+    }
+
     fn reset(&mut self, reason: Reason) {
         // An error means that the stream has ended already.
         let _ = self.stream.reset(code::from_reason(reason));
@@ -142,7 +231,7 @@ impl Sink for QuicSink {
 
     async fn broken(&mut self) -> Broken {
         match self.stream.stopped().await {
-            Ok(Some(stop)) => Broken(code::to_reason(stop, self.receiver)),
+            Ok(Some(code)) => self.stopped(code),
             // Everything sent was taken: only the other direction is left to break.
             Ok(None) => std::future::pending().await,
             Err(_) => Broken(Reason::PeerLost),
@@ -150,24 +239,45 @@ impl Sink for QuicSink {
     }
 }
 
+impl QuicSink {
+    fn stopped(&self, code: VarInt) -> Broken {
+        let broken = Broken(code::to_reason(code, self.receiver));
+        self.tail.0.set(code::bytes_before(code).map(|bytes| (bytes, broken)));
+        broken
+    }
+}
+
 /// An endpoint's connection through the host's own TCP.
-pub struct KernelTcp(Rc<TcpStream>);
+pub struct KernelTcp {
+    stream: Rc<TcpStream>,
+    /// A write was told of the reset: the kernel says it once, and to the reader shows an ordinary end.
+    reset: Rc<Cell<bool>>,
+}
 
 impl KernelTcp {
-    /// One half of a connection.
+    /// Both halves of a connection.
     #[must_use]
-    pub fn new(stream: &Rc<TcpStream>) -> Self {
-        Self(Rc::clone(stream))
+    pub fn halves(stream: &Rc<TcpStream>) -> (Self, Self) {
+        let reset = Rc::<Cell<bool>>::default();
+        let half = || Self { stream: Rc::clone(stream), reset: Rc::clone(&reset) };
+        (half(), half())
+    }
+
+    async fn error(&self) -> Broken {
+        match self.stream.ready(Interest::ERROR).await {
+            Ok(_) | Err(_) => Broken(Reason::EndpointReset),
+        }
     }
 }
 
 impl Source for KernelTcp {
     async fn read(&mut self, max: usize, pieces: &mut Vec<Bytes>) -> Result<Got, Broken> {
         loop {
-            self.0.readable().await.map_err(|_| Broken(Reason::EndpointReset))?;
+            self.stream.readable().await.map_err(|_| Broken(Reason::EndpointReset))?;
             // Memory is taken only when there is something to read: an idle session holds none.
             let mut buffer = BytesMut::with_capacity(READ.min(max));
-            match self.0.try_read_buf(&mut buffer) {
+            match self.stream.try_read_buf(&mut buffer) {
+                Ok(0) if self.reset.get() => return Err(Broken(Reason::EndpointReset)),
                 Ok(0) => return Ok(Got::End),
                 Ok(length) => {
                     pieces.push(fitting(buffer));
@@ -179,8 +289,16 @@ impl Source for KernelTcp {
         }
     }
 
+    async fn broken(&mut self) -> Broken {
+        self.error().await
+    }
+
+    fn stop_behind(&mut self, _: Reason, _: u64) -> bool {
+        false
+    }
+
     fn stop(&mut self, _: Reason) {
-        reset_on_close(&self.0);
+        reset_on_close(&self.stream);
     }
 }
 
@@ -196,9 +314,12 @@ impl Sink for KernelTcp {
             match self.write_some(&pieces[index..]) {
                 Ok(written) => index = advance(pieces, index, written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.writable().await.map_err(|_| Broken(Reason::EndpointReset))?;
+                    self.stream.writable().await.map_err(|_| Broken(Reason::EndpointReset))?;
                 }
-                Err(_) => return Err(Broken(Reason::EndpointReset)),
+                Err(error) => {
+                    self.reset.set(error.kind() == io::ErrorKind::ConnectionReset);
+                    return Err(Broken(Reason::EndpointReset));
+                }
             }
         }
         pieces.clear();
@@ -207,17 +328,29 @@ impl Sink for KernelTcp {
 
     fn finish(&mut self) {
         // An error means that the connection is gone, which the reading half reports.
-        let _ = socket2::SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write);
+        let _ = socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
+    }
+
+    fn written(&self) -> u64 {
+        // Only a stream needs to know.
+        0
+    }
+
+    async fn taken(&mut self, _: bool) {
+        // Writable only once nothing waits to be sent: a reset would throw that away.
+        let _ = socket2::SockRef::from(&*self.stream).set_tcp_notsent_lowat(1);
+        let start = Instant::now();
+        while !is_writable(&self.stream) && start.elapsed() < RESET_PATIENCE {
+            tokio::time::sleep(SENT_LOOK).await;
+        }
     }
 
     fn reset(&mut self, _: Reason) {
-        reset_on_close(&self.0);
+        reset_on_close(&self.stream);
     }
 
     async fn broken(&mut self) -> Broken {
-        match self.0.ready(Interest::ERROR).await {
-            Ok(_) | Err(_) => Broken(Reason::EndpointReset),
-        }
+        self.error().await
     }
 }
 
@@ -225,7 +358,7 @@ impl KernelTcp {
     fn write_some(&self, pieces: &[Bytes]) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); PIECES];
         let count = pieces.iter().zip(&mut slices).map(|(piece, slice)| *slice = IoSlice::new(piece)).count();
-        self.0.try_write_vectored(&slices[..count])
+        self.stream.try_write_vectored(&slices[..count])
     }
 }
 
@@ -242,8 +375,14 @@ fn advance(pieces: &mut [Bytes], mut index: usize, mut written: usize) -> usize 
     index
 }
 
+/// Asked of the kernel itself: the runtime remembers an earlier answer.
+fn is_writable(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Makes closing the socket send a reset, not a FIN.
 pub(super) fn reset_on_close(stream: &TcpStream) {
     // An error means that the connection is gone already.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

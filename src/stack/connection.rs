@@ -112,17 +112,13 @@ impl Connection {
         self.memory.with_dependent_mut(|_, sockets| interface.poll_ingress_single(now, &mut turn, sockets));
     }
 
-    /// Sends what is due, at most so many packets.
-    pub(super) fn egress(&mut self, now: Instant, port: &TunPort, packets: usize) {
+    /// Sends what is due, at most so many packets; returns how many there were.
+    pub(super) fn egress(&mut self, now: Instant, port: &TunPort, packets: usize) -> usize {
         let interface = &mut self.interface;
         let mut turn = Turn { packet: None, port };
         self.memory.with_dependent_mut(|_, sockets| {
-            for _ in 0..packets {
-                if interface.poll_egress(now, &mut turn, sockets) == PollResult::None {
-                    break;
-                }
-            }
-        });
+            (0..packets).take_while(|_| interface.poll_egress(now, &mut turn, sockets) != PollResult::None).count()
+        })
     }
 
     /// When something is due next.

@@ -1,6 +1,6 @@
 //! One TCP connection between a workload and the agent.
 
-use super::{connection::Connection, device::TunPort};
+use super::{connection::Connection, device::TunPort, silence::Silence};
 use bytes::Bytes;
 use ripstop_config::Reason;
 use smoltcp::{
@@ -30,6 +30,14 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken(pub Reason);
 
+impl Broken {
+    /// An application or its kernel ended the session, not the fabric: it takes effect behind what was sent before.
+    #[must_use]
+    pub fn is_reset(self) -> bool {
+        matches!(self.0, Reason::CallerReset | Reason::EndpointReset | Reason::CallerTimeout | Reason::EndpointTimeout)
+    }
+}
+
 /// The fabric's end of a workload's TCP connection.
 pub struct Endpoint(RefCell<Inner>);
 
@@ -39,6 +47,10 @@ struct Inner {
     started: Instant,
     /// Time stands still from TIME-WAIT on: its end would throw away what was not read yet, and nothing is left to time.
     stopped: Option<StackInstant>,
+    /// The workload has sent its FIN.
+    finished: bool,
+    /// How long the workload's kernel has said nothing.
+    silence: Silence,
     /// When the driver will wake, and whom to wake when that is too late.
     armed: Option<Instant>,
     driver: Option<Waker>,
@@ -84,6 +96,8 @@ impl Endpoint {
             port: port.clone(),
             started: Instant::now(),
             stopped: None,
+            finished: false,
+            silence: Silence::new(seed),
             armed: None,
             driver: None,
             watcher: None,
@@ -164,7 +178,8 @@ impl Endpoint {
     /// Reads what the workload sent, at most `max` bytes and one piece; `None` after its FIN.
     ///
     /// # Errors
-    /// [`Broken`] with `reset` when the workload reset the connection.
+    /// [`Broken`] when the workload reset the connection, after what it sent before: with `reset`, or with the time-out of
+    /// that end when its kernel fell silent. So with the others.
     pub async fn read(&self, max: usize, reset: Reason) -> Result<Option<Bytes>, Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
@@ -185,7 +200,7 @@ impl Endpoint {
                     Poll::Ready(Ok(Some(piece)))
                 }
                 Err(RecvError::Finished) => Poll::Ready(Ok(None)),
-                Err(RecvError::InvalidState) => Poll::Ready(Err(Broken(reset))),
+                Err(RecvError::InvalidState) => Poll::Ready(Err(inner.broken(reset))),
             }
         })
         .await
@@ -201,7 +216,7 @@ impl Endpoint {
             let mut inner = self.0.borrow_mut();
             while let Some(piece) = bytes.get(index) {
                 let Ok(taken) = inner.connection.socket(|socket| socket.send_slice(&piece[offset..])) else {
-                    return Poll::Ready(Err(Broken(reset)));
+                    return Poll::Ready(Err(inner.broken(reset)));
                 };
                 offset += taken;
                 if offset == piece.len() {
@@ -223,17 +238,40 @@ impl Endpoint {
         .await
     }
 
-    /// Resolves when the workload has reset the connection.
+    /// Resolves when nothing can be written to the workload any more.
     pub async fn broken(&self, reset: Reason) -> Broken {
+        self.closed(reset, |_| true).await
+    }
+
+    /// Resolves when the workload has reset the connection, or its kernel fell silent, before it sent all that it would.
+    /// What it did send is still to be read.
+    pub async fn cut_short(&self, reset: Reason) -> Broken {
+        self.closed(reset, |inner| !inner.finished).await
+    }
+
+    async fn closed(&self, reset: Reason, counts: impl Fn(&Inner) -> bool) -> Broken {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            if inner.state() == State::Closed {
-                return Poll::Ready(Broken(reset));
+            if inner.state() == State::Closed && counts(&inner) {
+                return Poll::Ready(inner.broken(reset));
             }
             inner.watcher = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
+    }
+
+    /// Resolves when the workload's kernel has all that was written, or is gone.
+    pub async fn taken(&self) {
+        poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            let waits = inner.connection.socket(|socket| {
+                socket.register_send_waker(cx.waker());
+                socket.state() != State::Closed && socket.send_queue() > 0
+            });
+            if waits { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     /// Sends a FIN after the bytes written so far; reading goes on.
@@ -255,6 +293,12 @@ impl Endpoint {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self.0.borrow_mut().state(), State::Closed | State::TimeWait)
+    }
+
+    /// The connection is no more, on this side at least.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.borrow_mut().state() == State::Closed
     }
 
     /// Waits until the workload has acknowledged everything, but not for ever.
@@ -279,6 +323,15 @@ impl Inner {
         self.connection.socket(|socket| socket.state())
     }
 
+    /// Why the connection is closed, where a reset would be `reset`.
+    fn broken(&self, reset: Reason) -> Broken {
+        Broken(match reset {
+            Reason::CallerReset if self.silence.is_final() => Reason::CallerTimeout,
+            Reason::EndpointReset if self.silence.is_final() => Reason::EndpointTimeout,
+            reset => reset,
+        })
+    }
+
     fn now(&self) -> StackInstant {
         if let Some(stopped) = self.stopped {
             return stopped;
@@ -292,7 +345,11 @@ impl Inner {
         let now = self.now();
         let before = self.state();
         if let Some(packet) = packet {
+            self.silence.heard(now, &mut self.connection);
             self.connection.ingress(now, packet, &self.port);
+            // Each of these is seen here before the next one follows.
+            self.finished |=
+                matches!(self.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
         }
         self.transmit_at(now);
         if self.state() != before
@@ -308,7 +365,9 @@ impl Inner {
     }
 
     fn transmit_at(&mut self, now: StackInstant) {
-        self.connection.egress(now, &self.port, TURN_PACKETS);
+        self.silence.look(now, &mut self.connection);
+        let sent = self.connection.egress(now, &self.port, TURN_PACKETS);
+        self.silence.asked(sent);
         if self.state() == State::TimeWait {
             self.stopped = Some(now);
         }
@@ -320,7 +379,8 @@ impl Inner {
             return None;
         }
         let now = self.now();
-        let at = self.connection.deadline(now)?;
+        let at = [self.connection.deadline(now), self.silence.deadline(now, &mut self.connection)];
+        let at = at.into_iter().flatten().min()?;
         let wait = Duration::from_micros((at - now).total_micros()).max(TIMER_MIN);
         Some(Instant::now() + wait)
     }

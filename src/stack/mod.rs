@@ -12,6 +12,7 @@
 mod connection;
 mod device;
 mod endpoint;
+mod silence;
 #[cfg(test)]
 mod tests;
 

@@ -175,6 +175,89 @@ fn a_reset_breaks_both_directions() {
     });
 }
 
+/// Lets so much time pass, answering every packet as told: an acknowledgement, a reset, or nothing.
+async fn pass(talk: &Talk, time: Duration, answer: impl Fn(&Segment)) -> usize {
+    let mut asked = 0;
+    let end = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < end {
+        let step = tokio::time::Instant::now() + Duration::from_millis(100);
+        drop(tokio::time::timeout_at(step, talk.endpoint.drive()).await);
+        for segment in talk.sent() {
+            asked += 1;
+            answer(&segment);
+        }
+    }
+    asked
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn an_idle_kernel_is_asked_once_in_a_while_and_kept_while_it_answers() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        assert_eq!(pass(&talk, 39 * SECOND, |_| {}).await, 0, "nobody is asked too soon");
+        let isn = talk.isn;
+        let answer = |probe: &Segment| {
+            assert_eq!((probe.sequence, probe.acknowledgement), (isn, ISN + 1), "{probe:?}");
+            talk.send(ACK, 0, 0, 65_535, &[]);
+        };
+        assert_eq!(pass(&talk, 7 * SECOND, answer).await, 1);
+        let asked = pass(&talk, 3_600 * SECOND, answer).await;
+        assert!((79..=91).contains(&asked), "{asked} times in an hour");
+        talk.send(ACK, 0, 0, 65_535, b"still here");
+        assert!(talk.endpoint.read(100, Reason::CallerReset).await.is_ok());
+    });
+}
+
+#[test]
+fn a_kernel_that_forgot_the_connection_says_so_when_asked() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        // As Linux answers for a socket that it does not have (RFC 9293 section 3.10.7.1).
+        let reset = |_: &Segment| talk.send(RST, 0, 0, 0, &[]);
+        assert_eq!(pass(&talk, 46 * SECOND, reset).await, 1);
+        assert_eq!(talk.endpoint.broken(Reason::CallerReset).await.0, Reason::CallerReset);
+    });
+}
+
+#[test]
+fn a_silent_kernel_is_given_up_after_a_minute_idle_or_not() {
+    for write in [false, true] {
+        run(async {
+            let talk = Talk::start(OPTIONS);
+            talk.send(ACK, 0, 0, 65_535, &[]);
+            talk.sent();
+            if write {
+                talk.endpoint.write(&[bytes::Bytes::from_static(b"hello?")], Reason::CallerReset).await.unwrap();
+            }
+            let asked = pass(&talk, 59 * SECOND, |segment| assert!(!segment.rst)).await;
+            assert!((3..12).contains(&asked), "asked {asked} times");
+            let last = std::cell::Cell::new(false);
+            pass(&talk, 2 * SECOND, |segment| last.set(segment.rst)).await;
+            assert!(last.get(), "it is told, if it can hear");
+            assert_eq!(talk.endpoint.broken(Reason::CallerReset).await.0, Reason::CallerTimeout);
+            let read = talk.endpoint.read(100, Reason::EndpointReset).await;
+            assert_eq!(read.unwrap_err().0, Reason::EndpointTimeout);
+        });
+    }
+}
+
+#[test]
+fn a_closed_window_is_not_silence() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 0, &[]);
+        talk.endpoint.write(&[bytes::Bytes::from_static(b"wait")], Reason::CallerReset).await.unwrap();
+        let asked = pass(&talk, 3_600 * SECOND, |_| talk.send(ACK, 0, 0, 0, &[])).await;
+        assert!((60..120).contains(&asked), "{asked} probes of the window in an hour");
+        talk.send(ACK, 0, 4, 65_535, b"go on");
+        assert!(talk.endpoint.read(100, Reason::CallerReset).await.is_ok());
+    });
+}
+
 /// What a hostile workload may do next.
 #[derive(Debug, Clone)]
 enum Step {

@@ -40,5 +40,6 @@ mod small;
 mod source;
 mod tcp;
 mod telemetry;
+mod truth;
 mod udp;
 mod users;

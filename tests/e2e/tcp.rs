@@ -16,6 +16,11 @@ use std::{
 /// The longest that anything of one test may wait for bytes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A silent host's sessions are kept for 10 s, so that they outlive an outage; its last word may have come up to a probe's
+/// interval before it was cut off. Then they end, at the next probe's time at the latest.
+const SILENT_KEPT: Duration = Duration::from_secs(7);
+const SILENT_LOST: Duration = Duration::from_secs(12);
+
 fn open(lab: &Lab) -> TcpStream {
     let stream = lab.workload("web").connect(lab.service("shop/api", 8080)).expect("allowed and served");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -231,7 +236,9 @@ fn a_host_that_falls_silent_ends_its_sessions() {
     let start = Instant::now();
     let error = stream.read(&mut [0; 16]).expect_err("not an ordinary end");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert!(start.elapsed() < Duration::from_secs(5), "noticed after {:?}", start.elapsed());
+    let took = start.elapsed();
+    println!("measured: a silent host's session ended after {took:?}");
+    assert!((SILENT_KEPT..SILENT_LOST).contains(&took), "ended after {took:?}");
     for host in ["alpha", "beta"] {
         assert_eq!(lab.agent(host).record(|_| true)["reason"], "peer_lost", "on {host}");
     }

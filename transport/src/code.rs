@@ -29,6 +29,11 @@ pub const LIMIT: u32 = 10;
 /// Added to the wire code of a reason that has no code of its own here.
 pub const OTHER: u32 = 0x100;
 
+/// Marks a code that says how much of the other direction to read first; see [`behind`].
+const BEHIND: u64 = 1 << 61;
+/// Below the mark: the reason's wire code, and the bytes in so many bits.
+const BYTES_BITS: u32 = 48;
+
 /// An end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
@@ -51,6 +56,7 @@ pub fn from_reason(reason: Reason) -> VarInt {
         Reason::AgentFull => LIMIT,
         Reason::Closed
         | Reason::PeerLost
+        | Reason::CallerTimeout
         | Reason::NoEdge
         | Reason::NoService
         | Reason::NoPort
@@ -91,6 +97,22 @@ pub fn from_reason(reason: Reason) -> VarInt {
     })
 }
 
+/// The code with which to stop one direction of a session whose application has reset it: what it sent before, so many bytes
+/// of the other direction, arrives first, and only then is the session over. A reset of that other direction could not say
+/// so, as QUIC throws away what a reset overtakes. `None` for more bytes than the code can hold.
+#[must_use]
+pub fn behind(reason: Reason, bytes: u64) -> Option<VarInt> {
+    let bytes = (bytes >> BYTES_BITS == 0).then_some(bytes)?;
+    VarInt::from_u64(BEHIND | u64::from(reason.code()) << BYTES_BITS | bytes).ok()
+}
+
+/// After how many bytes of the other direction a code takes effect, if it says so.
+#[must_use]
+pub fn bytes_before(code: VarInt) -> Option<u64> {
+    let code = code.into_inner();
+    (code & BEHIND != 0).then_some(code & ((1 << BYTES_BITS) - 1))
+}
+
 /// The reason that a received code stands for, where `sender` is the end that sent it. A code that this version does
 /// not know is a reset.
 #[must_use]
@@ -99,6 +121,10 @@ pub fn to_reason(code: VarInt, sender: End) -> Reason {
         End::Caller => Reason::CallerReset,
         End::Endpoint => Reason::EndpointReset,
     };
+    if bytes_before(code).is_some() {
+        let [_, reason, ..] = code.into_inner().to_be_bytes();
+        return Reason::from_code(reason).unwrap_or(reset);
+    }
     let Ok(code) = u32::try_from(code.into_inner()) else { return reset };
     match code {
         POLICY => Reason::PolicyChanged,
@@ -175,6 +201,17 @@ mod tests {
             assert_eq!(to_reason(code.into(), End::Endpoint), Reason::EndpointReset, "{code}");
         }
         assert_eq!(to_reason(VarInt::MAX, End::Endpoint), Reason::EndpointReset);
+    }
+
+    #[test]
+    fn a_reset_says_behind_how_much_it_comes() {
+        for bytes in [0, 1, (1 << BYTES_BITS) - 1] {
+            let code = behind(Reason::CallerTimeout, bytes).unwrap();
+            assert_eq!(bytes_before(code), Some(bytes));
+            assert_eq!(to_reason(code, End::Caller), Reason::CallerTimeout);
+        }
+        assert_eq!(behind(Reason::CallerReset, 1 << BYTES_BITS), None);
+        assert_eq!(bytes_before(from_reason(Reason::CallerReset)), None);
     }
 
     #[test]

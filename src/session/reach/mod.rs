@@ -234,7 +234,7 @@ impl Pending {
         let mut pieces = vec![bytes];
         let written = match &self.0 {
             Some(Reached::User(endpoint, _)) => UserTcp::new(endpoint, Reason::EndpointReset).write(&mut pieces).await,
-            Some(Reached::Kernel(stream)) => KernelTcp::new(stream).write(&mut pieces).await,
+            Some(Reached::Kernel(stream)) => KernelTcp::halves(stream).1.write(&mut pieces).await,
             None => Ok(()),
         };
         written.map_err(|broken| broken.0)
@@ -277,6 +277,6 @@ impl Reached {
     /// The two halves of a kernel socket.
     #[must_use]
     pub fn kernel_halves(stream: &Rc<TcpStream>) -> (KernelTcp, KernelTcp) {
-        (KernelTcp::new(stream), KernelTcp::new(stream))
+        KernelTcp::halves(stream)
     }
 }
