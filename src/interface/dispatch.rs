@@ -56,9 +56,7 @@ fn is_resolver(context: &Context, packet: &Packet<'_>) -> bool {
 
 fn tcp(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
     match interface.known(&packet.flow(segment)) {
-        // A kernel that had not taken all answers a reset by asking where the connection stands (RFC 5961 section 3.2): it
-        // is told again, by the number that it names.
-        Known::Open(endpoint) if !endpoint.is_closed() && !(is_opening(segment) && endpoint.is_gone()) => {
+        Known::Open(endpoint) if !(is_opening(segment) && endpoint.is_gone()) => {
             endpoint.ingest(packet.bytes);
             Ok(())
         }

@@ -32,13 +32,26 @@ pub fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
     } else {
         (0, segment.sequence.wrapping_add(consumed), 0x14)
     };
+    let fabric = SocketAddr::new(packet.destination, segment.destination);
+    let workload = SocketAddr::new(packet.source, segment.source);
+    bare(&FlowKey { workload, fabric }, sequence, acknowledgement, flags)
+}
+
+/// A reset of an open connection with the number that the workload expects next, which alone it obeys (RFC 5961 section 3.2).
+#[must_use]
+pub fn reset_flow(flow: &FlowKey, expected: u32) -> Vec<u8> {
+    bare(flow, expected, 0, 0x04)
+}
+
+/// A TCP header toward the workload without options, data or window.
+fn bare(flow: &FlowKey, sequence: u32, acknowledgement: u32, flags: u8) -> Vec<u8> {
     let mut tcp = Vec::with_capacity(20);
-    tcp.extend_from_slice(&segment.destination.to_be_bytes());
-    tcp.extend_from_slice(&segment.source.to_be_bytes());
+    tcp.extend_from_slice(&flow.fabric.port().to_be_bytes());
+    tcp.extend_from_slice(&flow.workload.port().to_be_bytes());
     tcp.extend_from_slice(&sequence.to_be_bytes());
     tcp.extend_from_slice(&acknowledgement.to_be_bytes());
     tcp.extend_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
-    transport(packet.destination, packet.source, TCP, tcp, 16)
+    transport(flow.fabric.ip(), flow.workload.ip(), TCP, tcp, 16)
 }
 
 /// A UDP datagram. `data` is at most 65 507 bytes (IPv4); longer data is the caller's mistake and is cut.

@@ -243,5 +243,13 @@ fn parse_icmp(data: &[u8], v4: bool) -> Result<Payload<'_>, Reason> {
     Ok(icmp::error(data, v4).map_or(Payload::OtherIcmp, Payload::IcmpError))
 }
 
+/// The acknowledgement number of a packet that is known to be a TCP segment.
+#[must_use]
+pub fn acknowledgement(packet: &[u8]) -> Option<u32> {
+    let first = *packet.first()?;
+    let ip = if first >> 4 == 4 { usize::from(first & 0x0f) * 4 } else { 40 };
+    packet.get(ip + 8..)?.first_chunk().map(|number| u32::from_be_bytes(*number))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,14 @@
 //! One smoltcp interface with one TCP socket, in memory of its own.
 
 use super::device::{TunPort, Turn};
+use crate::packet::FlowKey;
 use memmap2::{MmapMut, MmapOptions};
 use self_cell::MutBorrow;
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     socket::tcp::{Socket, SocketBuffer},
     time::Instant,
-    wire::{HardwareAddress, IpCidr},
+    wire::{HardwareAddress, IpCidr, IpEndpoint},
 };
 use std::{io, net::SocketAddr};
 
@@ -85,6 +86,16 @@ impl Connection {
     pub(super) fn socket<R>(&mut self, work: impl FnOnce(&mut Socket<'_>) -> R) -> R {
         let handle = self.handle;
         self.memory.with_dependent_mut(|_, sockets| work(sockets.get_mut(handle)))
+    }
+
+    /// The flow, while something is sent on it that is not acknowledged.
+    pub(super) fn flow_in_flight(&mut self) -> Option<FlowKey> {
+        self.socket(|socket| {
+            let (fabric, workload) = socket.local_endpoint().zip(socket.remote_endpoint())?;
+            let address = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
+            let flow = FlowKey { workload: address(workload), fabric: address(fabric) };
+            (socket.send_queue() > 0).then_some(flow)
+        })
     }
 
     /// Has a FIN sent after what waits.

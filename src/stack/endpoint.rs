@@ -1,6 +1,7 @@
 //! One TCP connection between a workload and the agent.
 
 use super::{connection::Connection, device::TunPort, silence::Silence};
+use crate::packet::{self, craft};
 use bytes::Bytes;
 use ripstop_config::Reason;
 use smoltcp::{
@@ -47,6 +48,8 @@ struct Inner {
     started: Instant,
     /// Time stands still from TIME-WAIT on: its end would throw away what was not read yet, and nothing is left to time.
     stopped: Option<StackInstant>,
+    /// What the workload expects next, by its last packet.
+    acknowledged: u32,
     /// The workload has sent its FIN.
     finished: bool,
     /// How long the workload's kernel has said nothing.
@@ -96,6 +99,7 @@ impl Endpoint {
             port: port.clone(),
             started: Instant::now(),
             stopped: None,
+            acknowledged: 0,
             finished: false,
             silence: Silence::new(seed),
             armed: None,
@@ -284,8 +288,13 @@ impl Endpoint {
     /// Sends a reset and forgets what was not delivered.
     pub fn abort(&self) {
         let mut inner = self.0.borrow_mut();
+        // Data that the kernel had no room for is still in flight: it would ignore smoltcp's reset, which comes behind that.
+        let expected = inner.connection.flow_in_flight().map(|flow| craft::reset_flow(&flow, inner.acknowledged));
         inner.connection.abort();
         inner.transmit();
+        if let Some(reset) = expected {
+            inner.port.send(&reset);
+        }
     }
 
     /// Both directions are done, or the connection is gone: nothing the workload sends would be missed. TIME-WAIT is
@@ -293,12 +302,6 @@ impl Endpoint {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self.0.borrow_mut().state(), State::Closed | State::TimeWait)
-    }
-
-    /// The connection is no more, on this side at least.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.0.borrow_mut().state() == State::Closed
     }
 
     /// Waits until the workload has acknowledged everything, but not for ever.
@@ -345,6 +348,7 @@ impl Inner {
         let now = self.now();
         let before = self.state();
         if let Some(packet) = packet {
+            self.acknowledged = packet::acknowledgement(packet).unwrap_or(self.acknowledged);
             self.silence.heard(now, &mut self.connection);
             self.connection.ingress(now, packet, &self.port);
             // Each of these is seen here before the next one follows.

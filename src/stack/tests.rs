@@ -246,6 +246,19 @@ fn a_silent_kernel_is_given_up_after_a_minute_idle_or_not() {
 }
 
 #[test]
+fn a_kernel_that_took_nothing_obeys_the_reset() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.endpoint.write(&[bytes::Bytes::from_static(b"no room")], Reason::CallerReset).await.unwrap();
+        talk.endpoint.abort();
+        let resets: Vec<_> =
+            talk.sent().into_iter().filter(|segment| segment.rst).map(|segment| segment.sequence).collect();
+        assert_eq!(resets, [talk.isn + 8, talk.isn + 1], "one behind all, one with what it expects");
+    });
+}
+
+#[test]
 fn a_closed_window_is_not_silence() {
     run(async {
         let talk = Talk::start(OPTIONS);

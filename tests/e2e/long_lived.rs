@@ -20,6 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PEER_LOST: Duration = Duration::from_secs(12);
 /// The same for one that says so, or a workload of this host.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// An idle workload's kernel is asked whether it still has a connection between these times, and a silent one is given up
+/// after the last.
+const ASK_AFTER: Duration = Duration::from_secs(40);
+const ASKED: Duration = Duration::from_secs(46);
+const REAPED: Duration = Duration::from_secs(62);
 
 /// Packets over a workload's interface, both ways.
 fn packets(place: &Place) -> u64 {
@@ -44,12 +49,15 @@ fn an_idle_session_stays_and_costs_the_workloads_no_packet() {
     let before = places.each_ref().map(packets);
     let idle = sized("seconds of idling", 25, 3_600);
     thread::sleep(Duration::from_secs(idle));
-    assert_eq!(places.each_ref().map(packets), before, "packets while all were idle");
+    let moved: u64 = places.each_ref().map(packets).iter().sum::<u64>() - before.iter().sum::<u64>();
+    // Each end of each session is asked once in ASK_AFTER, and answers.
+    let asked = idle / ASK_AFTER.as_secs() * 2 * 2 * sessions.len() as u64;
+    assert!(moved <= asked, "{moved} packets while all were idle");
     for (number, stream) in (100..).zip(&mut sessions) {
         exchange(stream, number).expect("the session is still there");
     }
     assert_eq!(lab.agent("alpha").status()["peers"][0]["since"], since, "the connection is the same");
-    println!("measured: 20 sessions idle for {idle} s: all carry data, no packet at either workload meanwhile");
+    println!("measured: 20 sessions idle for {idle} s: all carry data, {moved} packets at both workloads meanwhile");
 }
 
 /// On alpha a caller and an endpoint, their other ends on beta and gamma.
@@ -131,6 +139,36 @@ fn a_restarted_agent_ends_the_sessions_of_the_one_before() {
         println!("measured: the agent of {host} restarted: {other} knows {} ms after it was ready", took.as_millis());
         assert!(took < AT_ONCE, "{took:?}");
         assert_eq!(lab.agent(other).record(|_| true)["reason"], "peer_lost");
+    }
+}
+
+/// Two at once, as each takes its time: the reset of an endpoint is lost, and a caller's kernel says nothing any more.
+#[test]
+fn half_open_sessions_are_reaped_within_a_minute() {
+    let lab = Lab::shop();
+    let (tell, told) = mpsc::sync_channel(1);
+    let _server = lab.workload("api").serve(8080, move |stream| tell.send(stream).unwrap());
+    let pair = || (session(&lab, REAPED), told.recv_timeout(PATIENCE).unwrap());
+    let ((mut caller, lost), (silent, mut endpoint)) = (pair(), pair());
+    endpoint.set_read_timeout(Some(REAPED)).unwrap();
+    let drop = |place: &Place, what: &str| {
+        place.sh("nft add table inet t; nft add chain inet t o '{ type filter hook output priority 0; }'");
+        place.sh(&format!("nft add rule inet t o tcp {what} drop"));
+    };
+    drop(&lab.workload("api"), "flags rst");
+    socket2::SockRef::from(&lost).set_linger(Some(Duration::ZERO)).unwrap();
+    std::mem::drop(lost);
+    lab.workload("api").sh("nft delete table inet t");
+    drop(&lab.workload("web"), &format!("sport {}", silent.local_addr().unwrap().port()));
+    let start = Instant::now();
+    let of_lost = broken(&mut caller, start);
+    let of_silent = broken(&mut endpoint, start);
+    println!("measured: a lost reset is known after {of_lost:?}, a silent caller after {of_silent:?}");
+    assert!(of_lost < ASKED && of_silent < REAPED, "{of_lost:?}, {of_silent:?}");
+    for host in ["alpha", "beta"] {
+        let records = lab.agent(host).wait_records(2, |_| true);
+        let found: Vec<_> = records.iter().map(|record| record["reason"].as_str().unwrap()).collect();
+        assert_eq!(found, ["endpoint_reset", "caller_timeout"], "on {host}");
     }
 }
 
