@@ -243,12 +243,13 @@ fn parse_icmp(data: &[u8], v4: bool) -> Result<Payload<'_>, Reason> {
     Ok(icmp::error(data, v4).map_or(Payload::OtherIcmp, Payload::IcmpError))
 }
 
-/// The acknowledgement number of a packet that is known to be a TCP segment.
+/// The acknowledgement number of a packet that is known to be a TCP segment, and whether it is a reset.
 #[must_use]
-pub fn acknowledgement(packet: &[u8]) -> Option<u32> {
+pub fn answer(packet: &[u8]) -> Option<(u32, bool)> {
     let first = *packet.first()?;
     let ip = if first >> 4 == 4 { usize::from(first & 0x0f) * 4 } else { 40 };
-    packet.get(ip + 8..)?.first_chunk().map(|number| u32::from_be_bytes(*number))
+    let &[.., a, b, c, d, _, flags] = packet.get(ip..)?.first_chunk::<14>()?;
+    Some((u32::from_be_bytes([a, b, c, d]), flags & 0x04 != 0))
 }
 
 #[cfg(test)]

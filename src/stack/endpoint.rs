@@ -348,9 +348,13 @@ impl Inner {
         let now = self.now();
         let before = self.state();
         if let Some(packet) = packet {
-            self.acknowledged = packet::acknowledgement(packet).unwrap_or(self.acknowledged);
+            let (acknowledged, is_reset) = packet::answer(packet).unwrap_or((self.acknowledged, false));
+            self.acknowledged = acknowledged;
             self.silence.heard(now, &mut self.connection);
             self.connection.ingress(now, packet, &self.port);
+            if is_reset {
+                self.obey_reset();
+            }
             // Each of these is seen here before the next one follows.
             self.finished |=
                 matches!(self.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
@@ -360,6 +364,21 @@ impl Inner {
             && let Some(watcher) = self.watcher.take()
         {
             watcher.wake();
+        }
+    }
+
+    /// A reset of an open connection counts whatever number it has: none but the workload's kernel can have sent it, which
+    /// has no such connection any more. smoltcp ignores one that lies some bytes behind its window, as it may when the window,
+    /// whose number is rounded down, was closed.
+    fn obey_reset(&mut self) {
+        match self.state() {
+            State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait => {}
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => self.connection.abort(),
         }
     }
 

@@ -259,6 +259,18 @@ fn a_kernel_that_took_nothing_obeys_the_reset() {
 }
 
 #[test]
+fn a_reset_behind_the_window_is_obeyed() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, b"before");
+        talk.send(RST, 1_000_000, 0, 0, &[]);
+        let read = talk.endpoint.read(100, Reason::CallerReset).await.unwrap();
+        assert_eq!(read.as_deref(), Some(&b"before"[..]));
+        assert_eq!(talk.endpoint.read(100, Reason::CallerReset).await, Err(crate::stack::Broken(Reason::CallerReset)));
+    });
+}
+
+#[test]
 fn a_closed_window_is_not_silence() {
     run(async {
         let talk = Talk::start(OPTIONS);
