@@ -138,7 +138,7 @@ run_unit_tests() {
 
 run_e2e() {
   if can_make_hosts; then
-    tests "end-to-end tests" cargo test --locked --test e2e -- --test-threads=1 ${filter:+"$filter"}
+    tests "end-to-end tests" cargo test --locked --test e2e -- --test-threads=1 ${filter:+"$filter"} "$@"
   else
     skip "the end-to-end tests need root, /dev/net/tun and network namespaces (in a container: --privileged)"
   fi
@@ -169,7 +169,8 @@ case $mode in
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
     run_unit_tests
-    run_e2e
+    # These two are run by the release binary below.
+    run_e2e --skip scale:: --skip limits::
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
       # What is promised of memory and speed is promised of this binary.
