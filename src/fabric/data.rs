@@ -28,13 +28,15 @@ use std::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
-    runtime,
+    runtime::{self, LocalOptions},
     sync::{mpsc, oneshot},
-    task::LocalSet,
 };
 
 /// Commands that wait for the data thread; it takes them at once unless something is very wrong.
 const COMMANDS_MAX: usize = 4_096;
+/// Tasks that run between two looks at the devices and the socket. Each may move tens of kilobytes, so that with tokio's 61 a
+/// small packet would wait for milliseconds beside busy sessions; a look costs about a microsecond.
+const EVENTS: u32 = 16;
 /// Sessions shown at once to a person.
 const SHOWN_MAX: usize = 10_000;
 /// How long the control thread waits for the data thread to describe itself.
@@ -156,11 +158,12 @@ pub(super) async fn start(
     let settings = Settings { listen: config.listen, ..Settings::default() };
     let thread_stats = Arc::clone(&stats);
     let body = move || {
-        let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        let mut builder = runtime::Builder::new_current_thread();
+        let runtime = match builder.event_interval(EVENTS).enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             Err(error) => return drop(bound.send(Err(anyhow::Error::new(error)))),
         };
-        LocalSet::new().block_on(&runtime, async move {
+        runtime.block_on(async move {
             match Transport::bind(settings, identity) {
                 Ok((transport, incoming, reports)) => {
                     let _ = bound.send(Ok(transport.clone()));

@@ -19,7 +19,7 @@ use crate::{kernel::Tun, session::context::Context, stack::MTU, stack::VNET_HEAD
 use std::{io, rc::Rc};
 
 /// Packets taken in one turn, so that one busy workload does not keep the others waiting.
-const BATCH: usize = 32;
+const BATCH: usize = 16;
 
 /// Reads the interface's packets until it is closed or its device is gone.
 pub async fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
