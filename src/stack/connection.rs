@@ -1,53 +1,44 @@
 //! One smoltcp interface with one TCP socket, in memory of its own.
 
-use super::device::{TunPort, Turn};
+use super::{
+    buffers::Buffers,
+    device::{TunPort, Turn},
+};
 use crate::packet::FlowKey;
-use memmap2::{MmapMut, MmapOptions};
 use self_cell::MutBorrow;
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
-    socket::tcp::{Socket, SocketBuffer},
+    socket::tcp::{SendError, Socket, SocketBuffer},
     time::Instant,
     wire::{HardwareAddress, IpCidr, IpEndpoint},
 };
-use std::{io, net::SocketAddr};
-
-/// Bytes that may wait in each direction of one session. Between the agent and the kernel of the same machine a round
-/// trip takes microseconds, so this carries tens of gigabits; a slow reader closes the window at this many bytes.
-///
-/// A multiple of 4 just below 2^18: with a window scale of 2 the largest window that fits the header, 65 535 << 2, is the
-/// capacity itself. In a larger buffer smoltcp 0.14 would take the unscaled window of its SYN-ACK for a scaled one, accept
-/// data beyond the buffer, and panic on it.
-const BUFFER: usize = 65_535 << 2;
-/// Where the second buffer starts: at a page, so that a session that used little of both touches two pages, not three.
-const SECOND: usize = BUFFER.next_multiple_of(4_096);
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc};
 
 self_cell::self_cell!(
     struct Memory {
-        owner: MutBorrow<MmapMut>,
+        owner: MutBorrow<Buffers>,
         #[not_covariant]
         dependent: SocketSet,
     }
 );
 
 /// A TCP socket, and what it takes to run it.
-///
-/// Its buffers come straight from the kernel: pages are taken as they are used, and given back at the end. An allocator
-/// would write into the first page of each, and clear all of it before it is used again.
 pub(super) struct Connection {
     interface: Interface,
     memory: Memory,
     handle: SocketHandle,
+    /// Bytes that went through the buffers.
+    used: Rc<Cell<usize>>,
 }
 
 impl Connection {
     /// A closed socket that will speak as `fabric`.
     pub(super) fn open(port: &TunPort, fabric: SocketAddr, seed: u64) -> io::Result<Self> {
-        let map = MmapOptions::new().len(SECOND + BUFFER).map_anon()?;
+        let (buffers, used) = Buffers::take()?;
         let mut handle = SocketHandle::default();
-        let memory = Memory::new(MutBorrow::new(map), |map| {
-            let (first, second) = map.borrow_mut().split_at_mut(SECOND);
-            let mut socket = Socket::new(SocketBuffer::new(&mut first[..BUFFER]), SocketBuffer::new(second));
+        let memory = Memory::new(MutBorrow::new(buffers), |buffers| {
+            let (receive, send) = buffers.borrow_mut().halves();
+            let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
             socket.set_nagle_enabled(false);
             socket.set_ack_delay(None);
             let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -62,7 +53,7 @@ impl Connection {
             // The list is empty and has room for two.
             let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
         });
-        Ok(Self { interface, memory, handle })
+        Ok(Self { interface, memory, handle, used })
     }
 
     /// Waits for the SYN that comes next.
@@ -116,8 +107,19 @@ impl Connection {
         self.socket(|socket| socket.abort());
     }
 
+    /// Takes as many of the bytes as there is room for.
+    ///
+    /// # Errors
+    /// When nothing can be sent any more.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<usize, SendError> {
+        let taken = self.socket(|socket| socket.send_slice(bytes))?;
+        self.used.update(|used| used.saturating_add(taken));
+        Ok(taken)
+    }
+
     /// Takes one packet.
     pub(super) fn ingress(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
+        self.used.update(|used| used.saturating_add(packet.len()));
         let interface = &mut self.interface;
         let mut turn = Turn { packet: Some(packet), port };
         self.memory.with_dependent_mut(|_, sockets| interface.poll_ingress_single(now, &mut turn, sockets));

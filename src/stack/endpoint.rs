@@ -219,7 +219,7 @@ impl Endpoint {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
             while let Some(piece) = bytes.get(index) {
-                let Ok(taken) = inner.connection.socket(|socket| socket.send_slice(&piece[offset..])) else {
+                let Ok(taken) = inner.connection.send(&piece[offset..]) else {
                     return Poll::Ready(Err(inner.broken(reset)));
                 };
                 offset += taken;

@@ -9,6 +9,7 @@
 //! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`]; end with [`Endpoint::finish`] or
 //!    [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
 
+mod buffers;
 mod connection;
 mod device;
 mod endpoint;

@@ -4,7 +4,7 @@
 //!    refused with [`Reason::AgentFull`].
 //! 2. When the session ends, on whichever path, [`RecordSlot::write`] hands the record over. It neither waits nor fails,
 //!    since the slot has held a place in the queue all along.
-//! 3. The writer thread writes whole lines, and writes out as soon as the queue is empty. A write that fails (a full
+//! 3. The writer thread writes whole lines, and writes out when the queue is empty, [`GATHER`] after the first at most. A write that fails (a full
 //!    disk) is tried again for as long as it takes; new sessions are refused once [`UNWRITTEN_MAX`] records wait.
 //!
 //! A record file is opened for appending, so rotation works by copying and truncating (`copytruncate` in logrotate).
@@ -37,6 +37,9 @@ pub const UNWRITTEN_MAX: usize = 65_536;
 const SUBSCRIBER_LAG_MAX: usize = 1_024;
 /// Bytes collected before they are written even though the queue is not empty: one write for some 150 records.
 const WRITE_BYTES: usize = 64 * 1024;
+/// How long the first record after a pause waits for others: a writer that is woken for each costs a busy host as much
+/// as its sessions' packets.
+const GATHER: Duration = Duration::from_millis(2);
 /// Wait after a failed write: long enough not to flood the log, short against the time that the queue lasts.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -271,7 +274,10 @@ impl Writer {
                 Ok(message) => Some(message),
                 Err(_) => {
                     self.write_out();
-                    messages.blocking_recv()
+                    let message = messages.blocking_recv();
+                    // Others follow soon where there are many: the data thread wakes nobody for them, and one write takes all.
+                    thread::sleep(GATHER);
+                    message
                 }
             };
             match message {
