@@ -14,7 +14,8 @@ use std::rc::Rc;
 /// The port of DNS (RFC 1035 section 4.2).
 pub(super) const DNS_PORT: u16 = 53;
 
-pub(super) fn packet(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) {
+/// Takes one packet of an interface, IP header first: hands it to its session, answers it, or drops it with a counted reason.
+pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) {
     let outcome = match packet::parse(bytes) {
         Err(Reason::Fragment) => joined(context, interface, bytes),
         parsed => parsed.and_then(|packet| owned(context, interface, &packet)),

@@ -12,6 +12,7 @@ mod lately;
 mod resolver;
 mod udp;
 
+pub use dispatch::packet;
 pub use flows::{FlowGuard, Interface, Owner};
 pub use udp::{DatagramSink, UdpFlow};
 
@@ -40,7 +41,7 @@ async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) 
         let mut ready = device.readable().await?;
         for _ in 0..BATCH {
             match tun.recv(&mut buffer) {
-                Ok(length) => dispatch::packet(context, interface, buffer.get(VNET_HEADER..length).unwrap_or_default()),
+                Ok(length) => packet(context, interface, buffer.get(VNET_HEADER..length).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready.clear_ready();
                     break;

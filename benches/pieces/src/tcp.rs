@@ -1,0 +1,82 @@
+//! Bytes of an open session, between the interface and whoever carries them.
+
+use crate::{Round, bed::Bed, wire};
+use bytes::Bytes;
+use futures::FutureExt;
+use ripstop::{interface::FlowGuard, packet::FlowKey, stack::Endpoint};
+use ripstop_config::Reason;
+use std::{net::SocketAddrV4, rc::Rc};
+
+/// The caller's first sequence number, and the seed of the other side's.
+const ISN: u32 = 1_000;
+const SEED: u64 = 7;
+/// A maximum segment size of 65 495 and a window scale of 7, as Linux offers them on an interface of this MTU.
+const OPTIONS: &[u8] = &[2, 4, 0xff, 0xd7, 1, 3, 3, 7];
+
+/// A session that is established, and the next numbers of its caller.
+struct Talk {
+    bed: Bed,
+    endpoint: Rc<Endpoint>,
+    _flow: FlowGuard,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    sequence: u32,
+    acknowledgement: u32,
+}
+
+impl Talk {
+    fn new() -> Self {
+        let bed = Bed::new();
+        let (from, to) = (wire::at(bed.address(bed.web()), 40_000), wire::at(bed.api(), 8080));
+        let flow = bed.web().hold(FlowKey { workload: from.into(), fabric: to.into() });
+        let mut talk = wire::Segment {
+            from,
+            to,
+            flags: wire::SYN,
+            sequence: ISN,
+            acknowledgement: 0,
+            options: OPTIONS,
+            data: &[],
+        };
+        let endpoint = Endpoint::accept(bed.web().port(), to.into(), &talk.packet(), SEED).unwrap();
+        flow.open(&endpoint);
+        let (sequence, acknowledgement) = (ISN + 1, bed.sink.sequence().wrapping_add(1));
+        talk = wire::Segment { flags: wire::ACK, sequence, acknowledgement, options: &[], ..talk };
+        bed.packet(bed.web(), &talk.packet());
+        Self { bed, endpoint, _flow: flow, from, to, sequence, acknowledgement }
+    }
+
+    fn segment(&self, data: &[u8]) -> Vec<u8> {
+        let Self { from, to, sequence, acknowledgement, .. } = *self;
+        wire::Segment { from, to, flags: wire::ACK, sequence, acknowledgement, options: &[], data }.packet()
+    }
+}
+
+/// A segment of so many bytes from the workload, read, and its acknowledgement.
+pub(crate) fn inward(length: usize) -> Round {
+    let mut talk = Talk::new();
+    let mut packet = talk.segment(&vec![7; length]);
+    Box::new(move || {
+        wire::renumber(&mut packet, wire::SEQUENCE, talk.sequence);
+        talk.bed.packet(talk.bed.web(), &packet);
+        talk.sequence = talk.sequence.wrapping_add(u32::try_from(length).unwrap());
+        let read = talk.endpoint.read(length, Reason::CallerReset).now_or_never();
+        let read = read.expect("it is there").expect("it is open").expect("it has not ended");
+        assert_eq!(read.len(), length);
+    })
+}
+
+/// So many bytes to the workload, and its acknowledgement.
+pub(crate) fn outward(length: usize) -> Round {
+    let mut talk = Talk::new();
+    let (mut packet, pieces) = (talk.segment(&[]), [Bytes::from(vec![7; length])]);
+    Box::new(move || {
+        let before = talk.bed.sink.packets();
+        let written = talk.endpoint.write(&pieces, Reason::CallerReset).now_or_never();
+        assert!(matches!(written, Some(Ok(()))), "it has room");
+        assert!(talk.bed.sink.packets() > before);
+        talk.acknowledgement = talk.acknowledgement.wrapping_add(u32::try_from(length).unwrap());
+        wire::renumber(&mut packet, wire::ACKNOWLEDGEMENT, talk.acknowledgement);
+        talk.bed.packet(talk.bed.web(), &packet);
+    })
+}
