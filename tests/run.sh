@@ -4,6 +4,7 @@
 #   sudo tests/run.sh            everything; installs the Debian packages that are missing, and says which
 #   tests/run.sh quick           what needs neither root nor packages: format, lints, unit and property tests
 #   sudo tests/run.sh e2e NAME   only the end-to-end tests whose name contains NAME
+#   tests/run.sh counts          only the instruction counts of the hot pieces; with --record writes them down as they are
 #
 # The last line is `N passed, N failed`. Nothing is skipped silently: what cannot run is a failure where CI=true, and a
 # line that starts with SKIPPED elsewhere.
@@ -77,6 +78,7 @@ packages=(
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3 wrk:wrk
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
+  valgrind:valgrind
 )
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }
@@ -123,6 +125,13 @@ static_release() {
   timeout 60 "$binary" demo --once
 }
 
+# Instructions of the hot pieces, beside those on record: of the same build as the static binary, so that little is left to build.
+counts() {
+  RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --release --locked --target "$target" -p ripstop-pieces --bin counts || return 1
+  "target/$target/release/counts" "$@"
+}
+
 purity() {
   cargo check --target wasm32-unknown-unknown -p ripstop-config -p ripstop-policy
 }
@@ -154,6 +163,9 @@ case $mode in
     install_packages
     run_e2e
     ;;
+  counts)
+    step "instruction counts" counts "${@:2}"
+    ;;
   all)
     install_packages
     step "format" cargo fmt --all --check
@@ -179,9 +191,10 @@ case $mode in
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi
+    step "instruction counts" counts
     ;;
   *)
-    echo "usage: tests/run.sh [quick | e2e [NAME]]" >&2
+    echo "usage: tests/run.sh [quick | e2e [NAME] | counts [--record]]" >&2
     exit 2
     ;;
 esac

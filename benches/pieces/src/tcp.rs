@@ -50,33 +50,43 @@ impl Talk {
         let Self { from, to, sequence, acknowledgement, .. } = *self;
         wire::Segment { from, to, flags: wire::ACK, sequence, acknowledgement, options: &[], data }.packet()
     }
+
+    /// Takes a segment with so many bytes, and has them read.
+    fn inward(&mut self, packet: &mut [u8], length: usize) {
+        wire::renumber(packet, wire::SEQUENCE, self.sequence);
+        self.bed.packet(self.bed.web(), packet);
+        self.sequence = self.sequence.wrapping_add(u32::try_from(length).unwrap());
+        let mut left = length;
+        // Where the buffer ends and begins again, in two pieces.
+        while left > 0 {
+            let read = self.endpoint.read(length, Reason::CallerReset).now_or_never();
+            left -= read.expect("it is there").expect("it is open").expect("it has not ended").len();
+        }
+    }
+
+    /// Sends so many bytes, and takes a segment that acknowledges them.
+    fn outward(&mut self, packet: &mut [u8], pieces: &[Bytes]) {
+        let before = self.bed.sink.packets();
+        let written = self.endpoint.write(pieces, Reason::CallerReset).now_or_never();
+        assert!(matches!(written, Some(Ok(()))), "it has room");
+        assert!(self.bed.sink.packets() > before);
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        self.acknowledgement = self.acknowledgement.wrapping_add(u32::try_from(length).unwrap());
+        wire::renumber(packet, wire::ACKNOWLEDGEMENT, self.acknowledgement);
+        self.bed.packet(self.bed.web(), packet);
+    }
 }
 
 /// A segment of so many bytes from the workload, read, and its acknowledgement.
 pub(crate) fn inward(length: usize) -> Round {
     let mut talk = Talk::new();
     let mut packet = talk.segment(&vec![7; length]);
-    Box::new(move || {
-        wire::renumber(&mut packet, wire::SEQUENCE, talk.sequence);
-        talk.bed.packet(talk.bed.web(), &packet);
-        talk.sequence = talk.sequence.wrapping_add(u32::try_from(length).unwrap());
-        let read = talk.endpoint.read(length, Reason::CallerReset).now_or_never();
-        let read = read.expect("it is there").expect("it is open").expect("it has not ended");
-        assert_eq!(read.len(), length);
-    })
+    Box::new(move || talk.inward(&mut packet, length))
 }
 
 /// So many bytes to the workload, and its acknowledgement.
 pub(crate) fn outward(length: usize) -> Round {
     let mut talk = Talk::new();
     let (mut packet, pieces) = (talk.segment(&[]), [Bytes::from(vec![7; length])]);
-    Box::new(move || {
-        let before = talk.bed.sink.packets();
-        let written = talk.endpoint.write(&pieces, Reason::CallerReset).now_or_never();
-        assert!(matches!(written, Some(Ok(()))), "it has room");
-        assert!(talk.bed.sink.packets() > before);
-        talk.acknowledgement = talk.acknowledgement.wrapping_add(u32::try_from(length).unwrap());
-        wire::renumber(&mut packet, wire::ACKNOWLEDGEMENT, talk.acknowledgement);
-        talk.bed.packet(talk.bed.web(), &packet);
-    })
+    Box::new(move || talk.outward(&mut packet, &pieces))
 }
