@@ -188,7 +188,7 @@ pub struct Edge {
 }
 
 /// What an edge, a service, a workload or a tenant may do at most. Those of one edge or workload count per calling host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Limits {
     /// Payload bytes of each session, each way.
     pub session: Option<ByteRate>,

@@ -8,7 +8,7 @@ use std::{fmt, num::NonZeroU64, str::FromStr};
 
 /// A rate of payload bytes. Written in bits per second (`64 kbit/s`, `50 mbit/s`, `1.5 gbit/s`) or bytes per second
 /// (`2 MB/s`); kept as bytes per second, never zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ByteRate(NonZeroU64);
 
 impl ByteRate {
@@ -26,7 +26,7 @@ impl ByteRate {
 }
 
 /// A rate of new sessions, written `100/s`; never zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpenRate(std::num::NonZeroU32);
 
 impl OpenRate {

@@ -3,6 +3,7 @@
 use crate::{
     EdgeIx, Policy, ServiceEntry, ServiceIx, WorkloadEntry, WorkloadIx,
     address::{self, Kind, Pool},
+    dense::Dense,
     digest,
     snapshot::{Owner, Tables},
 };
@@ -66,6 +67,7 @@ pub fn compile(graph: Graph) -> Result<Policy, CompileError> {
     add_workloads(&graph, &mut tables)?;
     add_services(&graph, &mut tables)?;
     add_edges(&graph, &mut tables)?;
+    tables.dense = Dense::of(&graph, &tables)?;
     let resolver = address::resolver(graph.ranges.services_v4, graph.ranges.v6);
     let digest = digest::of(&graph, &tables);
     Ok(Policy { graph, tables, resolver, digest })
@@ -109,7 +111,7 @@ fn add_services(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> 
         let server = WorkloadId { tenant: id.tenant.clone(), name: service.by.clone() };
         let unknown = || CompileError::UnknownServer(service.at.clone(), server.clone());
         let by = *tables.workload_ix.get(&server).ok_or_else(unknown)?;
-        tables.service_ix.insert(id.clone(), ix);
+        tables.service_ix.entry(id.tenant.as_str().into()).or_default().insert(id.name.as_str().into(), ix);
         tables.owners.insert(IpAddr::V4(v4), Owner::Service(ix));
         tables.owners.insert(IpAddr::V6(v6), Owner::Service(ix));
         tables.services.push(ServiceEntry {
@@ -162,7 +164,7 @@ fn add_edges(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> {
 fn resolve(edge: &Edge, graph: &Graph, tables: &Tables) -> Result<(WorkloadIx, ServiceIx), CompileError> {
     let caller = tables.workload_ix.get(&edge.from);
     let caller = caller.ok_or_else(|| CompileError::UnknownCaller(edge.at.clone(), edge.from.clone()))?;
-    let service = tables.service_ix.get(&edge.to);
+    let service = tables.service_ix.get(edge.to.tenant.as_str()).and_then(|of| of.get(edge.to.name.as_str()));
     let service = service.ok_or_else(|| CompileError::UnknownService(edge.at.clone(), edge.to.clone()))?;
     let exported = |service: &Service| edge.from.tenant == edge.to.tenant || service.export.contains(&edge.from.tenant);
     if !graph.services.get(&edge.to).is_some_and(exported) {

@@ -15,6 +15,7 @@
 
 mod address;
 mod compile;
+mod dense;
 mod digest;
 mod explain;
 mod index;

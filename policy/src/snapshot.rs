@@ -1,6 +1,6 @@
 //! The compiled policy and what is asked of it.
 
-use crate::{EdgeIx, Permit, PolicyDigest, ServiceIx, Verdict, WorkloadIx};
+use crate::{EdgeIx, Permit, PolicyDigest, ServiceIx, Verdict, WorkloadIx, dense::Dense};
 use ripstop_config::{
     FabricName, Graph, HostName, Port, Reason, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
@@ -82,13 +82,16 @@ pub(crate) struct Tables {
     pub(crate) workloads: Vec<WorkloadEntry>,
     pub(crate) services: Vec<ServiceEntry>,
     pub(crate) workload_ix: FxHashMap<WorkloadId, WorkloadIx>,
-    pub(crate) service_ix: FxHashMap<ServiceId, ServiceIx>,
+    /// By tenant and name as texts: DNS asks with texts that may be no names.
+    pub(crate) service_ix: FxHashMap<Box<str>, FxHashMap<Box<str>, ServiceIx>>,
     pub(crate) owners: FxHashMap<IpAddr, Owner>,
     /// Ascending, as workloads are numbered in the order in which they are added.
     pub(crate) on: BTreeMap<HostName, Vec<WorkloadIx>>,
     pub(crate) reach: FxHashMap<(WorkloadIx, ServiceIx), Reach>,
     /// Of each workload, the services to which it has an edge, ascending.
     pub(crate) callees: Vec<Vec<ServiceIx>>,
+    /// What decisions read of all this.
+    pub(crate) dense: Dense,
 }
 
 /// Whose an address is.
@@ -150,7 +153,13 @@ impl Policy {
     /// A service by name.
     #[must_use]
     pub fn service(&self, id: &ServiceId) -> Option<ServiceIx> {
-        self.tables.service_ix.get(id).copied()
+        self.service_named(id.tenant.as_str(), id.name.as_str())
+    }
+
+    /// The service of a tenant whose names are these texts.
+    #[must_use]
+    pub fn service_named(&self, tenant: &str, name: &str) -> Option<ServiceIx> {
+        self.tables.service_ix.get(tenant)?.get(name).copied()
     }
 
     /// A workload's entry.
@@ -238,29 +247,30 @@ impl Policy {
     /// Decides whether `caller` may open a session to a port of `service`. Pure; its cost does not grow with the
     /// number of rules. Both the calling and the serving host ask this, and again whenever the policy changes.
     pub fn decide(&self, caller: WorkloadIx, service: ServiceIx, port: Port) -> Verdict {
-        let Some(entry) = self.tables.services.get(service.index()) else {
-            return Verdict::Deny(Reason::NoService);
-        };
         let Some(reach) = self.tables.reach.get(&(caller, service)) else {
-            return Verdict::Deny(self.without_edge(caller, entry));
+            return Verdict::Deny(self.without_edge(caller, service));
         };
-        if entry.ports.binary_search(&port).is_err() {
+        if self.tables.dense.ports(service).binary_search(&port).is_err() {
             return Verdict::Deny(Reason::NoPort);
         }
         match reach.edge_for(port) {
-            Some(edge) => Verdict::Allow(Permit::new(edge, self.edge(edge).limits)),
+            Some(edge) => Verdict::Allow(Permit::new(edge, self.tables.dense.limits(edge))),
             None => Verdict::Deny(Reason::PortNotAllowed),
         }
     }
 
     /// Why a caller without an edge is denied: across tenants, an export is missing before an edge is.
-    fn without_edge(&self, caller: WorkloadIx, service: &ServiceEntry) -> Reason {
+    fn without_edge(&self, caller: WorkloadIx, service: ServiceIx) -> Reason {
+        if self.tables.dense.one_tenant(caller, service) == Some(true) {
+            return Reason::NoEdge;
+        }
+        let Some(service) = self.tables.services.get(service.index()) else {
+            return Reason::NoService;
+        };
         let Some(caller) = self.tables.workloads.get(caller.index()) else {
             return Reason::UnknownCaller;
         };
-        let tenant = &caller.id.tenant;
-        let reachable = *tenant == service.id.tenant || service.export.contains(tenant);
-        if reachable { Reason::NoEdge } else { Reason::NotExported }
+        if service.export.contains(&caller.id.tenant) { Reason::NoEdge } else { Reason::NotExported }
     }
 
     /// The lowest port of a service that an edge lets this caller call: what it may call at all is decided by that one.
