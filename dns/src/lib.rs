@@ -1,7 +1,8 @@
 //! DNS for workloads: what one workload is answered, and the forwarding of every other name.
 //!
 //! 1. A query arrives from a workload's interface, so who asks is known. [`answer`] takes the bytes and the policy and
-//!    decides, without I/O and without a clock: a reply, a drop with its reason, or "not ours".
+//!    decides, without I/O and without a clock: a reply, a drop with its reason, or "not ours". [`Answers`] is the same for one
+//!    workload, and keeps what it said for when it is asked again.
 //! 2. Names under the fabric's suffix and addresses of the fabric's ranges are answered from the policy alone, and only
 //!    as far as the asking workload may see; nothing of them ever leaves the host.
 //! 3. [`Forwarder::resolve`] takes what is "not ours" to an upstream resolver, through a bounded cache.
@@ -15,6 +16,7 @@
 
 mod answer;
 mod forward;
+mod kept;
 mod query;
 mod records;
 mod reply;
@@ -26,5 +28,6 @@ mod tests;
 
 pub use answer::{Answer, answer};
 pub use forward::{FabricRanges, Forwarder, UpstreamError, Upstreams};
+pub use kept::Answers;
 pub use query::{Via, peek_name};
 pub use reply::{Rcode, Reply};

@@ -1,8 +1,8 @@
 //! What one workload sees of the fabric's names and addresses.
 
-use ripstop_config::{Port, Protocol, Reason, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName};
+use ripstop_config::{Port, Protocol, Reason, TenantName, WorkloadId, WorkloadName};
 use ripstop_policy::{Policy, ServiceIx, Verdict, WorkloadIx};
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 /// The label under the suffix below which workloads have names: `NAME.TENANT.workloads.FABRIC`.
 pub(crate) const WORKLOADS: &str = "workloads";
@@ -48,8 +48,8 @@ pub(crate) struct Missing {
 
 impl View<'_> {
     /// What a name under the suffix stands for; `labels` in lower case, the one next to the suffix first.
-    pub(crate) fn name(self, labels: &[String]) -> Node {
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    pub(crate) fn name(self, labels: &[Cow<'_, str>]) -> Node {
+        let labels: Vec<&str> = labels.iter().map(Cow::as_ref).collect();
         if let [tenant, service, below @ ..] = labels.as_slice()
             && let Some(service) = self.visible(tenant, service)
         {
@@ -98,8 +98,7 @@ impl View<'_> {
     }
 
     fn visible(self, tenant: &str, service: &str) -> Option<ServiceIx> {
-        let service = self.policy.service(&service_id(tenant, service)?)?;
-        self.policy.visible(self.caller, service).then_some(service)
+        self.policy.service_named(tenant, service).filter(|service| self.policy.visible(self.caller, *service))
     }
 
     fn under_service(self, service: ServiceIx, below: &[&str]) -> Node {
@@ -151,7 +150,7 @@ impl View<'_> {
     /// what does not exist.
     fn no_service(self, tenant: &str, service: &str) -> Missing {
         let caller = self.id();
-        let found = service_id(tenant, service).and_then(|id| self.policy.service(&id));
+        let found = self.policy.service_named(tenant, service);
         let own = caller.tenant.as_str() == tenant;
         match found {
             Some(_) if own => Missing {
@@ -176,10 +175,6 @@ impl View<'_> {
 
 /// What is said of services of other tenants.
 const ELSEWHERE: &str = "no such service for this workload";
-
-fn service_id(tenant: &str, service: &str) -> Option<ServiceId> {
-    Some(ServiceId::new(TenantName::new(tenant).ok()?, ServiceName::new(service).ok()?))
-}
 
 /// The label of a protocol in SRV names (RFC 2782).
 pub(crate) fn label_of(protocol: Protocol) -> &'static str {

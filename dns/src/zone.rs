@@ -4,13 +4,16 @@
 use hickory_proto::rr::Name;
 use ripstop_config::graph::Ranges;
 use ripstop_policy::Policy;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// Where a name lies.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Place<'n> {
     /// Under the fabric's suffix: the labels below it in lower case, the one next to the suffix first.
-    Fabric(Vec<String>),
+    Fabric(Vec<Cow<'n, str>>),
     /// In the reverse zone of a range.
     Reverse(Reverse),
     /// This machine (RFC 6761 section 6.3), or its address.
@@ -67,7 +70,7 @@ const SPECIAL: &[Special] = &[
 ];
 
 /// Finds where a name lies. The fabric comes first, so that no special name can take a part of it away.
-pub(crate) fn place(policy: &Policy, name: &Name) -> Place {
+pub(crate) fn place<'n>(policy: &Policy, name: &'n Name) -> Place<'n> {
     if let Some(labels) = below(name, policy.fabric().as_str()) {
         return Place::Fabric(labels);
     }
@@ -88,14 +91,23 @@ pub(crate) fn place(policy: &Policy, name: &Name) -> Place {
     }
 }
 
-fn below(name: &Name, suffix: &str) -> Option<Vec<String>> {
+fn below<'n>(name: &'n Name, suffix: &str) -> Option<Vec<Cow<'n, str>>> {
     let mut labels = name.iter().rev();
     for expected in suffix.rsplit('.') {
         if !labels.next()?.eq_ignore_ascii_case(expected.as_bytes()) {
             return None;
         }
     }
-    Some(labels.map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect())
+    Some(labels.map(lower_case).collect())
+}
+
+/// Copied only where it is not so already.
+fn lower_case(label: &[u8]) -> Cow<'_, str> {
+    let mut label = String::from_utf8_lossy(label);
+    if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        label.to_mut().make_ascii_lowercase();
+    }
+    label
 }
 
 fn starts(name: &Name, labels: &[&str]) -> bool {

@@ -9,9 +9,10 @@ use crate::{
         limits::DenialLimit,
     },
     stack::{Endpoint, TunPort},
-    telemetry::DropCounters,
+    telemetry::{DnsCounters, DropCounters},
 };
 use ripstop_config::{Reason, WorkloadId};
+use ripstop_dns::Answers;
 use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
@@ -78,6 +79,9 @@ pub struct Interface {
     user: Option<u32>,
     port: TunPort,
     drops: DropCounters,
+    dns: DnsCounters,
+    /// What its queries are answered.
+    pub(super) answers: RefCell<Answers>,
     flows: RefCell<FxHashMap<FlowKey, Place>>,
     /// Its UDP flows.
     pub(super) udp: UdpFlows,
@@ -111,6 +115,8 @@ impl Interface {
         let Owner { workload, v4, v6, has_v6, user } = owner;
         Rc::new(Self {
             drops: DropCounters::new(&workload),
+            dns: DnsCounters::new(&workload),
+            answers: RefCell::new(Answers::new(workload.clone())),
             workload,
             v4,
             v6,
@@ -171,6 +177,11 @@ impl Interface {
     #[must_use]
     pub fn drops(&self) -> &DropCounters {
         &self.drops
+    }
+
+    /// Counters of answered DNS queries.
+    pub(super) fn dns(&self) -> &DnsCounters {
+        &self.dns
     }
 
     /// Sessions whose first packets are held.

@@ -2,10 +2,10 @@
 
 use super::{dispatch::DNS_PORT, flows::Interface};
 use crate::{
-    packet::{Packet, Segment, craft},
+    packet::{Packet, Segment},
     session::context::{Context, ForwardQuery, random},
     stack::{Broken, Endpoint},
-    telemetry::{DnsSource, instruments},
+    telemetry::DnsSource,
 };
 use bytes::{Bytes, BytesMut};
 use ripstop_config::Reason;
@@ -52,7 +52,7 @@ pub(super) fn datagram(
     match decide(context, interface, query, Via::Udp) {
         Answer::Reply(reply) => {
             count(interface, &reply, DnsSource::Fabric);
-            interface.port().send(&craft::datagram(from, to, &reply.bytes));
+            interface.port().send_datagram(from, to, &reply.bytes);
             Ok(())
         }
         Answer::Drop(reason) => Err(reason),
@@ -63,7 +63,7 @@ pub(super) fn datagram(
                 if let Ok(answer) = waiting.await
                     && let Some(reply) = forwarded(&in_hand.0, answer)
                 {
-                    in_hand.0.port().send(&craft::datagram(from, to, &reply));
+                    in_hand.0.port().send_datagram(from, to, &reply);
                 }
             });
             Ok(())
@@ -72,11 +72,7 @@ pub(super) fn datagram(
 }
 
 fn decide(context: &Context, interface: &Interface, query: &[u8], via: Via) -> Answer {
-    let policy = context.policy();
-    match policy.workload(interface.workload()) {
-        Some(caller) => ripstop_dns::answer(&policy, caller, query, via),
-        None => Answer::Drop(Reason::UnknownCaller),
-    }
+    interface.answers.borrow_mut().answer(&context.policy(), query, via)
 }
 
 fn forward(
@@ -106,7 +102,7 @@ fn forwarded(interface: &Interface, answer: Answer) -> Option<Vec<u8>> {
 }
 
 fn count(interface: &Interface, reply: &ripstop_dns::Reply, source: DnsSource) {
-    instruments::dns(interface.workload(), reply.rcode.as_str(), source);
+    interface.dns().count(reply.rcode, source);
 }
 
 /// Takes a TCP connection to the resolver (RFC 7766).

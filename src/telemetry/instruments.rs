@@ -9,6 +9,7 @@
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
+use ripstop_dns::Rcode;
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -321,6 +322,8 @@ pub enum DnsSource {
 }
 
 impl DnsSource {
+    const ALL: [Self; 2] = [Self::Fabric, Self::Upstream];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Fabric => "fabric",
@@ -329,12 +332,34 @@ impl DnsSource {
     }
 }
 
-/// A DNS query of a workload was answered; `rcode` is from a closed set, such as `noerror` or `nxdomain`.
-pub fn dns(workload: &WorkloadId, rcode: &'static str, source: DnsSource) {
-    let mut labels = workload_labels(workload);
-    labels.push(Label::from_static_parts("source", source.as_str()));
-    labels.push(Label::from_static_parts("rcode", rcode));
-    counter!(DNS, labels).increment(1);
+/// The counters of one workload's DNS queries: a closed array, each looked up at its first use.
+pub struct DnsCounters {
+    labels: Vec<Label>,
+    slots: [[OnceLock<Counter>; Rcode::ALL.len()]; DnsSource::ALL.len()],
+}
+
+impl DnsCounters {
+    /// The counters of a workload of the graph.
+    #[must_use]
+    pub fn new(workload: &WorkloadId) -> Self {
+        Self { labels: workload_labels(workload), slots: Default::default() }
+    }
+
+    /// A query was answered.
+    pub fn count(&self, rcode: Rcode, source: DnsSource) {
+        self.slots[source as usize][rcode as usize].get_or_init(|| self.counter(rcode, source)).increment(1);
+    }
+
+    fn counter(&self, rcode: Rcode, source: DnsSource) -> Counter {
+        let labels = with(&self.labels, Label::from_static_parts("source", source.as_str()));
+        counter!(DNS, with(&labels, Label::from_static_parts("rcode", rcode.as_str())))
+    }
+}
+
+impl std::fmt::Debug for DnsCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DnsCounters").field("labels", &self.labels).finish_non_exhaustive()
+    }
 }
 
 /// The graph was loaded (`ok`), or was refused and the policy with this digest stays in force.

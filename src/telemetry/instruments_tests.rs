@@ -33,8 +33,10 @@ fn use_everything() {
     }
     let drops = DropCounters::new(&caller);
     Reason::ALL.iter().for_each(|reason| drops.count(*reason));
-    dns(&caller, "nxdomain", DnsSource::Fabric);
-    dns(&caller, "noerror", DnsSource::Upstream);
+    let dns = DnsCounters::new(&caller);
+    for source in DnsSource::ALL {
+        Rcode::ALL.iter().for_each(|rcode| dns.count(*rcode, source));
+    }
     policy_loaded(true, [1, 2, 3, 4, 5, 6, 7, 8]);
     policy_loaded(false, [0; 8]);
     peers(2, 0, 1);

@@ -12,5 +12,5 @@ pub mod record;
 pub mod web;
 
 pub use http::{BindError, Readiness, Unready};
-pub use instruments::{DnsSource, DropCounters, EdgeInstruments, Side};
+pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
 pub use record::{RecordLog, RecordSlot, SessionRecord};
