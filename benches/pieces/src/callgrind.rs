@@ -25,12 +25,12 @@ const ALLOCATORS: &[&str] = &[
 pub(crate) struct Tally {
     /// Instructions of Rust functions.
     pub(crate) instructions: u64,
-    /// Calls of Rust functions to [`ALLOCATORS`].
+    /// Calls of these functions to [`ALLOCATORS`]; also those before the count begins, as callgrind tells calls only in all.
     pub(crate) allocations: u64,
 }
 
-/// Runs this program with `arguments` under callgrind, and counts from each call of a function whose name has `function` in it to
-/// its return.
+/// Runs this program with `arguments` under callgrind, and counts instructions from each call of a function whose name has
+/// `function` in it to its return.
 ///
 /// # Errors
 /// When valgrind is not there, or the program failed under it.

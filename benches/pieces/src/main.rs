@@ -15,8 +15,8 @@ use table::{Cost, Table};
 
 /// Where counts are on record.
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/counts.txt");
-/// Rounds that are not counted: what is made at its first use is there after them.
-const WARM: u32 = 64;
+/// Rounds before: what is made at its first use is there after one. More would show among the allocations.
+const WARM: u32 = 1;
 /// Rounds that are counted: enough for what happens seldom, such as a table that grows, to show as a small part.
 const ROUNDS: u32 = 1_000;
 /// By how much a count may differ from the one on record. Two builds of one source are equal; it leaves room for the
@@ -26,7 +26,7 @@ const TOLERANCE: f64 = 0.03;
 const TOLERANCE_OTHER: f64 = 0.3;
 /// Instructions, and allocations, that make no difference.
 const FEW: f64 = 2.0;
-const FEW_ALLOCATIONS: f64 = 0.05;
+const FEW_ALLOCATIONS: f64 = 0.1;
 
 /// Counts the instructions of the pieces of the hot paths.
 #[derive(Parser)]
@@ -127,7 +127,7 @@ fn differing(before: &BTreeMap<String, Cost>, now: &BTreeMap<String, Cost>, tole
     let mut wrong = gone;
     for (piece, Cost { instructions, allocations }) in now {
         let Some(known) = before.get(piece) else {
-            println!("{piece:<16}{instructions:>14.0}{:>10}{allocations:>14.2}{:>10}  NOT ON RECORD", "-", "-");
+            println!("{piece:<16}{instructions:>14.0}{:>10}{allocations:>14.1}{:>10}  NOT ON RECORD", "-", "-");
             wrong += 1;
             continue;
         };
@@ -135,7 +135,7 @@ fn differing(before: &BTreeMap<String, Cost>, now: &BTreeMap<String, Cost>, tole
             || (allocations - known.allocations).abs() > FEW_ALLOCATIONS;
         wrong += usize::from(differs);
         println!(
-            "{piece:<16}{instructions:>14.0}{:>10.0}{allocations:>14.2}{:>10.2}{}",
+            "{piece:<16}{instructions:>14.0}{:>10.0}{allocations:>14.1}{:>10.1}{}",
             known.instructions,
             known.allocations,
             if differs { "  DIFFERS" } else { "" }
@@ -161,7 +161,7 @@ mod tests {
         let wrong = |now: &[(&str, f64, f64)]| differing(&before, &costs(now), TOLERANCE);
         assert_eq!(wrong(&[("a", 1_029.0, 2.0), ("few", 12.0, 0.0)]), 0);
         assert_eq!(wrong(&[("a", 1_031.0, 2.0), ("few", 13.0, 0.0)]), 2);
-        assert_eq!(wrong(&[("a", 969.0, 2.0), ("few", 10.0, 0.1)]), 2);
+        assert_eq!(wrong(&[("a", 969.0, 2.0), ("few", 10.0, 0.2)]), 2);
         assert_eq!(wrong(&[("a", 1_000.0, 2.0), ("b", 1.0, 0.0)]), 2);
     }
 

@@ -40,7 +40,7 @@ impl Table {
         let mut text = format!("{HEAD}{}\n", self.made_by);
         for (piece, Cost { instructions, allocations }) in &self.costs {
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{piece:<16}{instructions:>8.0}{allocations:>8.2}");
+            let _ = writeln!(text, "{piece:<16}{instructions:>8.0}{allocations:>8.1}");
         }
         text
     }
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn tables_are_read_as_written() {
         let cost = |instructions, allocations| Cost { instructions, allocations };
-        let costs = BTreeMap::from([("a/b".to_owned(), cost(120.0, 0.25)), ("c/d".to_owned(), cost(7.0, 0.0))]);
+        let costs = BTreeMap::from([("a/b".to_owned(), cost(120.0, 0.5)), ("c/d".to_owned(), cost(7.0, 0.0))]);
         let table = Table { made_by: "rustc 1.95.0 x86_64".into(), costs };
         assert_eq!(Table::parse(&table.write()).expect("it was written so"), table);
         assert!(Table::parse("rustc\na/b 1\n").is_err() && Table::parse("# no more\n").is_err());
