@@ -10,11 +10,13 @@
 //! The direct column says what the machine and the link do to small sessions without any fabric.
 
 use crate::{
-    bed::{Bed, ECHO_PORTS, Way},
-    load::{self, Bulk},
-    rounds::settle,
+    common::{
+        bed::{Bed, ECHO_PORTS},
+        load::{self, Bulk, Carried},
+    },
     small::{self, Fared},
-    table::{Column, Table, Unit},
+    table::{Table, Unit},
+    target::Target,
 };
 use anyhow::{Context, anyhow};
 use std::{thread, time::Duration};
@@ -42,42 +44,43 @@ const HELD_DOWN: Rogue = Rogue { what: "1 stream from it with a limit of 500 Mbi
 
 /// Takes every figure once.
 pub fn round(bed: &Bed, seconds: u32, table: &mut Table) {
-    for way in [Way::Direct, Way::Namespace] {
-        beside_all(bed, way, "", &[UP, DOWN, MANY, HELD_UP, HELD_DOWN], seconds, table);
+    for target in [Target::Direct, Target::Namespace] {
+        beside_all(bed, target, "", &[UP, DOWN, MANY, HELD_UP, HELD_DOWN], seconds, table);
     }
     bed.thin(Some(RATE));
-    for way in [Way::Direct, Way::Namespace] {
-        beside_all(bed, way, "on a link of 500 Mbit/s ", &[UP, DOWN, MANY], seconds, table);
+    for target in [Target::Direct, Target::Namespace] {
+        beside_all(bed, target, "on a link of 500 Mbit/s ", &[UP, DOWN, MANY], seconds, table);
     }
     bed.thin(None);
 }
 
-fn beside_all(bed: &Bed, way: Way, link: &str, rogues: &[Rogue], seconds: u32, table: &mut Table) {
+fn beside_all(bed: &Bed, target: Target, link: &str, rogues: &[Rogue], seconds: u32, table: &mut Table) {
     let mut taken = || -> anyhow::Result<()> {
-        settle(bed);
-        let idle = small_ones(bed, way, 0, seconds)()?;
-        add(table, way, &format!("{SMALL} small sessions {link}alone"), &idle);
+        bed.settle();
+        let idle = small_ones(bed, target, 0, seconds)()?;
+        add(table, target, &format!("{SMALL} small sessions {link}alone"), &idle);
         for rogue in rogues {
-            settle(bed);
-            let (fared, bulk) = beside(bed, way, rogue, seconds)?;
+            bed.settle();
+            let (fared, bulk) = beside(bed, target, rogue, seconds)?;
             let what = format!("{SMALL} small sessions {link}beside {}", rogue.what);
-            add(table, way, &what, &fared);
+            add(table, target, &what, &fared);
             let ratio = fared.percentile(99).as_secs_f64() / idle.percentile(99).as_secs_f64();
             eprintln!("    p99 is {ratio:.2} x that alone; the rogue has {:.2} Gbit/s", bulk.gbit);
-            table.add(&format!("{what}, p99 over p99 alone"), Unit::Ratio, column(way), ratio);
-            table.add(&format!("{what}, Jain's index"), Unit::Ratio, column(way), fared.jain());
-            table.add(&format!("{what}, which has"), Unit::GbitPerSecond, column(way), bulk.gbit);
+            table.add(&format!("{what}, p99 over p99 alone"), Unit::Ratio, target.column(), ratio);
+            table.add(&format!("{what}, Jain's index"), Unit::Ratio, target.column(), fared.jain());
+            table.add(&format!("{what}, which has"), Unit::GbitPerSecond, target.column(), bulk.gbit);
         }
         Ok(())
     };
     if let Err(error) = taken() {
-        table.fail(&format!("small sessions, {way:?}: {error:#}"));
+        table.fail(&format!("small sessions, {target:?}: {error:#}"));
     }
 }
 
 /// To be run where the client is, after a pause; the lab itself stays on its thread.
-fn small_ones(bed: &Bed, way: Way, after: u32, seconds: u32) -> impl FnOnce() -> anyhow::Result<Fared> + Send {
-    let (place, to) = (bed.client(way), ECHO_PORTS.map(|port| bed.target(way, port)));
+fn small_ones(bed: &Bed, target: Target, after: u32, seconds: u32) -> impl FnOnce() -> anyhow::Result<Fared> + Send {
+    let way = target.way(bed);
+    let (place, to) = (way.client.clone(), ECHO_PORTS.map(|port| way.target(port)));
     let (after, length) = (Duration::from_secs(after.into()), Duration::from_secs(seconds.into()));
     move || {
         thread::sleep(after);
@@ -85,29 +88,22 @@ fn small_ones(bed: &Bed, way: Way, after: u32, seconds: u32) -> impl FnOnce() ->
     }
 }
 
-fn beside(bed: &Bed, way: Way, rogue: &Rogue, seconds: u32) -> anyhow::Result<(Fared, Bulk)> {
+fn beside(bed: &Bed, target: Target, rogue: &Rogue, seconds: u32) -> anyhow::Result<(Fared, Carried)> {
     let pace = format!("{RATE}M");
-    let options: &[&str] = if rogue.held && way == Way::Direct { &["-b", &pace] } else { &[] };
-    let small_ones = small_ones(bed, way, AROUND, seconds);
+    let options: &[&str] = if rogue.held && target == Target::Direct { &["-b", &pace] } else { &[] };
+    let small_ones = small_ones(bed, target, AROUND, seconds);
     thread::scope(|scope| {
         let fared = scope.spawn(small_ones);
-        let (from, whole) = (bed.rogue(way, rogue.held), seconds + 2 * AROUND);
-        let bulk = load::bulk_from(bed, &from, way, rogue.streams, rogue.reverse, whole, options)?;
+        let all = Bulk { streams: rogue.streams, reverse: rogue.reverse, seconds: seconds + 2 * AROUND, options };
+        let bulk = load::bulk(&target.way_of_rogue(bed, rogue.held), all)?;
         Ok((fared.join().map_err(|_| anyhow!("the small sessions panicked"))??, bulk))
     })
 }
 
-fn add(table: &mut Table, way: Way, what: &str, fared: &Fared) {
+fn add(table: &mut Table, target: Target, what: &str, fared: &Fared) {
     let micros = |percent| fared.percentile(percent).as_secs_f64() * 1e6;
     let (p50, p99) = (micros(50), micros(99));
-    eprintln!("  {what}, {way:?}: p50 {p50:.0} µs, p99 {p99:.0} µs");
-    table.add(&format!("{what}, p50"), Unit::Microseconds, column(way), p50);
-    table.add(&format!("{what}, p99"), Unit::Microseconds, column(way), p99);
-}
-
-fn column(way: Way) -> Column {
-    match way {
-        Way::Direct => Column::Direct,
-        Way::Namespace | Way::User => Column::Fabric,
-    }
+    eprintln!("  {what}, {target:?}: p50 {p50:.0} µs, p99 {p99:.0} µs");
+    table.add(&format!("{what}, p50"), Unit::Microseconds, target.column(), p50);
+    table.add(&format!("{what}, p99"), Unit::Microseconds, target.column(), p99);
 }

@@ -1,5 +1,6 @@
 //! Figures of several rounds, and the table of their medians.
 
+use crate::common::stats::median;
 use comfy_table::{CellAlignment, presets};
 use std::fmt;
 
@@ -99,13 +100,4 @@ impl fmt::Display for Table {
         writeln!(f, "{}", shown.trim_fmt())?;
         self.failures.iter().try_for_each(|why| writeln!(f, "FAILED: {why}"))
     }
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let upper = sorted.get(sorted.len() / 2)?;
-    let lower = sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(*lower, *upper))
 }

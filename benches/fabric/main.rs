@@ -8,35 +8,29 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the lab is test code")]
 #![expect(unreachable_pub, reason = "one binary: nothing of it is public, and `pub` reads better than `pub(crate)`")]
 
-#[path = "fabric/bed.rs"]
-mod bed;
-#[path = "fabric/conditions.rs"]
-mod conditions;
-#[path = "fabric/fairness.rs"]
+#[allow(dead_code, reason = "the other benchmark uses the rest")]
+#[path = "../common/mod.rs"]
+mod common;
 mod fairness;
-#[allow(dead_code, unused_imports, reason = "the end-to-end tests use all of it")]
-#[path = "../tests/e2e/lab/mod.rs"]
-mod lab;
-#[path = "fabric/load.rs"]
-mod load;
-#[path = "fabric/memory.rs"]
 mod memory;
-#[path = "fabric/rounds.rs"]
 mod rounds;
-#[path = "fabric/serve.rs"]
-mod serve;
 #[allow(dead_code, reason = "the end-to-end tests use all of it")]
-#[path = "../tests/e2e/small.rs"]
+#[path = "../../tests/e2e/small.rs"]
 mod small;
-#[path = "fabric/table.rs"]
 mod table;
+mod target;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use common::{
+    bed::Bed,
+    conditions,
+    limit::{at_most, finish},
+    link::Link,
+    serve::Role,
+};
 use std::{
     process::{Command, ExitCode, Stdio},
-    sync::mpsc::{RecvTimeoutError, sync_channel},
-    thread,
     time::Duration,
 };
 
@@ -63,7 +57,7 @@ struct Options {
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
-    role: Option<serve::Role>,
+    role: Option<Role>,
 }
 
 fn main() -> ExitCode {
@@ -74,35 +68,16 @@ fn main() -> ExitCode {
     if options.quick {
         (options.rounds, options.seconds) = (1, 2);
     }
-    let (done, wait) = sync_channel(1);
-    // Hosts end with the thread that made them, so that leaving `main` ends them too when the time is up.
-    let worker = thread::spawn(move || done.send(measure(&options)));
-    match wait.recv_timeout(LIMIT) {
-        Ok(measured) => finish(measured),
-        Err(RecvTimeoutError::Timeout) => finish(Err(anyhow::anyhow!("not done in {LIMIT:?}: given up"))),
-        Err(RecvTimeoutError::Disconnected) => {
-            drop(worker.join());
-            finish(Err(anyhow::anyhow!("the measurement panicked")))
-        }
-    }
-}
-
-fn finish(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    at_most(LIMIT, move || measure(&options))
 }
 
 fn measure(options: &Options) -> anyhow::Result<()> {
     check_machine()?;
     let conditions = conditions::read();
     let mut table = table::Table::default();
-    let bed = bed::Bed::build()?;
-    let memory = (!options.fairness).then(|| memory::idle_sessions(&bed));
+    let mut bed = Bed::build(Link::default())?;
+    target::serve(&mut bed);
+    let memory = (!options.fairness).then(|| memory::of_idle_sessions(&bed));
     bed.restart()?;
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);

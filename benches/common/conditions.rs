@@ -1,6 +1,6 @@
 //! What the figures depend on: the machine and the day.
 
-use crate::bed;
+use super::link::{CONGESTION, MTU};
 use std::fs;
 use time::{OffsetDateTime, macros::format_description};
 
@@ -12,12 +12,10 @@ pub fn read() -> String {
     let load = line("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
     let build = if cfg!(debug_assertions) { "DEBUG BUILD, not to be quoted" } else { "release build" };
     format!(
-        "{}; {cores} cores, {}; Linux {}; direct TCP {}; load before {load}; {build}; one veth pair, MTU {}",
+        "{}; {cores} cores, {}; Linux {}; TCP {CONGESTION}; load before {load}; {build}; one veth pair, MTU {MTU}",
         day.unwrap_or_default(),
         processor(&line("/proc/cpuinfo")),
         line("/proc/sys/kernel/osrelease"),
-        bed::CONGESTION,
-        bed::MTU,
     )
 }
 

@@ -1,6 +1,9 @@
 //! What this program does inside an endpoint or beside a caller, as a process of its own.
 
-use crate::bed::{ECHO_PORTS, HOLD_PORT};
+use super::{
+    bed::{ECHO_PORTS, HOLD_PORT},
+    datagrams,
+};
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::SockRef;
@@ -30,6 +33,9 @@ pub enum Role {
     /// Opens connections and keeps them.
     #[command(hide = true)]
     Open { to: SocketAddr, count: usize },
+    /// Counts datagrams.
+    #[command(hide = true)]
+    Count { address: IpAddr },
 }
 
 impl Role {
@@ -38,6 +44,7 @@ impl Role {
         match self {
             Self::Echo { address } => echo_and_hold(address),
             Self::Open { to, count } => open(to, count),
+            Self::Count { address } => datagrams::count(address),
         }
     }
 }

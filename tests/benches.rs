@@ -1,0 +1,70 @@
+//! What the benchmarks make of what they measure: a figure that is computed wrongly would look like any other.
+
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code)]
+
+#[path = "../benches/common/search.rs"]
+mod search;
+#[path = "../benches/common/stats.rs"]
+mod stats;
+
+use proptest::prelude::*;
+use search::{Attempt, FIRST, LAST, search};
+use stats::{median, per_mille, spread};
+use std::{convert::Infallible, time::Duration};
+
+/// A path that carries so many datagrams a second, and a sender that offers so many at most.
+fn path(carries: f64, offers: f64) -> impl FnMut(f64) -> Result<Attempt, Infallible> {
+    move |rate| {
+        let offered = rate.min(offers);
+        Ok(Attempt { rate: offered.min(carries), clean: offered <= carries })
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_highest_clean_rate_is_found_to_a_twentieth(carries in FIRST / 8.0..LAST / 2.0) {
+        let found = search(path(carries, f64::INFINITY)).unwrap();
+        prop_assert!(found <= carries, "{found} of {carries} is more than is carried");
+        // Below the first rate the steps are halves.
+        let least = if carries < FIRST { carries * 0.45 } else { carries * 0.95 };
+        prop_assert!(found >= least, "{found} of {carries}");
+    }
+}
+
+#[test]
+fn a_sender_that_lags_is_not_asked_for_more() {
+    assert_eq!(search(path(f64::INFINITY, 70_000.0)).unwrap(), 70_000.0);
+}
+
+#[test]
+fn a_path_that_always_loses_carries_nothing() {
+    assert_eq!(search(path(0.0, f64::INFINITY)).unwrap(), 0.0);
+}
+
+#[test]
+fn one_loss_by_chance_does_not_end_the_search() {
+    let (mut chance, mut path) = (true, path(300_000.0, f64::INFINITY));
+    let found = search(|rate| {
+        let tried = path(rate)?;
+        Ok::<_, Infallible>(Attempt { clean: tried.clean && !std::mem::take(&mut chance), ..tried })
+    });
+    assert!(found.unwrap() >= 285_000.0);
+}
+
+#[test]
+fn medians_and_spreads() {
+    assert_eq!(median(&[]), None);
+    assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+    assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    assert_eq!(spread(&[8.0, 10.0, 12.0]), Some(0.2));
+    assert_eq!(spread(&[0.0]), None);
+}
+
+#[test]
+fn percentiles() {
+    let times: Vec<_> = (1..=1000).map(Duration::from_micros).collect();
+    assert_eq!(per_mille(&times, 500), 501.0);
+    assert_eq!(per_mille(&times, 999), 1000.0);
+    assert_eq!(per_mille(&times, 1000), 1000.0);
+    assert_eq!(per_mille(&[], 500), 0.0);
+}
