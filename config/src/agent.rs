@@ -16,8 +16,10 @@ pub const AGENT_MAX: usize = 64 << 10;
 pub struct AgentConfig {
     /// `host:` this host's name; its certificate must say the same. Required.
     pub host: HostName,
-    /// `graph:` the service graph's file. Required. Relative paths are from the configuration file's directory.
-    pub graph: PathBuf,
+    /// Where the policy comes from: `graph:` or `trust:`, one of which is required.
+    pub policy: PolicySource,
+    /// `state:` the directory in which signed policies are kept. Default `/var/lib/ripstop`.
+    pub state: PathBuf,
     /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
     pub certificate: PathBuf,
     /// `identity.key:` PEM key, readable by its owner alone. Default `host.key`.
@@ -34,6 +36,15 @@ pub struct AgentConfig {
     pub sessions: SessionLog,
     /// `dns.upstream:` servers for names outside the fabric. Default: the host's `/etc/resolv.conf`. `[]` for none.
     pub upstream: Option<Vec<SocketAddr>>,
+}
+
+/// Where the policy comes from. Relative paths are from the configuration file's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicySource {
+    /// `graph:` the service graph's file, the same on every host.
+    File(PathBuf),
+    /// `trust:` the file of the operators whose signature makes a policy. It comes from other hosts, or by `ripstop apply`.
+    Signed(PathBuf),
 }
 
 /// Where session records go.

@@ -12,17 +12,21 @@ pub mod agent;
 pub mod diagnostic;
 pub mod graph;
 pub mod name;
+pub mod operators;
 mod read;
 pub mod reason;
 pub mod suggest;
 pub mod units;
+mod version;
 mod yaml;
 
 pub use agent::AgentConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use graph::Graph;
 pub use name::{
-    FabricName, HostName, Identity, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName, ZoneName,
+    FabricName, HostName, Identity, OperatorName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName, ZoneName,
 };
+pub use operators::{OperatorKey, Operators};
 pub use reason::Reason;
 pub use units::{ByteRate, OpenRate, Port, Protocol, Span};
+pub use version::PolicyVersion;

@@ -119,6 +119,11 @@ name!(
     check_label
 );
 name!(
+    /// Somebody who may sign policies.
+    OperatorName,
+    check_label
+);
+name!(
     /// A set of hosts between which traffic is cheap.
     ZoneName,
     check_label

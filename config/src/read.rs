@@ -13,11 +13,13 @@ mod health;
 mod hosts;
 mod identity;
 mod limits;
+mod operators;
 mod ranges;
 mod services;
 mod workloads;
 
 pub(crate) use agent::agent;
+pub(crate) use operators::operators;
 
 use crate::{
     Diagnostics, FabricName, Graph, HostName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
-    agent::{AGENT_MAX, SessionLog},
+    agent::{AGENT_MAX, PolicySource, SessionLog},
 };
 use std::path::Path;
 
@@ -15,7 +15,8 @@ const FILE: &str = "/etc/ripstop/agent.yaml";
 fn what_is_left_out_has_defaults() {
     let config = AgentConfig::parse(FILE, "host: alpha\ngraph: graph.yaml\n").unwrap();
     assert_eq!(config.host.as_str(), "alpha");
-    assert_eq!(config.graph, Path::new("/etc/ripstop/graph.yaml"));
+    assert_eq!(config.policy, PolicySource::File("/etc/ripstop/graph.yaml".into()));
+    assert_eq!(config.state, Path::new("/var/lib/ripstop"));
     assert_eq!(config.certificate, Path::new("/etc/ripstop/host.pem"));
     assert_eq!(config.key, Path::new("/etc/ripstop/host.key"));
     assert_eq!(config.ca, Path::new("/etc/ripstop/ca.pem"));
@@ -35,11 +36,13 @@ identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
 listen: 192.0.2.7
 metrics: off
 run: run
+state: state
 sessions: log/sessions.jsonl
 dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'] }
 ";
     let config = AgentConfig::parse("conf/agent.yaml", text).unwrap();
-    assert_eq!(config.graph, Path::new("/srv/graph.yaml"));
+    assert_eq!(config.policy, PolicySource::File("/srv/graph.yaml".into()));
+    assert_eq!(config.state, Path::new("conf/state"));
     assert_eq!(config.certificate, Path::new("conf/pki/beta.pem"));
     assert_eq!(config.key, Path::new("/secret/beta.key"));
     assert_eq!(config.ca, Path::new("conf/../ca.pem"));
@@ -53,7 +56,17 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'] }
         AgentConfig::parse("agent.yaml", "host: a\ngraph: g\nsessions: off\ndns: { upstream: [] }\nlisten: ':9'\n");
     let none = none.unwrap();
     assert_eq!((none.upstream, none.sessions), (Some(Vec::new()), SessionLog::Off));
-    assert_eq!((none.graph.as_path(), none.listen.to_string().as_str()), (Path::new("g"), "[::]:9"));
+    assert_eq!((none.policy, none.listen.to_string().as_str()), (PolicySource::File("g".into()), "[::]:9"));
+}
+
+#[test]
+fn a_policy_is_a_file_or_signed_and_not_both() {
+    let signed = AgentConfig::parse(FILE, "host: alpha\ntrust: operators.yaml\n").unwrap();
+    assert_eq!(signed.policy, PolicySource::Signed("/etc/ripstop/operators.yaml".into()));
+    let both = AgentConfig::parse(FILE, "host: alpha\ntrust: operators.yaml\ngraph: graph.yaml\n").unwrap_err();
+    assert!(both.to_string().contains("cannot both be given"), "{both}");
+    let none = AgentConfig::parse(FILE, "host: alpha\n").unwrap_err();
+    assert!(none.to_string().contains("or `trust:"), "{none}");
 }
 
 #[test]

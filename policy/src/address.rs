@@ -1,10 +1,15 @@
 //! Addresses for names: from a hash of the name, so that every host assigns the same ones without asking another, and
-//! adding a name seldom moves the address of a different one.
+//! adding a name seldom moves the address of a different one. A signed policy carries the addresses of the one before it:
+//! then it never does.
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use ripstop_config::{ServiceId, WorkloadId};
 use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 /// The /64 of a fabric's /48 in which the services are; the resolver is its `::1`.
 const SERVICE_SUBNET: u16 = 0;
@@ -15,6 +20,31 @@ const WORKLOAD_SUBNET: u16 = 1;
 const INTERFACE_BITS: u32 = 48;
 /// Interface identifiers 0 (the subnet-router anycast address, RFC 4291 section 2.6.1) and 1 (the resolver).
 const FIRST_INTERFACE: u64 = 2;
+
+/// The addresses of one name, one of each family.
+pub type Pair = (Ipv4Addr, Ipv6Addr);
+
+/// The addresses that names had in an earlier policy, and keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addresses {
+    /// Of services.
+    pub services: BTreeMap<ServiceId, Pair>,
+    /// Of workloads.
+    pub workloads: BTreeMap<WorkloadId, Pair>,
+}
+
+impl Addresses {
+    /// Adds what another one has of names that this one does not know.
+    pub fn or(&mut self, other: &Self) {
+        for (id, pair) in &other.services {
+            self.services.entry(id.clone()).or_insert(*pair);
+        }
+        for (id, pair) in &other.workloads {
+            self.workloads.entry(id.clone()).or_insert(*pair);
+        }
+    }
+}
 
 /// A family of names with ranges of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +90,21 @@ pub(crate) fn resolver(services: Ipv4Net, v6: Ipv6Net) -> (Ipv4Addr, Ipv6Addr) {
     (v4_at(services, 1), v6_at(v6, SERVICE_SUBNET, 1))
 }
 
-/// Assigns addresses to names of one kind in one range. Hand names in sorted order: the outcome then depends on the set
-/// of names alone.
+/// The addresses of names of one kind, in the order of the names: those that are carried first, then the others. `None`
+/// when the IPv4 range is full. Names come in sorted order: the outcome then depends on the set of names, and on what is
+/// carried, alone.
+pub(crate) fn assign<'n, Id: Ord + ToString + 'n>(
+    kind: Kind,
+    (v4, v6): (Ipv4Net, Ipv6Net),
+    names: impl Iterator<Item = &'n Id> + Clone,
+    carried: &BTreeMap<Id, Pair>,
+) -> Option<Vec<Pair>> {
+    let mut pool = Pool::new(kind, v4, v6);
+    let kept: Vec<_> = names.clone().map(|id| carried.get(id).copied().filter(|pair| pool.keep(*pair))).collect();
+    names.zip(kept).map(|(id, kept)| kept.or_else(|| pool.assign(&id.to_string()))).collect()
+}
+
+/// Assigns addresses to names of one kind in one range.
 pub(crate) struct Pool {
     kind: Kind,
     v4: Ipv4Net,
@@ -75,8 +118,31 @@ impl Pool {
         Self { kind, v4, v6, taken_v4: FxHashSet::default(), taken_v6: FxHashSet::default() }
     }
 
+    /// Takes the addresses that a name had; false when they are not in the ranges, or not free.
+    fn keep(&mut self, (v4, v6): Pair) -> bool {
+        let (Some(slot), Some(interface)) = (self.slot_of(v4), self.interface_of(v6)) else { return false };
+        if self.taken_v4.contains(&slot) || self.taken_v6.contains(&interface) {
+            return false;
+        }
+        self.taken_v4.insert(slot) && self.taken_v6.insert(interface)
+    }
+
+    /// Which of the slots for names an address is.
+    fn slot_of(&self, ip: Ipv4Addr) -> Option<u64> {
+        let offset = u64::from(u32::from(ip)).checked_sub(u32::from(self.v4.network()).into())?;
+        let slot = offset.checked_sub(self.kind.first_offset())?;
+        (slot < room(self.kind, self.v4)).then_some(slot)
+    }
+
+    fn interface_of(&self, ip: Ipv6Addr) -> Option<u64> {
+        let interface = (u128::from(ip) & u128::from(u64::MAX)) as u64;
+        let slot = interface.checked_sub(FIRST_INTERFACE)?;
+        let ours = interface < 1 << INTERFACE_BITS && v6_at(self.v6, self.kind.subnet(), interface) == ip;
+        ours.then_some(slot)
+    }
+
     /// The addresses of `tenant/name`; `None` when the IPv4 range is full.
-    pub(crate) fn assign(&mut self, name: &str) -> Option<(Ipv4Addr, Ipv6Addr)> {
+    pub(crate) fn assign(&mut self, name: &str) -> Option<Pair> {
         let (low, high) = hash(self.kind, name);
         let room = room(self.kind, self.v4);
         if self.taken_v4.len() as u64 >= room {
@@ -150,6 +216,56 @@ mod tests {
         }
         assert_eq!(room(Kind::Service, "10.0.0.0/30".parse().unwrap()), 1);
         assert_eq!(room(Kind::Workload, "0.0.0.0/0".parse().unwrap()), (1 << 32) - 2);
+    }
+
+    fn ids(names: impl Iterator<Item = String>) -> std::collections::BTreeSet<ServiceId> {
+        names.map(|name| format!("shop/{name}").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn names_keep_what_is_carried_and_the_others_find_room_around_it() {
+        let ranges = ("10.0.0.16/28".parse().unwrap(), "fd01:203:405::/48".parse().unwrap());
+        let with = |names: &std::collections::BTreeSet<ServiceId>, carried: &BTreeMap<ServiceId, Pair>| {
+            let pairs = assign(Kind::Service, ranges, names.iter(), carried).unwrap();
+            names.iter().cloned().zip(pairs).collect::<BTreeMap<_, _>>()
+        };
+        let mut carried = with(&ids((0..6).map(|one| format!("n{one}"))), &BTreeMap::new());
+        for more in 7..=13 {
+            // Names that sort before and between the old ones.
+            let names = ids((0..6).map(|one| format!("n{one}")).chain((6..more).map(|one| format!("a{one}"))));
+            let next = with(&names, &carried);
+            assert!(carried.iter().all(|(id, pair)| next[id] == *pair), "nothing moves");
+            assert_eq!(next.values().collect::<HashSet<_>>().len(), names.len(), "nothing is shared");
+            carried = next;
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_assigned_anew() {
+        let ranges: (Ipv4Net, Ipv6Net) = ("10.0.0.16/28".parse().unwrap(), "fd01:203:405::/48".parse().unwrap());
+        let name = ids(["n".to_owned()].into_iter());
+        let fresh = assign(Kind::Service, ranges, name.iter(), &BTreeMap::new()).unwrap();
+        let good: Pair = ("10.0.0.18".parse().unwrap(), "fd01:203:405::2".parse().unwrap());
+        for bad in [
+            ("10.0.0.15", "fd01:203:405::2"),
+            ("10.0.0.16", "fd01:203:405::2"),
+            ("10.0.0.17", "fd01:203:405::2"),
+            ("10.0.0.31", "fd01:203:405::2"),
+            ("10.0.0.32", "fd01:203:405::2"),
+            ("10.0.0.18", "fd01:203:405::1"),
+            ("10.0.0.18", "fd01:203:405:1::2"),
+            ("10.0.0.18", "fd01:203:405:0:1::2"),
+            ("10.0.0.18", "fd01:203:406::2"),
+        ] {
+            let bad: Pair = (bad.0.parse().unwrap(), bad.1.parse().unwrap());
+            let carried = name.iter().map(|id| (id.clone(), bad)).collect();
+            assert_eq!(assign(Kind::Service, ranges, name.iter(), &carried), Some(fresh.clone()), "{bad:?}");
+        }
+        let two = ids(["n", "o"].map(str::to_owned).into_iter());
+        let carried = two.iter().map(|id| (id.clone(), good)).collect();
+        let pairs = assign(Kind::Service, ranges, two.iter(), &carried).unwrap();
+        assert_eq!(pairs[0], good);
+        assert!(pairs[1].0 != good.0 && pairs[1].1 != good.1, "an address has one owner");
     }
 
     #[test]

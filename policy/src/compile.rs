@@ -1,15 +1,15 @@
 //! From a graph to a policy: addresses, tables, digest.
 
 use crate::{
-    EdgeIx, Policy, ServiceEntry, ServiceIx, WorkloadEntry, WorkloadIx,
-    address::{self, Kind, Pool},
+    EdgeIx, Policy, Revoked, ServiceEntry, ServiceIx, WorkloadEntry, WorkloadIx,
+    address::{self, Addresses, Kind},
     dense::Dense,
     digest,
     snapshot::{Owner, Tables},
 };
 use ipnet::Ipv4Net;
 use ripstop_config::{
-    Graph, Port, ServiceId, WorkloadId,
+    Graph, PolicyVersion, Port, ServiceId, WorkloadId,
     diagnostic::Location,
     graph::{Edge, Service},
 };
@@ -60,26 +60,34 @@ pub enum CompileError {
 /// # Errors
 /// [`CompileError`]; the policy in force is untouched.
 pub fn compile(graph: Graph) -> Result<Policy, CompileError> {
+    compile_after(graph, &Addresses::default())
+}
+
+/// As [`compile`], but names keep the addresses that they had, as far as the ranges still have them.
+///
+/// # Errors
+/// [`CompileError`].
+pub fn compile_after(graph: Graph, carried: &Addresses) -> Result<Policy, CompileError> {
     if graph.ranges.v6.prefix_len() > V6_PREFIX_MAX {
         return Err(CompileError::V6Range(graph.ranges.v6));
     }
     let mut tables = Tables::default();
-    add_workloads(&graph, &mut tables)?;
-    add_services(&graph, &mut tables)?;
+    add_workloads(&graph, carried, &mut tables)?;
+    add_services(&graph, carried, &mut tables)?;
     add_edges(&graph, &mut tables)?;
     tables.dense = Dense::of(&graph, &tables)?;
     let resolver = address::resolver(graph.ranges.services_v4, graph.ranges.v6);
     let digest = digest::of(&graph, &tables);
-    Ok(Policy { graph, tables, resolver, digest })
+    Ok(Policy { graph, tables, resolver, digest, version: PolicyVersion::UNSIGNED, revoked: Revoked::default() })
 }
 
-fn add_workloads(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> {
+fn add_workloads(graph: &Graph, carried: &Addresses, tables: &mut Tables) -> Result<(), CompileError> {
     let range = graph.ranges.workloads_v4;
-    let mut pool = Pool::new(Kind::Workload, range, graph.ranges.v6);
-    for (id, workload) in &graph.workloads {
+    let ranges = (range, graph.ranges.v6);
+    let pairs = address::assign(Kind::Workload, ranges, graph.workloads.keys(), &carried.workloads);
+    let pairs = pairs.ok_or_else(|| range_full(Kind::Workload, range, graph.workloads.len()))?;
+    for ((id, workload), (v4, v6)) in graph.workloads.iter().zip(pairs) {
         let ix = WorkloadIx::at(tables.workloads.len()).ok_or(CompileError::TooLarge)?;
-        let full = || range_full(Kind::Workload, range, graph.workloads.len());
-        let (v4, v6) = pool.assign(&id.to_string()).ok_or_else(full)?;
         tables.workload_ix.insert(id.clone(), ix);
         tables.owners.insert(IpAddr::V4(v4), Owner::Workload(ix));
         tables.owners.insert(IpAddr::V6(v6), Owner::Workload(ix));
@@ -101,13 +109,12 @@ fn add_workloads(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError>
     Ok(())
 }
 
-fn add_services(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> {
+fn add_services(graph: &Graph, carried: &Addresses, tables: &mut Tables) -> Result<(), CompileError> {
     let range = graph.ranges.services_v4;
-    let mut pool = Pool::new(Kind::Service, range, graph.ranges.v6);
-    for (id, service) in &graph.services {
+    let pairs = address::assign(Kind::Service, (range, graph.ranges.v6), graph.services.keys(), &carried.services);
+    let pairs = pairs.ok_or_else(|| range_full(Kind::Service, range, graph.services.len()))?;
+    for ((id, service), (v4, v6)) in graph.services.iter().zip(pairs) {
         let ix = ServiceIx::at(tables.services.len()).ok_or(CompileError::TooLarge)?;
-        let full = || range_full(Kind::Service, range, graph.services.len());
-        let (v4, v6) = pool.assign(&id.to_string()).ok_or_else(full)?;
         let server = WorkloadId { tenant: id.tenant.clone(), name: service.by.clone() };
         let unknown = || CompileError::UnknownServer(service.at.clone(), server.clone());
         let by = *tables.workload_ix.get(&server).ok_or_else(unknown)?;

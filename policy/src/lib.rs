@@ -10,10 +10,12 @@
 //! 3. The cost of `decide` does not grow with the number of rules.
 //! 4. Every workload and service has one address per family, inside its range, and no two share one.
 //! 5. Addresses and [`PolicyDigest`] depend on what the graph says, not on where in the file it says so.
+//! 6. A bundle is what enough operators signed, byte for byte, or it is nothing.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod address;
+pub mod bundle;
 mod compile;
 mod dense;
 mod digest;
@@ -23,7 +25,9 @@ mod render;
 mod snapshot;
 mod verdict;
 
-pub use compile::{CompileError, compile};
+pub use address::{Addresses, Pair};
+pub use bundle::{Bundle, BundleError, BundleId, Content, Envelope, Revoked, RevokedCertificate};
+pub use compile::{CompileError, compile, compile_after};
 pub use digest::PolicyDigest;
 pub use explain::{Change, Explanation, LimitChain, PortAnswer, Serves, allowing_edge, explain};
 pub use index::{EdgeIx, ServiceIx, WorkloadIx};

@@ -1,10 +1,12 @@
 //! The compiled policy and what is asked of it.
 
-use crate::{EdgeIx, Permit, PolicyDigest, ServiceIx, Verdict, WorkloadIx, dense::Dense};
+use crate::{
+    Addresses, CompileError, EdgeIx, Permit, PolicyDigest, Revoked, ServiceIx, Verdict, WorkloadIx, compile, dense::Dense,
+};
 use ripstop_config::{
-    FabricName, Graph, HostName, Port, Reason, ServiceId, TenantName, WorkloadId,
+    FabricName, Graph, HostName, PolicyVersion, Port, Reason, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
-    graph::{Balance, Edge, Health, Limits, Run, Source},
+    graph::{Balance, Edge, Health, Limits, Ranges, Run, Source},
 };
 use rustc_hash::FxHashMap;
 use std::{
@@ -20,6 +22,8 @@ pub struct Policy {
     pub(crate) tables: Tables,
     pub(crate) resolver: (Ipv4Addr, Ipv6Addr),
     pub(crate) digest: PolicyDigest,
+    pub(crate) version: PolicyVersion,
+    pub(crate) revoked: Revoked,
 }
 
 /// A workload with its addresses.
@@ -120,6 +124,43 @@ impl Reach {
 }
 
 impl Policy {
+    /// The policy of a host that has none yet: nothing is in it, so everything is denied.
+    ///
+    /// # Errors
+    /// None that a fabric's default ranges could cause.
+    pub fn empty(fabric: FabricName) -> Result<Self, CompileError> {
+        compile(Graph {
+            ranges: Ranges::of(&fabric),
+            fabric,
+            hosts: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            services: BTreeMap::new(),
+            edges: Vec::new(),
+        })
+    }
+
+    /// Which signed policy it is; [`PolicyVersion::UNSIGNED`] when nobody signed it.
+    #[must_use]
+    pub fn version(&self) -> PolicyVersion {
+        self.version
+    }
+
+    /// The hosts and certificates that it shuts out.
+    #[must_use]
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// The addresses that its names have, for the policy after it.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            services: self.tables.services.iter().map(|entry| (entry.id.clone(), (entry.v4, entry.v6))).collect(),
+            workloads: self.tables.workloads.iter().map(|entry| (entry.id.clone(), (entry.v4, entry.v6))).collect(),
+        }
+    }
+
     /// The graph it was compiled from.
     #[must_use]
     pub fn graph(&self) -> &Graph {

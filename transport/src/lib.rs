@@ -35,6 +35,7 @@ mod serve;
 pub mod session;
 pub mod settings;
 mod shared;
+pub mod signing;
 mod socket;
 mod sparing;
 mod status;

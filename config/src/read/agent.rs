@@ -3,7 +3,7 @@
 use super::hosts::{address, socket_address};
 use crate::{
     Diagnostics, HostName,
-    agent::{AGENT_MAX, AgentConfig, DEFAULT_METRICS_PORT, DEFAULT_PORT, SessionLog},
+    agent::{AGENT_MAX, AgentConfig, DEFAULT_METRICS_PORT, DEFAULT_PORT, PolicySource, SessionLog},
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 const AGENT: Shape = Shape {
     what: "the configuration",
-    keys: &["host", "graph", "identity", "listen", "metrics", "run", "sessions", "dns"],
+    keys: &["host", "graph", "trust", "state", "identity", "listen", "metrics", "run", "sessions", "dns"],
     later: &[],
 };
 const IDENTITY: Shape = Shape { what: "`identity`", keys: &["certificate", "key", "ca"], later: &[] };
@@ -21,7 +21,9 @@ const DNS: Shape = Shape { what: "`dns`", keys: &["upstream"], later: &[] };
 
 /// The directory of the admin socket and of the journal unless told otherwise.
 const DEFAULT_RUN: &str = "/run/ripstop";
-/// Longest path of that directory: the admin socket's path in it must fit `sun_path` of 108 bytes (unix(7)).
+/// The directory of signed policies unless told otherwise.
+const DEFAULT_STATE: &str = "/var/lib/ripstop";
+/// Longest path of the run directory: the admin socket's path in it must fit `sun_path` of 108 bytes (unix(7)).
 const RUN_MAX: usize = 90;
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -44,8 +46,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let top = AGENT.read(root, root.mark, report)?;
     let host = top.require("host", "write `host: NAME` with this host's name in the graph", report);
     let host = host.and_then(|node| node.parse::<HostName>("this host's name", report));
-    let graph = top.require("graph", "write `graph: /etc/ripstop/graph.yaml`", report);
-    let graph = graph.and_then(|node| path(node, directory, report));
+    let policy = policy(&top, directory, report);
+    let state = top.get("state").map_or_else(|| Some(PathBuf::from(DEFAULT_STATE)), |node| path(node, directory, report));
     let [certificate, key, ca] = identity(&top, directory, report);
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
@@ -54,7 +56,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let upstream = top.get("dns").and_then(|node| upstream(node, report));
     Some(AgentConfig {
         host: host?,
-        graph: graph?,
+        policy: policy?,
+        state: state?,
         certificate: certificate?,
         key: key?,
         ca: ca?,
@@ -64,6 +67,20 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         sessions: sessions?,
         upstream,
     })
+}
+
+/// A graph's file or the operators' file, not both: it must be clear what is in force.
+fn policy(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> Option<PolicySource> {
+    let Some(trust) = top.get("trust") else {
+        let hint = "write `graph: /etc/ripstop/graph.yaml`, or `trust: /etc/ripstop/operators.yaml` for signed policies";
+        let graph = top.require("graph", hint, report)?;
+        return path(graph, directory, report).map(PolicySource::File);
+    };
+    if top.get("graph").is_some() {
+        let hint = "leave out `graph`: with `trust` the policy is what `ripstop apply` signs";
+        report.hinted(trust.mark, "`graph` and `trust` cannot both be given", hint);
+    }
+    path(trust, directory, report).map(PolicySource::Signed)
 }
 
 /// Certificate, key and CA. Those not given are beside the configuration file.
