@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod admin;
+pub mod bundles;
 pub mod cli;
 pub mod demo;
 pub mod fabric;

@@ -2,11 +2,14 @@
 //! a command gets, and that the host keeps its own. Needs root.
 
 use ripstop::{
-    admin::{AdminSocket, AgentView, LiveSession, PolicyStatus, Resolver, Status, WorkloadState, WorkloadStatus},
+    admin::{
+        AdminSocket, AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Status, WorkloadState,
+        WorkloadStatus,
+    },
     kernel::netns,
 };
-use ripstop_config::{Graph, HostName};
-use ripstop_policy::Policy;
+use ripstop_config::{Graph, HostName, PolicyVersion};
+use ripstop_policy::{BundleId, Policy};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::{
     fs,
@@ -55,6 +58,7 @@ impl AgentView for FakeAgent {
             policy: PolicyStatus {
                 digest: "0011223344556677".into(),
                 file: "shop.yaml".into(),
+                signed: None,
                 loaded: "2026-01-01T00:00:00Z".into(),
                 last_error: Some("shop.yaml:3: unknown key `hots`".into()),
                 workloads: 2,
@@ -72,6 +76,7 @@ impl AgentView for FakeAgent {
                 cipher: Some("TLS_AES_128_GCM_SHA256".into()),
                 since: 0.0,
             }],
+            peer_policies: std::collections::BTreeMap::new(),
             workloads: vec![
                 self.workload("web", "netns", path.clone(), WorkloadState::Attached),
                 self.workload("job", "user", NOBODY.to_string(), WorkloadState::Attached),
@@ -97,6 +102,22 @@ impl AgentView for FakeAgent {
 
     fn sessions(&self) -> Vec<LiveSession> {
         Vec::new()
+    }
+
+    fn running(&self, _: Option<PolicyVersion>) -> Result<Running, String> {
+        Err("it is a file".into())
+    }
+
+    fn offer(&self, _: &[u8]) -> Result<BundleId, String> {
+        Err("it is a file".into())
+    }
+
+    fn history(&self) -> Result<Vec<Kept>, String> {
+        Err("it is a file".into())
+    }
+
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
+        Err("it is a file".into())
     }
 }
 

@@ -24,7 +24,8 @@ pub use agent::AgentConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use graph::Graph;
 pub use name::{
-    FabricName, HostName, Identity, OperatorName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName, ZoneName,
+    FabricName, HostName, Identity, OperatorName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
+    ZoneName,
 };
 pub use operators::{OperatorKey, Operators};
 pub use reason::Reason;

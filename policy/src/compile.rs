@@ -1,7 +1,7 @@
 //! From a graph to a policy: addresses, tables, digest.
 
 use crate::{
-    EdgeIx, Policy, Revoked, ServiceEntry, ServiceIx, WorkloadEntry, WorkloadIx,
+    BundleId, EdgeIx, Policy, Revoked, ServiceEntry, ServiceIx, WorkloadEntry, WorkloadIx,
     address::{self, Addresses, Kind},
     dense::Dense,
     digest,
@@ -9,7 +9,7 @@ use crate::{
 };
 use ipnet::Ipv4Net;
 use ripstop_config::{
-    Graph, PolicyVersion, Port, ServiceId, WorkloadId,
+    Graph, Port, ServiceId, WorkloadId,
     diagnostic::Location,
     graph::{Edge, Service},
 };
@@ -78,7 +78,7 @@ pub fn compile_after(graph: Graph, carried: &Addresses) -> Result<Policy, Compil
     tables.dense = Dense::of(&graph, &tables)?;
     let resolver = address::resolver(graph.ranges.services_v4, graph.ranges.v6);
     let digest = digest::of(&graph, &tables);
-    Ok(Policy { graph, tables, resolver, digest, version: PolicyVersion::UNSIGNED, revoked: Revoked::default() })
+    Ok(Policy { graph, tables, resolver, digest, id: BundleId::default(), revoked: Revoked::default() })
 }
 
 fn add_workloads(graph: &Graph, carried: &Addresses, tables: &mut Tables) -> Result<(), CompileError> {

@@ -1,7 +1,8 @@
 //! The compiled policy and what is asked of it.
 
 use crate::{
-    Addresses, CompileError, EdgeIx, Permit, PolicyDigest, Revoked, ServiceIx, Verdict, WorkloadIx, compile, dense::Dense,
+    Addresses, BundleId, CompileError, EdgeIx, Permit, PolicyDigest, Revoked, ServiceIx, Verdict, WorkloadIx, compile,
+    dense::Dense,
 };
 use ripstop_config::{
     FabricName, Graph, HostName, PolicyVersion, Port, Reason, ServiceId, TenantName, WorkloadId,
@@ -22,7 +23,7 @@ pub struct Policy {
     pub(crate) tables: Tables,
     pub(crate) resolver: (Ipv4Addr, Ipv6Addr),
     pub(crate) digest: PolicyDigest,
-    pub(crate) version: PolicyVersion,
+    pub(crate) id: BundleId,
     pub(crate) revoked: Revoked,
 }
 
@@ -140,10 +141,16 @@ impl Policy {
         })
     }
 
-    /// Which signed policy it is; [`PolicyVersion::UNSIGNED`] when nobody signed it.
+    /// Which signed policy it is; the default, with [`PolicyVersion::UNSIGNED`], when nobody signed it.
+    #[must_use]
+    pub fn id(&self) -> BundleId {
+        self.id
+    }
+
+    /// The version of the signed policy.
     #[must_use]
     pub fn version(&self) -> PolicyVersion {
-        self.version
+        self.id.version
     }
 
     /// The hosts and certificates that it shuts out.

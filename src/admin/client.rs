@@ -1,9 +1,11 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
-use super::{Explained, LiveSession, Standing, Status};
-use http_body_util::{BodyExt, Empty, Limited};
+use super::{Explained, HostPolicy, Kept, LiveSession, Running, Standing, Status};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use ripstop_config::PolicyVersion;
+use ripstop_policy::BundleId;
 use serde::de::DeserializeOwned;
 use std::{
     error::Error,
@@ -112,6 +114,39 @@ impl Client {
         parse(&self.ask(Method::POST, &format!("/v1/drain?undo={undo}{service}"))?)
     }
 
+    /// The signed policy that the agent runs, or a kept one.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it has none of that version, or its graph from a file.
+    pub fn running(&self, version: Option<PolicyVersion>) -> Result<Running, ClientError> {
+        let version = version.map(|version| format!("?version={version}")).unwrap_or_default();
+        parse(&self.ask(Method::GET, &format!("/v1/policy{version}"))?)
+    }
+
+    /// Hands over a bundle; the agent has it in force when this returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the reason; the policy in force stays.
+    pub fn offer(&self, bundle: Vec<u8>) -> Result<BundleId, ClientError> {
+        parse(&self.send(Method::PUT, "/v1/policy", bundle.into())?)
+    }
+
+    /// The signed policies that the agent keeps, newest first.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it has its graph from a file.
+    pub fn history(&self) -> Result<Vec<Kept>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/policy/history")?)
+    }
+
+    /// Which policy each other host runs.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the agent has its graph from a file.
+    pub fn hosts(&self) -> Result<Vec<HostPolicy>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/policy/hosts")?)
+    }
+
     /// What the policy in force says about a call; `target` is `SERVICE[:PORT]`.
     ///
     /// # Errors
@@ -121,12 +156,16 @@ impl Client {
         parse(&self.ask(Method::GET, &path)?)
     }
 
-    /// On a thread of its own, since a runtime cannot be entered from within another.
     fn ask(&self, method: Method, path: &str) -> Result<Reply, ClientError> {
+        self.send(method, path, Bytes::new())
+    }
+
+    /// On a thread of its own, since a runtime cannot be entered from within another.
+    fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Reply, ClientError> {
         let asking = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| self.broken(error))?;
-            let exchange = async { tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path)).await };
+            let exchange = async { tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)).await };
             let answer = runtime.block_on(exchange);
             answer.map_err(|late| self.broken(late))?
         };
@@ -136,14 +175,14 @@ impl Client {
         })
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Reply, ClientError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Reply, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
         let driver = tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header("host", "agent");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
+        let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(error))?;
         let ok = answer.status().is_success();
         let body =

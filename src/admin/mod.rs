@@ -6,6 +6,10 @@
 //! | `GET /v1/sessions` | the open sessions, [`LiveSession`] each |
 //! | `GET /v1/explain?who=&service=&port=` | [`Explained`], by the policy in force |
 //! | `POST /v1/drain?service=&undo=` | the endpoint of that service, or all of the host, take no new sessions, or with `undo=true` take them again; [`Standing`] each |
+//! | `GET /v1/policy?version=` | [`Running`]: the signed policy in force, or a kept one |
+//! | `PUT /v1/policy` | a bundle's bytes are taken for the policy; its [`BundleId`](ripstop_policy::BundleId), or 409 with why not |
+//! | `GET /v1/policy/history` | the signed policies that are kept, newest first, [`Kept`] each |
+//! | `GET /v1/policy/hosts` | which policy each other host of the graph runs, [`HostPolicy`] each; they are connected to for that |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
 //! An answer that is not 200 is `{"error": "..."}`. The socket has mode 0600, and only root and the agent's own user
@@ -13,11 +17,13 @@
 
 pub mod client;
 pub mod names;
+pub mod policy;
 pub mod server;
 pub mod view;
 
 pub use crate::session::endpoints::{Standing, State};
 pub use client::{Client, ClientError};
+pub use policy::{HostPolicy, Kept, Reach, Running};
 pub use server::{AdminError, AdminSocket, serve};
 pub use view::{
     AgentView, EndpointState, EndpointStatus, Explained, LiveSession, PolicyStatus, Resolver, ServiceStatus, Status,

@@ -4,14 +4,16 @@ use super::{AgentView, Explained, LiveSession, Status, names};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{DefaultBodyLimit, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use nix::unistd::geteuid;
-use ripstop_policy::Policy;
-use serde::Deserialize;
+use ripstop_config::PolicyVersion;
+use ripstop_policy::{Policy, bundle::BUNDLE_MAX};
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, ErrorKind},
@@ -136,6 +138,9 @@ fn router(view: View) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
+        .route("/v1/policy", get(running).put(offer).layer(DefaultBodyLimit::max(BUNDLE_MAX)))
+        .route("/v1/policy/history", get(history))
+        .route("/v1/policy/hosts", get(hosts))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)
@@ -190,11 +195,7 @@ pub fn explained(policy: &Policy, who: &str, target: &str) -> Result<Explained, 
 }
 
 async fn reload(State(view): State<View>) -> Response {
-    match tokio::task::spawn_blocking(move || view.reload()).await {
-        Ok(Ok(())) => Json(serde_json::json!({})).into_response(),
-        Ok(Err(mistakes)) => refuse(StatusCode::CONFLICT, &mistakes),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; see the agent's log"),
-    }
+    answer(move || view.reload().map(|()| serde_json::json!({}))).await
 }
 
 #[derive(Deserialize)]
@@ -205,10 +206,36 @@ struct DrainQuery {
 
 async fn drain(State(view): State<View>, Query(query): Query<DrainQuery>) -> Response {
     let draining = !query.undo.unwrap_or(false);
-    match tokio::task::spawn_blocking(move || view.drain(query.service.as_deref(), draining)).await {
-        Ok(Ok(standings)) => Json(standings).into_response(),
+    answer(move || view.drain(query.service.as_deref(), draining)).await
+}
+
+#[derive(Deserialize)]
+struct RunningQuery {
+    version: Option<PolicyVersion>,
+}
+
+async fn running(State(view): State<View>, Query(query): Query<RunningQuery>) -> Response {
+    answer(move || view.running(query.version)).await
+}
+
+async fn offer(State(view): State<View>, bundle: Bytes) -> Response {
+    answer(move || view.offer(&bundle)).await
+}
+
+async fn history(State(view): State<View>) -> Response {
+    answer(move || view.history()).await
+}
+
+async fn hosts(State(view): State<View>) -> Response {
+    answer(move || view.hosts()).await
+}
+
+/// Does what may block, and answers with what came of it.
+async fn answer<T: Serialize + Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(done)) => Json(done).into_response(),
         Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the drain broke off; see the agent's log"),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request broke off; see the agent's log"),
     }
 }
 

@@ -1,9 +1,11 @@
 use super::*;
 use crate::admin::{
-    Client, ClientError, EndpointState, EndpointStatus, PolicyStatus, Resolver, ServiceStatus, Standing,
+    Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Reach, Resolver, Running,
+    ServiceStatus, Standing,
     view::{WorkloadState, WorkloadStatus},
 };
 use ripstop_config::{Graph, HostName};
+use ripstop_policy::{BundleId, Content};
 use ripstop_transport::{PeerState, PeerStatus};
 
 const GRAPH: &str = "\
@@ -51,6 +53,7 @@ impl AgentView for Fake {
             policy: PolicyStatus {
                 digest: "00".into(),
                 file: "shop.yaml".into(),
+                signed: Some(BundleId::default()),
                 loaded: "2026-01-01T00:00:00Z".into(),
                 last_error: Some("shop.yaml:3: unknown key".into()),
                 workloads: 4,
@@ -68,6 +71,7 @@ impl AgentView for Fake {
                 cipher: None,
                 since: 0.0,
             }],
+            peer_policies: [(HostName::new("beta").unwrap(), BundleId::default())].into(),
             workloads: vec![WorkloadStatus {
                 id: "shop/web".parse().unwrap(),
                 link: "rip0".into(),
@@ -108,6 +112,26 @@ impl AgentView for Fake {
     fn sessions(&self) -> Vec<LiveSession> {
         Vec::new()
     }
+
+    fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
+        let content = Content { graph: GRAPH.into(), ..Content::default() };
+        let id = BundleId { version: version.unwrap_or_default(), digest: [7; 8] };
+        let fabric = policy().fabric().clone();
+        Ok(Running { fabric, floor: Some(id), id: Some(id), content: Some(content) })
+    }
+
+    fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
+        Err(format!("{} bytes", bundle.len()))
+    }
+
+    fn history(&self) -> Result<Vec<Kept>, String> {
+        Ok(Vec::new())
+    }
+
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
+        let host = HostName::new("beta").unwrap();
+        Ok(vec![HostPolicy { host, reach: Reach::Down, policy: Some(BundleId::default()) }])
+    }
 }
 
 /// Runs `ask` against a served socket, on a thread of its own.
@@ -144,6 +168,16 @@ async fn explain_allows_denies_and_says_what_is_unknown() {
 async fn a_refused_reload_brings_its_mistakes() {
     let error = served(|client| client.reload()).await.unwrap_err();
     assert!(error.to_string().contains("unknown key `hots`") && !error.is_unreachable(), "{error}");
+}
+
+#[tokio::test]
+async fn policies_of_any_size_pass_and_refusals_say_why() {
+    let running = served(|client| client.running(Some("1.7".parse().unwrap()))).await.unwrap();
+    assert_eq!((running.id.unwrap().version.to_string(), running.content.unwrap().graph), ("1.7".into(), GRAPH.into()));
+    let error = served(|client| client.offer(vec![0; BUNDLE_MAX])).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if *text == format!("{BUNDLE_MAX} bytes")), "{error}");
+    assert_eq!(served(|client| client.hosts()).await.unwrap()[0].reach, Reach::Down);
+    assert!(served(|client| client.history()).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! What the agent shows of itself.
 
+use super::{HostPolicy, Kept, Running};
 use crate::{
     session::endpoints::{Standing, State},
     telemetry::Side,
 };
-use ripstop_config::{FabricName, HostName, ServiceId, WorkloadId};
-use ripstop_policy::Policy;
+use ripstop_config::{FabricName, HostName, PolicyVersion, ServiceId, WorkloadId};
+use ripstop_policy::{BundleId, Policy};
 use ripstop_transport::PeerStatus;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -32,6 +34,26 @@ pub trait AgentView: Send + Sync + 'static {
     fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String>;
     /// The open sessions.
     fn sessions(&self) -> Vec<LiveSession>;
+    /// The signed policy in force, or the kept one of a version. May block.
+    ///
+    /// # Errors
+    /// Why there is none, as text.
+    fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String>;
+    /// Takes a bundle for the policy: verified, kept and in force when this returns. May block.
+    ///
+    /// # Errors
+    /// Why it is refused, as text; the policy in force stays.
+    fn offer(&self, bundle: &[u8]) -> Result<BundleId, String>;
+    /// The signed policies that are kept, newest first. May block.
+    ///
+    /// # Errors
+    /// Why they cannot be read, as text.
+    fn history(&self) -> Result<Vec<Kept>, String>;
+    /// Which policy each other host of the graph runs. They are connected to, to be asked, for some seconds from each call.
+    ///
+    /// # Errors
+    /// Why this agent has no signed policy, as text.
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String>;
 }
 
 /// How an agent is. Times are RFC 3339 in UTC.
@@ -57,6 +79,9 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// The other hosts.
     pub peers: Vec<PeerStatus>,
+    /// Which signed policies the connected ones run.
+    #[serde(default)]
+    pub peer_policies: BTreeMap<HostName, BundleId>,
     /// The workloads of this host.
     pub workloads: Vec<WorkloadStatus>,
     /// The services that this host serves, or that its workloads may call.
@@ -79,8 +104,10 @@ pub struct Resolver {
 pub struct PolicyStatus {
     /// Its digest in hex: equal on hosts that agree.
     pub digest: String,
-    /// The graph's file.
+    /// The graph's file; of a signed policy the one that its operator signed.
     pub file: String,
+    /// Which signed policy it is; `None` for a file, and while there is none.
+    pub signed: Option<BundleId>,
     /// When it was loaded.
     pub loaded: String,
     /// Why the last reload was refused; `None` when it was not.

@@ -1,5 +1,9 @@
 //! The arguments of every command. Their doc comments are the help texts.
 
+mod policy;
+
+pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback};
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -39,6 +43,17 @@ pub(super) enum Command {
     /// Look at a service graph's file
     #[command(subcommand)]
     Graph(GraphCommand),
+    /// Sign a graph, hand it to the agent, and wait until every host runs it
+    ///
+    /// Exits with 1 when a host that can be reached does not run it in time.
+    Apply(Apply),
+    /// Sign an earlier policy's graph again, as the newest
+    Rollback(Rollback),
+    /// Show the signed policies that the agent keeps
+    History(History),
+    /// Make the keys of those who sign policies
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Say whether a workload may call a service, by which rule, or what would allow it
     ///
     /// Asks the running agent, or reads a graph's file with --graph. Exits with 3 when it is denied.
@@ -149,6 +164,10 @@ pub(super) enum GraphCommand {
     Check(GraphFile),
     /// Show the services, workloads and edges of a graph with their addresses
     Show(GraphFile),
+    /// Say what a graph would change: calls allowed and denied, names that come and go, open sessions that would be cut
+    ///
+    /// Compares with the signed policy that the agent runs, and its sessions, or with --against.
+    Diff(GraphDiff),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +175,18 @@ pub(super) struct GraphFile {
     /// The graph
     #[arg(value_hint = ValueHint::FilePath)]
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GraphDiff {
+    /// The new graph
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+    /// The graph to compare with; no agent is asked
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) against: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) socket: Socket,
 }
 
 #[derive(Debug, Args)]

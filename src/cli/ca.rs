@@ -25,8 +25,8 @@ pub(super) fn init(init: &args::CaInit) -> anyhow::Result<Exit> {
     make_directory(&init.dir)?;
     let (certificate, key) = (init.dir.join(CA_CERTIFICATE), init.dir.join(CA_KEY));
     files::write_new(&[
-        NewFile { path: &key, text: &pem.key_pem, mode: 0o600 },
-        NewFile { path: &certificate, text: &pem.certificate_pem, mode: 0o644 },
+        NewFile { path: &key, bytes: pem.key_pem.as_bytes(), mode: 0o600 },
+        NewFile { path: &certificate, bytes: pem.certificate_pem.as_bytes(), mode: 0o644 },
     ])?;
     output::print(&format!(
         "The authority of the fabric {} is in {}. Whoever has {} can be any host: keep it off the hosts.\n\
@@ -47,9 +47,9 @@ pub(super) fn issue_host(host: &args::IssueHost) -> anyhow::Result<Exit> {
     make_directory(&out)?;
     let [certificate, key, authority] = ["host.pem", "host.key", CA_CERTIFICATE].map(|name| out.join(name));
     files::write_new(&[
-        NewFile { path: &key, text: &issued.key_pem, mode: 0o600 },
-        NewFile { path: &certificate, text: &issued.certificate_pem, mode: 0o644 },
-        NewFile { path: &authority, text: &ca, mode: 0o644 },
+        NewFile { path: &key, bytes: issued.key_pem.as_bytes(), mode: 0o600 },
+        NewFile { path: &certificate, bytes: issued.certificate_pem.as_bytes(), mode: 0o644 },
+        NewFile { path: &authority, bytes: ca.as_bytes(), mode: 0o644 },
     ])?;
     output::print(&format!(
         "The host {} has its identity in {}: host.pem (good for {} days), host.key and ca.pem.\n\

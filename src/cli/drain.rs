@@ -6,7 +6,6 @@ use super::{
     socket,
 };
 use crate::admin::{Client, Standing, State};
-use anyhow::bail;
 use comfy_table::Cell;
 use std::time::{Duration, Instant};
 
@@ -15,14 +14,11 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Drains endpoints of this host, or ends that.
 pub(super) fn run(drain: &args::Drain, output: &Output) -> anyhow::Result<Exit> {
-    let clients = socket::clients(&drain.socket);
-    let [client] = clients.as_slice() else {
-        bail!("several agents run here; say which host is meant with --socket");
-    };
+    let client = socket::one(&drain.socket)?;
     let mut standings = client.drain(drain.service.as_deref(), drain.undo)?;
     let mut exit = Exit::Ok;
     if let Some(most) = drain.wait {
-        standings = wait(client, standings, most.map(ripstop_config::Span::duration))?;
+        standings = wait(&client, standings, most.map(ripstop_config::Span::duration))?;
         if open(&standings) > 0 {
             exit = Exit::Failed;
         }

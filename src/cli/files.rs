@@ -21,7 +21,7 @@ pub(super) fn policy(path: &Path) -> anyhow::Result<Policy> {
 /// A file to be written once.
 pub(super) struct NewFile<'a> {
     pub(super) path: &'a Path,
-    pub(super) text: &'a str,
+    pub(super) bytes: &'a [u8],
     /// Such as 0o600.
     pub(super) mode: u32,
 }
@@ -53,7 +53,7 @@ fn write_one(file: &NewFile<'_>) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("{shown} exists already and is left as it is"),
         opened => opened.with_context(|| format!("cannot write {shown}"))?,
     };
-    let written = opened.write_all(file.text.as_bytes()).and_then(|()| opened.sync_all());
+    let written = opened.write_all(file.bytes).and_then(|()| opened.sync_all());
     if written.is_err() {
         // Half a file would stand in the way of the next attempt; what fails here is said by the error before.
         let _ = fs::remove_file(file.path);

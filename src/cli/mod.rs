@@ -9,20 +9,23 @@
 //! | 4 | no agent answers |
 
 mod agent;
+mod apply;
 mod args;
 mod ca;
+mod diff;
 mod drain;
 mod exec;
 mod explain;
 mod files;
 mod graph;
+mod history;
 mod output;
 mod socket;
 mod status;
 
 use crate::{admin::ClientError, demo, kernel};
 use anyhow::{Context, bail};
-use args::{Arguments, CaCommand, Command, GraphCommand};
+use args::{Arguments, CaCommand, Command, GraphCommand, OperatorCommand};
 use clap::{CommandFactory, Parser};
 use output::Output;
 use std::process::ExitCode;
@@ -63,6 +66,11 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Ca(CaCommand::Issue(args::Issue::Host(host))) => ca::issue_host(&host),
         Command::Graph(GraphCommand::Check(file)) => graph::check(&file.file, &output),
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
+        Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
+        Command::Apply(apply) => apply::apply(&apply, &output),
+        Command::Rollback(rollback) => apply::rollback(&rollback, &output),
+        Command::History(history) => history::run(&history, &output),
+        Command::Operator(OperatorCommand::Keygen(keygen)) => history::keygen(&keygen),
         Command::Explain(question) => explain::run(&question, &output),
         Command::Status(status) => status::run(&status, &output),
         Command::Drain(drain) => drain::run(&drain, &output),

@@ -19,6 +19,18 @@ pub(super) fn clients(socket: &args::Socket) -> Vec<Client> {
     found.iter().map(|path| Client::new(path)).collect()
 }
 
+/// The one agent that is meant.
+///
+/// # Errors
+/// When several run here and none was named.
+pub(super) fn one(socket: &args::Socket) -> anyhow::Result<Client> {
+    let clients = clients(socket);
+    match clients.as_slice() {
+        [client] => Ok(client.clone()),
+        _ => anyhow::bail!("several agents run here; say which host is meant with --socket"),
+    }
+}
+
 fn candidates(run: &Path) -> Vec<PathBuf> {
     let own = run.join(SOCKET);
     if own.exists() {

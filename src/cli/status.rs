@@ -5,9 +5,9 @@ use super::{
     output::{self, Output, Tone},
     socket,
 };
-use crate::admin::{EndpointState, Status, WorkloadState};
+use crate::admin::{EndpointState, PolicyStatus, Status, WorkloadState};
 use comfy_table::Cell;
-use ripstop_transport::{PeerState, PeerStatus};
+use ripstop_transport::PeerState;
 use std::fmt::Write;
 
 /// Shows every agent that answers.
@@ -22,7 +22,7 @@ pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit
 }
 
 fn describe(status: &Status, output: &Output) -> String {
-    [agent(status), peers(&status.peers, output), workloads(status, output), services(status, output)].join("\n")
+    [agent(status), peers(status, output), workloads(status, output), services(status, output)].join("\n")
 }
 
 fn agent(status: &Status) -> String {
@@ -38,7 +38,7 @@ fn agent(status: &Status) -> String {
     line("sessions", &format!("{} open", status.sessions_open));
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
     line("certificate", &format!("good until {}", status.certificate_expires));
-    line("policy", &format!("{} of {}, loaded {}", policy.digest, policy.file, policy.loaded));
+    line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
     if let Some(error) = &policy.last_error {
         line("last reload", &format!("REFUSED, the policy above stays in force:\n{}", indented(error)));
@@ -46,23 +46,36 @@ fn agent(status: &Status) -> String {
     text
 }
 
+fn policy_line(policy: &PolicyStatus) -> String {
+    let PolicyStatus { digest, file, loaded, signed, .. } = policy;
+    match signed {
+        Some(id) => format!("{}, {digest} of {file}, loaded {loaded}", id.version),
+        // A file always has a name.
+        None if file.is_empty() => "none yet, so all is denied: `ripstop apply`, or another host, brings one".into(),
+        None => format!("{digest} of {file}, loaded {loaded}"),
+    }
+}
+
 fn indented(text: &str) -> String {
     text.trim_end().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-fn peers(peers: &[PeerStatus], output: &Output) -> String {
-    if peers.is_empty() {
+fn peers(status: &Status, output: &Output) -> String {
+    if status.peers.is_empty() {
         return "no other hosts\n".into();
     }
-    let mut table = output.table(&["PEER", "STATE", "ADDRESS", "RTT", "LOST", "MTU", "CIPHER"]);
-    for peer in peers {
+    let signed = status.policy.signed;
+    let policy = signed.map(|_| "POLICY");
+    let head: Vec<_> = ["PEER", "STATE", "ADDRESS", "RTT", "LOST", "MTU", "CIPHER"].into_iter().chain(policy).collect();
+    let mut table = output.table(&head);
+    for peer in &status.peers {
         let (tone, state) = match &peer.state {
             PeerState::Up => (Tone::Good, "up".into()),
             PeerState::Silent => (Tone::Bad, "silent".into()),
             PeerState::Connecting => (Tone::Bad, "connecting".into()),
             PeerState::Down { reason } => (Tone::Bad, format!("down: {reason}")),
         };
-        table.add_row(vec![
+        let mut row = vec![
             Cell::new(&peer.host),
             output.cell(&state, tone),
             optional(peer.address.as_ref()),
@@ -70,7 +83,14 @@ fn peers(peers: &[PeerStatus], output: &Output) -> String {
             Cell::new(peer.lost_packets),
             optional(peer.mtu.as_ref()),
             optional(peer.cipher.as_ref()),
-        ]);
+        ];
+        let theirs = status.peer_policies.get(&peer.host);
+        row.extend(signed.map(|own| match theirs {
+            Some(id) if *id == own => output.cell(&id.version.to_string(), Tone::Good),
+            Some(id) => output.cell(&id.version.to_string(), Tone::Bad),
+            None => Cell::new("-"),
+        }));
+        table.add_row(row);
     }
     output::lines(&table)
 }

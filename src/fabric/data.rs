@@ -6,7 +6,7 @@ use crate::{
     interface::{self, Interface, Owner},
     kernel::{SocketOwners, Tun},
     session::{
-        context::{Context, ForwardQuery, Stats},
+        context::{Context, Control, Stats},
         endpoints::{DrainError, Standing},
         health, ingress,
         live::Live,
@@ -146,7 +146,7 @@ pub(super) async fn start(
     identity: Identity,
     policy: Arc<Policy>,
     records: RecordLog,
-    forward: mpsc::Sender<ForwardQuery>,
+    control: Control,
 ) -> anyhow::Result<Data> {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (bound, binding) = oneshot::channel();
@@ -167,7 +167,7 @@ pub(super) async fn start(
             match Transport::bind(settings, identity) {
                 Ok((transport, incoming, reports)) => {
                     let _ = bound.send(Ok(transport.clone()));
-                    let context = Context::new(host, transport, policy, records, forward, owners, thread_stats);
+                    let context = Context::new(host, transport, policy, records, control, owners, thread_stats);
                     tokio::task::spawn_local(report::listen(Rc::clone(&context), reports));
                     tokio::task::spawn_local(report::tell(Rc::clone(&context)));
                     run(context, incoming, inbox, gone_sender).await;

@@ -1,10 +1,43 @@
-//! Identity and graph from their files, checked against each other.
+//! Identity and policy as they are at the start, checked against each other.
 
-use crate::files;
+use super::signed::{self, Signed};
+use crate::{files, session::policies::Policies};
 use anyhow::{Context as _, bail};
-use ripstop_config::{AgentConfig, FabricName, Graph};
+use ripstop_config::{AgentConfig, FabricName, Graph, agent::PolicySource};
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Where the policy comes from.
+pub(super) enum Source {
+    /// A graph's file on this host.
+    File(PathBuf),
+    /// Operators sign it.
+    Signed(Signed),
+}
+
+/// What the agent starts with.
+pub(super) struct Start {
+    pub(super) source: Source,
+    pub(super) policy: Arc<Policy>,
+    /// What the policy was compiled from, if it is a file.
+    pub(super) text: Option<String>,
+    /// What is wrong, although the agent can start.
+    pub(super) error: Option<String>,
+}
+
+impl Start {
+    /// What other hosts have, where policies are signed.
+    pub(super) fn policies(&self) -> Option<Arc<Policies>> {
+        match &self.source {
+            Source::File(_) => None,
+            Source::Signed(signed) => Some(Arc::clone(&signed.policies)),
+        }
+    }
+}
 
 pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
     let identity = Identity::load(&config.certificate, &config.key, &config.ca)?;
@@ -20,14 +53,29 @@ pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-pub(super) fn read(config: &AgentConfig) -> anyhow::Result<String> {
-    files::read(&config.graph).context("failed to read the service graph")
+/// The policy at the start, of a fabric.
+pub(super) fn start(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result<Start> {
+    match &config.policy {
+        PolicySource::File(file) => {
+            let text = read(file)?;
+            let policy = Arc::new(compile(config, file, fabric, &text)?);
+            Ok(Start { source: Source::File(file.clone()), policy, text: Some(text), error: None })
+        }
+        PolicySource::Signed(trust) => {
+            let signed::Start { signed, policy, damage } = Signed::start(config, trust, fabric)?;
+            Ok(Start { source: Source::Signed(signed), policy: Arc::new(policy), text: None, error: damage })
+        }
+    }
+}
+
+pub(super) fn read(file: &Path) -> anyhow::Result<String> {
+    files::read(file).context("failed to read the service graph")
 }
 
 /// Compiles the graph, and makes sure that it is of this host's fabric.
-pub(super) fn compile(config: &AgentConfig, fabric: &FabricName, text: &str) -> anyhow::Result<Policy> {
-    let file = config.graph.display().to_string();
-    let graph = Graph::parse(&file, text).map_err(|mistakes| files::mistakes_in(&config.graph, &mistakes))?;
+pub(super) fn compile(config: &AgentConfig, path: &Path, fabric: &FabricName, text: &str) -> anyhow::Result<Policy> {
+    let file = path.display().to_string();
+    let graph = Graph::parse(&file, text).map_err(|mistakes| files::mistakes_in(path, &mistakes))?;
     if graph.fabric != *fabric {
         bail!("{file}: the graph is of fabric `{}`, but this host's certificate is of `{fabric}`", graph.fabric);
     }

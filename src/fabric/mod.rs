@@ -2,33 +2,39 @@
 //!
 //! 1. Check what can be checked without changing anything: rights, identity, graph, addresses in use.
 //! 2. Take the run directory, and the addresses.
-//! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding and reloads, so
-//!    that a scrape never costs a packet.
+//! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding, reloads and the
+//!    carrier of signed policies, so that a scrape never costs a packet.
 //! 4. Undo what a killed agent left behind, attach the workloads of this host, and keep them attached.
 //! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
 
 mod attachments;
+mod carrier;
 mod data;
 mod forward;
 mod load;
+mod neighbours;
 mod plan;
 mod services;
 mod shared;
+mod signed;
 mod watch;
 
 use crate::{
     admin::{AdminSocket, SOCKET},
     kernel::{self, Kernel},
+    session::context::Control,
     telemetry::{self, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ripstop_config::AgentConfig;
-use ripstop_policy::Policy;
 use ripstop_transport::Identity;
 use shared::Shared;
 use std::{sync::Arc, time::Duration};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 /// How long the last records may take to be written when the agent stops.
 const RECORDS_MAX: Duration = Duration::from_secs(5);
@@ -44,9 +50,8 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
         let signals = Signals::listen()?;
         preflight()?;
         let identity = load::identity(&config)?;
-        let text = load::read(&config)?;
-        let policy = Arc::new(load::compile(&config, identity.fabric(), &text)?);
-        serve(config, identity, policy, text, signals).await
+        let start = load::start(&config, identity.fabric())?;
+        serve(config, identity, start, signals).await
     })
 }
 
@@ -87,13 +92,7 @@ impl Signals {
     }
 }
 
-async fn serve(
-    config: AgentConfig,
-    identity: Identity,
-    policy: Arc<Policy>,
-    text: String,
-    signals: Signals,
-) -> anyhow::Result<()> {
+async fn serve(config: AgentConfig, identity: Identity, start: load::Start, signals: Signals) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Buffers of sessions are made large and used as far as needed: huge pages would make all of each resident.
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
@@ -114,20 +113,27 @@ async fn serve(
     }
     let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
     let records = RecordLog::start(&config.sessions)?;
-    let forward = forward::start(&config, &policy)?;
-    let expires = identity.not_after();
+    let forward::Forward { queries, ranges } = forward::start(&config, start.policy.graph().ranges)?;
+    let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
+    let control = Control { forward: queries, requests, policies: start.policies() };
+    let (expires, policy) = (identity.not_after(), Arc::clone(&start.policy));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         host = %config.host,
         fabric = %policy.fabric(),
         policy = %policy.digest(),
+        version = %policy.version(),
         listen = %config.listen,
         metrics = config.metrics.map(tracing::field::display),
         "starting"
     );
-    let data = data::start(&config, identity, Arc::clone(&policy), records.clone(), forward).await?;
-    let shared = Shared::new(config, policy, text, expires, data.handle());
+    if let Some(error) = &start.error {
+        tracing::error!("{error}");
+    }
+    let data = data::start(&config, identity, policy, records.clone(), control).await?;
+    let shared = Shared::new(config, start, expires, data.handle(), ranges);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
+    tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();
     let stopped = run_until_told(&shared, &kernel, signals, starting).await;
     let stopping = readiness.hold("stopping");
@@ -145,7 +151,7 @@ async fn run_until_told(
     mut signals: Signals,
     starting: telemetry::Unready,
 ) -> anyhow::Result<()> {
-    let mut changes = watch::graph(shared.graph_file())?;
+    let mut changes = shared.graph_file().map(watch::graph).transpose()?;
     // What changed since it was read is no notice any more.
     shared.reload_if_changed().await;
     let attaching = attachments::keep(shared, kernel, starting);
@@ -153,7 +159,7 @@ async fn run_until_told(
     loop {
         tokio::select! {
             ended = &mut attaching => return ended,
-            Some(()) = changes.recv() => shared.reload_if_changed().await,
+            Some(()) = watch::next(&mut changes) => shared.reload_if_changed().await,
             _ = signals.reload.recv() => shared.reload_now(),
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),

@@ -2,37 +2,48 @@
 
 use super::{
     data::{Command, DataHandle, Inspection},
-    load,
+    load::{self, Source, Start},
+    neighbours,
+    signed::Signed,
 };
 use crate::{
-    admin::{AgentView, LiveSession, PolicyStatus, Resolver, Standing, Status, WorkloadState, WorkloadStatus, names},
+    admin::{
+        AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Standing, Status, WorkloadState,
+        WorkloadStatus, names,
+    },
     telemetry::instruments,
 };
-use ripstop_config::{AgentConfig, HostName, WorkloadId};
-use ripstop_policy::Policy;
+use ripstop_config::{AgentConfig, HostName, PolicyVersion, WorkloadId, graph::Ranges};
+use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_transport::PeerState;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long a graph's file may be away while it is replaced: so many looks, with so long a pause.
 const REPLACED_LOOKS: u32 = 10;
 const REPLACED_PAUSE: Duration = Duration::from_millis(50);
+/// Said to who asks an agent with `graph:` for signed policies.
+const FROM_A_FILE: &str = "this agent has its graph from a file (`graph:` in its settings); edit that, or give it `trust:` in \
+                           its place, with the operators whose signature makes a policy";
 
 /// The running agent, as its threads other than the data thread see it.
 pub(super) struct Shared {
     config: AgentConfig,
+    source: Source,
     started: OffsetDateTime,
     expires: SystemTime,
     data: DataHandle,
+    /// Tells DNS forwarding the fabric's ranges.
+    ranges: watch::Sender<Ranges>,
     loaded: Mutex<Loaded>,
-    /// Held while a graph is read and compiled, which may take long: apart from `loaded`, so that nobody else waits.
+    /// Held while a graph is read and compiled, or a bundle taken, which may take long: apart from `loaded`, so that nobody else waits.
     reloading: Mutex<()>,
     workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
     /// Hosts of which metrics tell.
@@ -51,22 +62,24 @@ struct Loaded {
 }
 
 impl Shared {
-    /// `text` is what the policy was compiled from.
     pub(super) fn new(
         config: AgentConfig,
-        policy: Arc<Policy>,
-        text: String,
+        start: Start,
         expires: SystemTime,
         data: DataHandle,
+        ranges: watch::Sender<Ranges>,
     ) -> Arc<Self> {
-        instruments::policy_loaded(true, *policy.digest().as_bytes());
+        let Start { source, policy, text, error } = start;
+        instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
         let now = OffsetDateTime::now_utc();
         Arc::new(Self {
             config,
+            source,
             started: now,
             expires,
             data,
-            loaded: Mutex::new(Loaded { policy, at: now, error: None, text: Some(text) }),
+            ranges,
+            loaded: Mutex::new(Loaded { policy, at: now, error, text }),
             reloading: Mutex::default(),
             workloads: Mutex::default(),
             told: Mutex::default(),
@@ -74,8 +87,30 @@ impl Shared {
         })
     }
 
-    pub(super) fn graph_file(&self) -> &Path {
-        &self.config.graph
+    /// The graph's file, where the policy comes from one.
+    pub(super) fn graph_file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(file) => Some(file),
+            Source::Signed(_) => None,
+        }
+    }
+
+    /// The signed policy, where it is one.
+    pub(super) fn signed(&self) -> Option<&Signed> {
+        match &self.source {
+            Source::File(_) => None,
+            Source::Signed(signed) => Some(signed),
+        }
+    }
+
+    /// The signed policy in force, if there is one.
+    pub(super) fn bundle(&self) -> Option<Bundle> {
+        self.signed().and_then(Signed::bundle)
+    }
+
+    /// Which one that is; the default while there is none.
+    pub(super) fn bundle_id(&self) -> BundleId {
+        self.bundle().map(|bundle| bundle.id()).unwrap_or_default()
     }
 
     pub(super) fn host(&self) -> &HostName {
@@ -97,41 +132,73 @@ impl Shared {
     /// After a notice from the file's directory: reads the graph again if its text is another. A file that is gone may be
     /// about to be replaced, and is waited for before that is a failure.
     pub(super) async fn reload_if_changed(&self) {
+        let Some(file) = self.graph_file() else { return };
         for _ in 0..REPLACED_LOOKS {
-            if self.config.graph.exists() {
+            if file.exists() {
                 break;
             }
             tokio::time::sleep(REPLACED_PAUSE).await;
         }
-        let text = load::read(&self.config).ok();
+        let text = load::read(file).ok();
         if text.is_none() || self.loaded().text != text {
             self.reload_now();
         }
     }
 
-    /// Reads the graph again; a bad one is logged, counted and shown by `status`, and changes nothing.
+    /// Reads the graph again, or the operators; a bad one is logged, counted and shown by `status`, and changes nothing.
     pub(super) fn reload_now(&self) {
         if let Err(error) = self.try_reload() {
-            tracing::error!("the policy in force stays, as the new graph was refused: {error}");
+            tracing::error!("the policy in force stays, as what was read is refused: {error}");
         }
     }
 
     fn try_reload(&self) -> Result<(), String> {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = load::read(&self.config);
+        let file = match &self.source {
+            Source::File(file) => file,
+            Source::Signed(signed) => return signed.reload_trust().map_err(|error| format!("{error:#}")),
+        };
+        let read = load::read(file);
         let text = read.as_ref().ok().cloned();
         let fabric = self.policy().fabric().clone();
         let outcome = read
-            .and_then(|text| load::compile(&self.config, &fabric, &text))
+            .and_then(|text| load::compile(&self.config, file, &fabric, &text))
             .map_err(|error| format!("{error:#}"))
             .and_then(|policy| self.put_in_force(policy));
+        self.loaded().text = text;
+        self.settle(outcome)
+    }
+
+    /// Takes a bundle from whoever has one: verified, kept on disk, and in force when this returns. The one that is in force
+    /// is taken as well.
+    pub(super) fn take(&self, bytes: &[u8]) -> Result<BundleId, String> {
+        let signed = self.signed().ok_or(FROM_A_FILE)?;
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bundle) = signed.check(bytes)? else { return Ok(self.bundle_id()) };
+        let id = bundle.id();
+        let compiled = bundle.compile().map_err(|error| error.to_string());
+        let outcome = compiled.and_then(|policy| {
+            signed.keep(&bundle)?;
+            let policy = self.put_in_force(policy)?;
+            signed.in_force(bundle);
+            Ok(policy)
+        });
+        self.settle(outcome)?;
+        Ok(id)
+    }
+
+    /// Notes what came of an attempt to change the policy.
+    fn settle(&self, outcome: Result<Arc<Policy>, String>) -> Result<(), String> {
         let mut loaded = self.loaded();
-        loaded.text = text;
         match outcome {
             Ok(policy) => {
-                tracing::info!(digest = %policy.digest(), "policy in force");
+                tracing::info!(digest = %policy.digest(), version = %policy.version(), "policy in force");
                 *loaded = Loaded { policy, at: OffsetDateTime::now_utc(), error: None, text: loaded.text.take() };
                 instruments::policy_loaded(true, *loaded.policy.digest().as_bytes());
+                self.ranges.send_if_modified(|ranges| {
+                    let before = std::mem::replace(ranges, loaded.policy.graph().ranges);
+                    before != *ranges
+                });
                 drop(loaded);
                 self.connect_peers();
                 self.changed.notify_one();
@@ -151,33 +218,67 @@ impl Shared {
         Ok(policy)
     }
 
-    /// Lets only hosts of the graph connect, and keeps connections to those whose services this host's workloads may call.
+    /// Lets only hosts of the graph connect, and keeps connections to those whose services this host's workloads may call;
+    /// where the policy is signed, also to those by which it spreads. A host that has no policy yet takes one from any host
+    /// of the fabric.
     pub(super) fn connect_peers(&self) {
         let policy = self.policy();
-        let hosts = policy
+        let hosts = &policy.graph().hosts;
+        if self.signed().is_some() && policy.id().is_unsigned() {
+            return;
+        }
+        let called = policy
             .workloads_on(&self.config.host)
             .flat_map(|caller| policy.visible_services(caller))
             .flat_map(|service| policy.service_entry(service).hosts.iter());
-        let peers: BTreeMap<HostName, SocketAddr> = hosts
+        let spread: Vec<&HostName> = match self.signed() {
+            Some(signed) if signed.is_watched() => hosts.keys().collect(),
+            Some(_) => {
+                let dialled = hosts.iter().filter(|(_, host)| host.address.is_some()).map(|(name, _)| name);
+                neighbours::of(&self.config.host, dialled)
+            }
+            None => Vec::new(),
+        };
+        let peers: BTreeMap<HostName, SocketAddr> = called
+            .chain(spread)
             .filter(|host| **host != self.config.host)
-            .filter_map(|host| Some((host.clone(), policy.graph().hosts.get(host)?.address?)))
+            .filter_map(|host| Some((host.clone(), hosts.get(host)?.address?)))
             .collect();
-        self.data.transport().retain_hosts(&policy.graph().hosts.keys().cloned().collect());
+        self.data.transport().retain_hosts(&hosts.keys().cloned().collect());
         self.data.transport().set_peers(peers);
+    }
+
+    /// Once nobody asks for them any more, hosts are connected to no more for that alone.
+    pub(super) fn stop_watching_hosts(&self, now: Instant) {
+        if self.signed().is_some_and(|signed| signed.unwatch(now)) {
+            self.connect_peers();
+        }
     }
 
     fn policy_status(&self) -> PolicyStatus {
         let loaded = self.loaded();
         let graph = loaded.policy.graph();
+        let id = loaded.policy.id();
+        let file = match &self.source {
+            Source::File(file) => file.display().to_string(),
+            Source::Signed(signed) => signed.bundle().map(|bundle| bundle.content().file.clone()).unwrap_or_default(),
+        };
         PolicyStatus {
             digest: loaded.policy.digest().to_string(),
-            file: self.config.graph.display().to_string(),
+            file,
+            signed: (!id.is_unsigned()).then_some(id),
             loaded: rfc3339(loaded.at),
             last_error: loaded.error.clone(),
             workloads: graph.workloads.len(),
             services: graph.services.len(),
             edges: graph.edges.len(),
         }
+    }
+
+    /// Which signed policies connected hosts say they have.
+    fn peer_policies(&self) -> BTreeMap<HostName, BundleId> {
+        let heard = self.signed().map(|signed| signed.policies.heard()).unwrap_or_default();
+        heard.into_iter().filter(|(_, id)| !id.is_unsigned()).collect()
     }
 
     fn workload_statuses(&self, inspection: &Inspection) -> Vec<WorkloadStatus> {
@@ -229,6 +330,7 @@ impl AgentView for Shared {
             resolver: Resolver { v4, v6 },
             policy: self.policy_status(),
             peers: self.data.transport().peers(),
+            peer_policies: self.peer_policies(),
             workloads: self.workload_statuses(&inspection),
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),
@@ -256,6 +358,26 @@ impl AgentView for Shared {
 
     fn sessions(&self) -> Vec<LiveSession> {
         self.data.inspect(true).sessions
+    }
+
+    fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
+        self.signed().ok_or(FROM_A_FILE)?.running(version)
+    }
+
+    fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
+        self.take(bundle)
+    }
+
+    fn history(&self) -> Result<Vec<Kept>, String> {
+        self.signed().ok_or(FROM_A_FILE)?.history()
+    }
+
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
+        let signed = self.signed().ok_or(FROM_A_FILE)?;
+        if signed.watch(Instant::now()) {
+            self.connect_peers();
+        }
+        Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
     }
 }
 

@@ -15,8 +15,16 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) async fn recv(&mut self) -> Option<()> {
+    async fn recv(&mut self) -> Option<()> {
         self.notices.recv().await
+    }
+}
+
+/// The next notice; never any where nothing is watched.
+pub(super) async fn next(changes: &mut Option<Changes>) -> Option<()> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
     }
 }
 

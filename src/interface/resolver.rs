@@ -83,7 +83,7 @@ fn forward(
 ) -> Result<oneshot::Receiver<Answer>, Reason> {
     let (reply, waiting) = oneshot::channel();
     let query = ForwardQuery { workload: interface.workload().clone(), query: query.to_vec(), via, reply };
-    context.forward.try_send(query).map_err(|_| Reason::QueryFlood)?;
+    context.control.forward.try_send(query).map_err(|_| Reason::QueryFlood)?;
     Ok(waiting)
 }
 

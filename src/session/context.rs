@@ -6,6 +6,7 @@ use super::{
     health::Checks,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
+    policies::{Policies, Waiting},
     reach::Families,
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
 };
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, ServiceIx};
-use ripstop_transport::{SessionId, Transport};
+use ripstop_transport::{Request as AgentRequest, SessionId, Transport};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
@@ -37,6 +38,17 @@ pub struct ForwardQuery {
     pub via: ripstop_dns::Via,
     /// Where the answer goes.
     pub reply: oneshot::Sender<ripstop_dns::Answer>,
+}
+
+/// The ways to the control thread.
+#[derive(Clone)]
+pub struct Control {
+    /// Where queries for other names go.
+    pub forward: mpsc::Sender<ForwardQuery>,
+    /// Where requests of other hosts' agents go.
+    pub requests: mpsc::Sender<AgentRequest>,
+    /// Which signed policies other hosts have; `None` where the policy is a file of this host.
+    pub policies: Option<Arc<Policies>>,
 }
 
 /// Counts that other threads read.
@@ -65,8 +77,10 @@ pub struct Context {
     pub transport: Transport,
     /// Where records go.
     pub records: RecordLog,
-    /// Where queries for other names go.
-    pub forward: mpsc::Sender<ForwardQuery>,
+    /// The ways to the control thread.
+    pub control: Control,
+    /// Sessions that wait for a newer policy.
+    pub waiting: Waiting,
     /// The open sessions.
     pub live: LiveTable,
     /// Which endpoint next.
@@ -101,7 +115,7 @@ impl Context {
         transport: Transport,
         policy: Arc<Policy>,
         records: RecordLog,
-        forward: mpsc::Sender<ForwardQuery>,
+        control: Control,
         owners: SocketOwners,
         stats: Arc<Stats>,
     ) -> Rc<Self> {
@@ -109,7 +123,8 @@ impl Context {
             host,
             transport,
             records,
-            forward,
+            control,
+            waiting: Waiting::default(),
             live: LiveTable::default(),
             balancer: Balancer::default(),
             endpoints: Endpoints::default(),
@@ -151,6 +166,7 @@ impl Context {
             }
         });
         *self.policy.borrow_mut() = policy;
+        self.waiting.enforced.notify_waiters();
     }
 
     /// The interface of a workload, if it is attached.

@@ -122,6 +122,7 @@ async fn ask(context: &Rc<Context>, policy: &Arc<Policy>, request: &Request) -> 
         service: entry.id.clone(),
         port: request.port,
         policy: *policy.digest().as_bytes(),
+        version: policy.version(),
         purpose: Purpose::Echo,
         v6: request.v6,
         source_port: 0,

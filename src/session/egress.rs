@@ -144,6 +144,7 @@ impl Decided {
             service: self.service().id.clone(),
             port: request.port,
             policy: *self.policy.digest().as_bytes(),
+            version: self.policy.version(),
             purpose: Purpose::Session,
             v6: request.v6,
             source_port,

@@ -9,6 +9,7 @@ use super::{
     echo,
     limits::{self, Admission},
     live::{Request, SESSIONS_MAX, Serving, Session},
+    policies,
     reach::{Caller, Reached, Unreached, reach},
     sides::quic_halves,
     udp,
@@ -16,7 +17,9 @@ use super::{
 use crate::telemetry::Side;
 use ripstop_config::{Protocol, Reason};
 use ripstop_policy::{Policy, PolicyDigest};
-use ripstop_transport::{Accepted, Incoming, IncomingSession, IncomingStream, Purpose, Refusal, code::End};
+use ripstop_transport::{
+    Accepted, Incoming, IncomingSession, IncomingStream, Opening, Purpose, Refusal, SessionHeader, code::End,
+};
 use std::{rc::Rc, time::Duration};
 
 /// Takes streams until the transport is closed.
@@ -28,13 +31,24 @@ pub async fn accept(context: Rc<Context>, mut incoming: Incoming) {
 
 async fn serve(context: Rc<Context>, stream: IncomingStream) {
     let peer = stream.peer.clone();
-    let incoming = match Box::pin(stream.header()).await {
-        Ok(incoming) => incoming,
+    let incoming = match Box::pin(stream.open()).await {
+        Ok(Opening::Session(incoming)) => incoming,
+        Ok(Opening::Request(request)) => {
+            // Dropped when there are too many, which turns it away.
+            if let Err(error) = context.control.requests.try_send(request) {
+                tracing::debug!(%peer, %error, "a request that nobody takes");
+            }
+            return;
+        }
         Err(error) => {
             tracing::warn!(%peer, %error, "a stream without a valid session header");
             return;
         }
     };
+    // Boxed, as it is rarely of use.
+    if incoming.header.version > context.policy().version() {
+        Box::pin(policies::catch_up(&context, &incoming)).await;
+    }
     if incoming.header.purpose == Purpose::Echo {
         return echo::answer(&context, incoming).await;
     }
@@ -148,7 +162,7 @@ async fn admit(
     incoming: &IncomingSession,
 ) -> Result<Admitted, Unreached> {
     let request = &session.live().request;
-    let denied = |reason: Reason| Unreached { reason, detail: whose_policy(context, policy, &incoming.header.policy) };
+    let denied = |reason: Reason| Unreached { reason, detail: whose_policy(context, policy, &incoming.header) };
     let permit = request.authorise(policy, &context.host).map_err(denied)?;
     session.permitted(policy, &permit);
     let service = policy.service(&incoming.header.service).ok_or_else(|| denied(Reason::NoService))?;
@@ -186,13 +200,16 @@ fn limited(context: &Context, refusal: &limits::Refusal) -> Unreached {
 }
 
 /// Which host denied it; and, when the two do not agree on the policy, which policies they have, as that is likely why.
-fn whose_policy(context: &Context, policy: &Policy, callers: &[u8; 8]) -> String {
+fn whose_policy(context: &Context, policy: &Policy, header: &SessionHeader) -> String {
     let own = policy.digest();
-    if own.as_bytes() == callers {
+    if *own.as_bytes() == header.policy {
         return context.host.to_string();
     }
-    let callers = PolicyDigest::from(*callers);
-    format!("{} has policy {own}, the caller's host has {callers}: put the same graph on both", context.host)
+    let (host, theirs) = (&context.host, PolicyDigest::from(header.policy));
+    if policy.id().is_unsigned() {
+        return format!("{host} has policy {own}, the caller's host has {theirs}: put the same graph on both");
+    }
+    format!("{host} has policy {}, the caller's host has {}", policy.version(), header.version)
 }
 
 async fn refuse(incoming: IncomingSession, reason: Reason, detail: String) {

@@ -8,6 +8,7 @@
 //!    whichever path, its guard writes the one record.
 //! 6. [`endpoints`], by [`health`] and by [`report`]s of other hosts, are known to take sessions or not, and [`balance`]
 //!    chooses among them.
+//! 7. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
 
 pub mod balance;
 pub mod carry;
@@ -21,6 +22,7 @@ pub mod ingress;
 pub mod limits;
 pub mod live;
 pub mod order;
+pub mod policies;
 pub mod pump;
 pub mod reach;
 pub mod report;

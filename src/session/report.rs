@@ -1,6 +1,7 @@
-//! What a host tells the others of its endpoints: whether they take sessions, and how many they have.
+//! What a host tells the others of itself: which signed policy it has, and of its endpoints whether they take sessions, and
+//! how many they have.
 //!
-//! 1. A change of state is told at once, or as soon as it has settled; a change of load within a second.
+//! 1. A change of policy or state is told at once, or as soon as it has settled; a change of load within a second.
 //! 2. Whoever hears it believes it as far as [`super::endpoints`] says.
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
 };
 use crate::telemetry::instruments;
 use ripstop_config::HostName;
+use ripstop_policy::BundleId;
 use ripstop_transport::{REPORT_MAX, Reports};
 use serde::{Deserialize, Serialize};
 use std::{rc::Rc, time::Duration};
@@ -20,9 +22,12 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How often a changed load is told, and hosts that are silent are forgotten.
 const LOAD: Duration = Duration::from_secs(1);
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Report {
     version: u8,
+    /// The signed policy in force; nothing where it is a file, or there is none.
+    #[serde(default, skip_serializing_if = "BundleId::is_unsigned")]
+    policy: BundleId,
     endpoints: Vec<Standing>,
 }
 
@@ -39,10 +44,10 @@ enum ReportError {
 
 /// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready and idle. Of
 /// what is left out nothing is known, and it is tried.
-fn encode(mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
+fn encode(policy: BundleId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
     endpoints.sort_by_key(|one| (one.state == State::Ready, std::cmp::Reverse(one.sessions)));
     loop {
-        let report = Report { version: VERSION, endpoints };
+        let report = Report { version: VERSION, policy, endpoints };
         let text = serde_json::to_vec(&report)?;
         endpoints = report.endpoints;
         if text.len() <= REPORT_MAX || endpoints.is_empty() {
@@ -53,7 +58,7 @@ fn encode(mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
     }
 }
 
-fn decode(text: &[u8]) -> Result<Vec<Standing>, ReportError> {
+fn decode(text: &[u8]) -> Result<Report, ReportError> {
     #[derive(Deserialize)]
     struct Version {
         version: u8,
@@ -66,7 +71,7 @@ fn decode(text: &[u8]) -> Result<Vec<Standing>, ReportError> {
     if version != VERSION {
         return Err(ReportError::Version(version));
     }
-    Ok(serde_json::from_slice::<Report>(text)?.endpoints)
+    Ok(serde_json::from_slice(text)?)
 }
 
 /// Takes what other hosts say, for as long as they can.
@@ -81,7 +86,10 @@ fn hear(context: &Context, host: &HostName, text: &[u8]) {
         Ok(said) => said,
         Err(error) => return tracing::warn!(%host, %error, "a report that is not understood"),
     };
-    for standing in context.endpoints.hear(&context.policy(), host, said) {
+    if let Some(policies) = &context.control.policies {
+        policies.hear(host, said.policy);
+    }
+    for standing in context.endpoints.hear(&context.policy(), host, said.endpoints) {
         context.balancer.reported(&standing.service, host, standing.sessions);
     }
 }
@@ -97,7 +105,7 @@ pub async fn tell(context: Rc<Context>) {
         context.endpoints.forget(|host| context.transport.is_up(host));
         let own = context.endpoints.own();
         publish(&own, &std::mem::replace(&mut before, own.clone()));
-        match encode(own) {
+        match encode(context.policy().id(), own) {
             Ok(text) if text != told => {
                 context.transport.announce(text.clone().into());
                 told = text;
@@ -128,10 +136,12 @@ mod tests {
     #[test]
     fn a_report_comes_through() {
         let said = vec![standing(0, State::Draining, 3), standing(1, State::Ready, 0)];
-        let text = encode(said.clone()).unwrap();
+        let text = encode(BundleId::default(), said.clone()).unwrap();
         let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0}]}"#;
         assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
-        assert_eq!(decode(&text).unwrap(), said);
+        assert_eq!(decode(&text).unwrap().endpoints, said);
+        let id = BundleId { version: "1.7".parse().unwrap(), digest: [9; 8] };
+        assert_eq!(decode(&encode(id, said).unwrap()).unwrap().policy, id);
     }
 
     #[test]
@@ -139,9 +149,9 @@ mod tests {
         let mut all: Vec<_> = (0..5_000).map(|index| standing(index, State::Ready, 0)).collect();
         all.push(standing(5_000, State::Ready, 9));
         all.push(standing(5_001, State::Unhealthy, 0));
-        let text = encode(all).unwrap();
+        let text = encode(BundleId::default(), all).unwrap();
         assert!(text.len() <= REPORT_MAX && text.len() > REPORT_MAX / 2, "{}", text.len());
-        let said = decode(&text).unwrap();
+        let said = decode(&text).unwrap().endpoints;
         assert_eq!(said[..2], [standing(5_001, State::Unhealthy, 0), standing(5_000, State::Ready, 9)]);
     }
 

@@ -30,6 +30,7 @@ const POLICY_LOADS: &str = "ripstop_policy_loads_total";
 const POLICY_OK: &str = "ripstop_policy_last_load_successful";
 const POLICY_TIME: &str = "ripstop_policy_loaded_timestamp_seconds";
 const POLICY_DIGEST: &str = "ripstop_policy_digest";
+const BUNDLES_REFUSED: &str = "ripstop_policy_bundles_refused_total";
 const PEERS: &str = "ripstop_peers";
 const PEER_UP: &str = "ripstop_peer_up";
 const PEER_RTT: &str = "ripstop_peer_rtt_seconds";
@@ -57,6 +58,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     (DROPPED, Unit::Count, "Packets of a workload that were dropped, by reason"),
     (DNS, Unit::Count, "DNS queries of a workload by who answered and by response code"),
     (POLICY_LOADS, Unit::Count, "Times the graph was loaded or reloaded, by result"),
+    (
+        BUNDLES_REFUSED,
+        Unit::Count,
+        "Offers of a policy that operators did not sign, or that is older than the one in force",
+    ),
     (RECORDS, Unit::Count, "Session records by what became of them"),
     (RECORD_ERRORS, Unit::Count, "Failed tries to write session records; a failed try is repeated"),
 ];
@@ -372,6 +378,11 @@ pub fn policy_loaded(ok: bool, digest: [u8; 8]) {
         gauge!(POLICY_TIME).set(seconds_since_epoch(SystemTime::now()));
         gauge!(POLICY_DIGEST).set(digest_number(digest));
     }
+}
+
+/// Bytes that were offered for a policy are none that operators signed, or an old one.
+pub fn bundle_refused() {
+    counter!(BUNDLES_REFUSED).increment(1);
 }
 
 /// 48 bits fit a double exactly (IEEE 754: 53 bits of significand).

@@ -36,6 +36,7 @@ mod relay;
 mod reload;
 mod scale;
 mod servers;
+mod signed;
 mod small;
 mod source;
 mod tcp;

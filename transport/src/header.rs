@@ -1,14 +1,15 @@
 //! The session header: what the calling agent says at the head of a stream, once, before plain bytes.
 //!
 //! ```text
-//! u16 length of what follows | u8 version = 1 | 16 session | 8 policy | u16 source port | u16 port | u8 protocol
-//! | u8 flags (1: trace, 2: echo, 4: IPv6) | [24 trace] | u8 length, caller `tenant/name` | u8 length, service `tenant/name`
+//! u16 length of what follows | u8 version = 2 | 16 session | 8 policy | u64 epoch | u64 counter | u16 source port
+//! | u16 port | u8 protocol | u8 flags (1: trace, 2: echo, 4: IPv6) | [24 trace] | u8 length, caller `tenant/name`
+//! | u8 length, service `tenant/name`
 //! ```
 //! Numbers are big-endian. A reader takes the two bytes of the length, then exactly that many, so that payload right
 //! behind the header stays in the stream.
 
 use crate::codec::{CodecError, Reader};
-use ripstop_config::{Port, Protocol, ServiceId, WorkloadId};
+use ripstop_config::{PolicyVersion, Port, Protocol, ServiceId, WorkloadId};
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
@@ -18,11 +19,11 @@ use std::{
     },
 };
 
-/// Longest session header, its length field included (DESIGN section 12). Version 1 needs at most 309 bytes.
+/// Longest session header, its length field included (DESIGN section 12). Version 2 needs at most 325 bytes.
 pub const HEADER_MAX: usize = 1024;
 /// Bytes of the length field at the head of a session header.
 pub(crate) const LENGTH: usize = 2;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const FLAG_TRACE: u8 = 1;
 const FLAG_ECHO: u8 = 2;
 const FLAG_V6: u8 = 4;
@@ -80,6 +81,8 @@ pub struct SessionHeader {
     pub port: Port,
     /// Digest of the policy by which the calling agent allowed it.
     pub policy: [u8; 8],
+    /// Its version, if it is signed: a serving agent that has an older one gets this one first.
+    pub version: PolicyVersion,
     /// What is asked for.
     pub purpose: Purpose,
     /// The caller used IPv6; its endpoint is tried over the same family first.
@@ -100,6 +103,8 @@ impl SessionHeader {
         out.push(VERSION);
         out.extend_from_slice(&self.session.0);
         out.extend_from_slice(&self.policy);
+        out.extend_from_slice(&self.version.epoch.to_be_bytes());
+        out.extend_from_slice(&self.version.counter.to_be_bytes());
         out.extend_from_slice(&self.source_port.to_be_bytes());
         out.extend_from_slice(&self.port.number.to_be_bytes());
         out.push(protocol_number(self.port.protocol));
@@ -145,6 +150,8 @@ impl SessionHeader {
             return Err(CodecError::Version(version));
         }
         let (session, policy) = (SessionId(from.array()?), from.array()?);
+        let [epoch, counter] = [from.array()?, from.array()?].map(u64::from_be_bytes);
+        let version = PolicyVersion { epoch, counter };
         let source_port = from.number()?;
         let port = read_port(&mut from)?;
         let flags = from.byte()?;
@@ -157,7 +164,7 @@ impl SessionHeader {
         let service = from.short_text()?.parse()?;
         from.end()?;
         let v6 = flags & FLAG_V6 != 0;
-        Ok(Self { session, caller, service, port, policy, purpose, v6, source_port, trace })
+        Ok(Self { session, caller, service, port, policy, version, purpose, v6, source_port, trace })
     }
 }
 
@@ -192,13 +199,14 @@ mod tests {
 
     prop_compose! {
         fn header()(
-            session: [u8; 16], policy: [u8; 8], source_port: u16, trace: Option<[u8; 24]>,
+            session: [u8; 16], policy: [u8; 8], version: (u64, u64), source_port: u16, trace: Option<[u8; 24]>,
             number in 1..=u16::MAX, udp: bool, echo: bool, v6: bool, names in [label(), label(), label(), label()],
         ) -> SessionHeader {
             let [a, b, c, d] = names;
             let purpose = if echo { Purpose::Echo } else { Purpose::Session };
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             SessionHeader {
+                version: PolicyVersion { epoch: version.0, counter: version.1 },
                 session: SessionId(session), policy, purpose, v6, source_port, trace, port: Port { number, protocol },
                 caller: format!("{a}/{b}").parse().expect("labels"),
                 service: format!("{c}/{d}").parse().expect("labels"),
@@ -215,7 +223,7 @@ mod tests {
         #[test]
         fn headers_round_trip_within_the_limit(header in header()) {
             let bytes = header.encode();
-            prop_assert!(bytes.len() <= 309);
+            prop_assert!(bytes.len() <= 325);
             let (length, body) = split(&bytes);
             prop_assert_eq!(length, body.len());
             prop_assert_eq!(SessionHeader::decode(body), Ok(header));
@@ -256,6 +264,7 @@ mod tests {
             service: "shop/api".parse().unwrap(),
             port: "8080".parse().unwrap(),
             policy: [1; 8],
+            version: PolicyVersion { epoch: 1, counter: 7 },
             purpose: Purpose::Session,
             v6: false,
             source_port: 40_000,
@@ -266,11 +275,11 @@ mod tests {
             body[at] = value;
             SessionHeader::decode(&body)
         };
-        assert_eq!(with(0, 2), Err(CodecError::Version(2)));
-        assert_eq!(with(29, 132), Err(CodecError::Value("protocol", 132)), "SCTP");
-        assert_eq!(with(30, 0x80), Err(CodecError::Value("flags", 0x80)));
-        assert!(matches!(with(32, b'S'), Err(CodecError::Name(_))));
-        assert_eq!(with(32, 0xff), Err(CodecError::Text));
+        assert_eq!(with(0, 1), Err(CodecError::Version(1)));
+        assert_eq!(with(45, 132), Err(CodecError::Value("protocol", 132)), "SCTP");
+        assert_eq!(with(46, 0x80), Err(CodecError::Value("flags", 0x80)));
+        assert!(matches!(with(48, b'S'), Err(CodecError::Name(_))));
+        assert_eq!(with(48, 0xff), Err(CodecError::Text));
         assert_eq!(SessionHeader::body_length([4, 0]), Err(CodecError::TooLong(1026, HEADER_MAX)));
         assert_eq!(SessionHeader::body_length([3, 0xfe]), Ok(1022));
         assert_eq!(good.session.to_string(), "07070707070707070707070707070707");

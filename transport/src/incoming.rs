@@ -3,6 +3,7 @@
 use crate::{
     code,
     codec::CodecError,
+    control::{self, Request, Unread},
     datagram::{self, DatagramReceiver, DatagramSender},
     header::{LENGTH, SessionHeader},
     link::{Link, describe},
@@ -50,7 +51,16 @@ pub struct IncomingStream {
     _waiting: OwnedSemaphorePermit,
 }
 
-/// Why a session's header was not to be had. The stream has been reset.
+/// What another host began on a stream.
+#[derive(Debug)]
+pub enum Opening {
+    /// A session, which waits for its verdict.
+    Session(IncomingSession),
+    /// A request of its agent.
+    Request(Request),
+}
+
+/// Why a session's header was not to be had, nor a request. The stream has been reset.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// It is not a header.
@@ -59,6 +69,9 @@ pub enum HeaderError {
     /// It did not arrive in time.
     #[error("the peer's session header did not arrive within {} s", HEADER_WAIT.as_secs())]
     Timeout,
+    /// The peer has too many requests under way.
+    #[error("the peer has more than {} requests under way", control::REQUESTS_MAX)]
+    TooMany,
     /// The peer ended or reset the stream instead.
     #[error("the peer gave up before its session header was complete")]
     Ended,
@@ -73,6 +86,7 @@ impl HeaderError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Malformed(_) | Self::Timeout => Reason::Protocol,
+            Self::TooMany => Reason::AgentFull,
             Self::Ended => Reason::CallerGone,
             Self::PeerLost(error) => code::of_connection(error),
         }
@@ -124,32 +138,55 @@ impl IncomingStream {
         Self { peer: link.host.clone(), cipher: link.cipher, link: Arc::clone(link), send, recv, _waiting: waiting }
     }
 
-    /// Reads the header, within [`HEADER_WAIT`] and [`crate::HEADER_MAX`], and no byte behind it.
+    /// Reads what the stream begins with, within [`HEADER_WAIT`]: a header of at most [`crate::HEADER_MAX`] and no byte
+    /// behind it, or a whole request.
     ///
     /// # Errors
-    /// [`HeaderError`]; the stream has been reset with [`code::PROTOCOL`] then.
-    pub async fn header(mut self) -> Result<IncomingSession, HeaderError> {
-        let read = time::timeout(HEADER_WAIT, read_header(&mut self.recv)).await;
-        let header = read.map_err(|_| HeaderError::Timeout).flatten();
-        match header {
-            Ok(header) => {
+    /// [`HeaderError`]; the stream has been reset with [`code::PROTOCOL`] or [`code::LIMIT`] then.
+    pub async fn open(mut self) -> Result<Opening, HeaderError> {
+        let read = time::timeout(HEADER_WAIT, read_first(&self.link, &mut self.send, &mut self.recv)).await;
+        match read.map_err(|_| HeaderError::Timeout).flatten() {
+            Ok(First::Header(header)) => {
                 let Self { peer, cipher, link, send, recv, _waiting } = self;
-                Ok(IncomingSession { peer, cipher, header, link, send, recv })
+                Ok(Opening::Session(IncomingSession { peer, cipher, header, link, send, recv }))
             }
+            Ok(First::Request(read)) => Ok(Opening::Request(read.of(self.peer, self.send, self.recv))),
             Err(error) => {
-                stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL.into());
+                if !matches!(error, HeaderError::TooMany) {
+                    stream::blame(&mut self.send, &mut self.recv, code::PROTOCOL.into());
+                }
                 Err(error)
             }
         }
     }
 }
 
-async fn read_header(from: &mut RecvStream) -> Result<SessionHeader, HeaderError> {
+/// What a stream begins with.
+enum First {
+    Header(SessionHeader),
+    Request(control::Read),
+}
+
+async fn read_first(link: &Link, send: &mut SendStream, from: &mut RecvStream) -> Result<First, HeaderError> {
     let mut length = [0; LENGTH];
     read_exact(from, &mut length).await?;
+    if length == control::MARK {
+        return Ok(First::Request(control::read(link, send, from).await?));
+    }
     let mut body = vec![0; SessionHeader::body_length(length)?];
     read_exact(from, &mut body).await?;
-    Ok(SessionHeader::decode(&body)?)
+    Ok(First::Header(SessionHeader::decode(&body)?))
+}
+
+impl From<Unread> for HeaderError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Malformed(error) => Self::Malformed(error),
+            Unread::Ended => Self::Ended,
+            Unread::Lost(why) => Self::PeerLost(why),
+            Unread::TooMany => Self::TooMany,
+        }
+    }
 }
 
 async fn read_exact(from: &mut RecvStream, into: &mut [u8]) -> Result<(), HeaderError> {

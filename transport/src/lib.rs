@@ -4,8 +4,9 @@
 //! certificate names, signed by a CA of this fabric. Whether that host may speak for a workload is for policy to say.
 //!
 //! How a session goes: [`Transport::open`] takes the one connection to the host, opens a bidirectional stream and writes
-//! a [`SessionHeader`]. There, [`Incoming::next`] hands out the stream, [`IncomingStream::header`] reads the header, and
-//! [`IncomingSession::accept`] or [`IncomingSession::refuse`] gives the verdict. After that, plain bytes.
+//! a [`SessionHeader`]. There, [`Incoming::next`] hands out the stream, [`IncomingStream::open`] reads the header, and
+//! [`IncomingSession::accept`] or [`IncomingSession::refuse`] gives the verdict. After that, plain bytes. Agents also ask
+//! each other what is no session: [`Transport::ask`], which arrives there as a [`Request`].
 //!
 //! Two hosts keep one connection, whoever dialled it. When both dialled at once, the one that the host with the smaller
 //! name dialled stays; sessions on the other finish undisturbed, then it is closed. A host that is not heard gets
@@ -19,6 +20,7 @@
 pub mod code;
 mod codec;
 mod congestion;
+pub mod control;
 mod datagram;
 mod demand;
 mod dial;
@@ -48,11 +50,13 @@ mod unidirectional;
 mod verdict;
 
 pub use codec::CodecError;
+pub use control::{AskError, Request};
 pub use datagram::{DATAGRAM_MAX, DatagramError, DatagramReceiver, DatagramSender};
 pub use header::{HEADER_MAX, Purpose, SessionHeader, SessionId};
 pub use identity::{Identity, IdentityError};
 pub use incoming::{
-    AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, VERDICT_WRITE,
+    AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, Opening,
+    VERDICT_WRITE,
 };
 pub use leaf::LeafError;
 /// quinn's own types that appear here: errors of streams, and codes.

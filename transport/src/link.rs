@@ -1,6 +1,7 @@
 //! One authenticated connection to one host, and which of two such connections carries new sessions.
 
 use crate::{
+    control::REQUESTS_MAX,
     datagram::{Inbox, Lane},
     demand::Demand,
     leaf::{Leaf, LeafError},
@@ -18,7 +19,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 /// Longest handshake. An attempt that takes longer is given up by both sides.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -61,6 +62,8 @@ pub(crate) struct Link {
     pub(crate) large: Lane,
     /// How often the peer reports.
     pub(crate) reports: Pace,
+    /// Places for the peer's requests.
+    pub(crate) requests: Arc<Semaphore>,
 }
 
 impl Link {
@@ -85,6 +88,7 @@ impl Link {
             small: Lane::small(),
             large: Lane::large(),
             reports: Pace::default(),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         })
     }
 

@@ -116,29 +116,35 @@ pub(crate) async fn send(link: Arc<Link>, mut own: watch::Receiver<Bytes>) {
     own.mark_changed();
     while own.changed().await.is_ok() {
         let report = own.borrow_and_update().clone();
-        if !report.is_empty() && one(&link, report).await.is_none() {
-            return;
+        if !report.is_empty() {
+            match one(&link, report).await {
+                Some(true) => {}
+                // It is said again until it is known, as nothing else may change for long.
+                Some(false) => own.mark_changed(),
+                None => return,
+            }
         }
         time::sleep(BETWEEN).await;
     }
 }
 
-/// `None` when the connection has ended.
-async fn one(link: &Link, report: Bytes) -> Option<()> {
+/// Whether it arrived; `None` when the connection has ended.
+async fn one(link: &Link, report: Bytes) -> Option<bool> {
     let mut head = BytesMut::with_capacity(1);
     unidirectional::mark(Kind::Report, &mut head);
-    let Ok(opened) = time::timeout(SEND_WAIT, link.connection.open_uni()).await else { return Some(()) };
+    let Ok(opened) = time::timeout(SEND_WAIT, link.connection.open_uni()).await else { return Some(false) };
     let mut stream = opened.ok()?;
     let sent = time::timeout(SEND_WAIT, async {
         stream.write_all_chunks(&mut [head.freeze(), report]).await.ok()?;
         stream.finish().ok()?;
         stream.stopped().await.ok()
     });
-    if !matches!(sent.await, Ok(Some(_))) {
+    let arrived = matches!(sent.await, Ok(Some(_)));
+    if !arrived {
         // Only dropped, it would be finished, and its beginning taken for the whole.
         let _ = stream.reset(code::CANCELLED.into());
     }
-    Some(())
+    Some(arrived)
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ pub(crate) async fn echo(shared: &Shared, host: &HostName, header: &SessionHeade
 }
 
 /// The live connection, after a wait while the host is being dialled.
-async fn connected(shared: &Shared, host: &HostName) -> Result<Arc<Link>, OpenError> {
+pub(crate) async fn connected(shared: &Shared, host: &HostName) -> Result<Arc<Link>, OpenError> {
     let give_up = Instant::now() + CONNECT_WAIT;
     loop {
         let found = shared.table().find(host);

@@ -40,7 +40,9 @@ pub enum SigningError {
         mode: u32,
     },
     /// There is no such key in it.
-    #[error("{0} holds no operator's key: it should be a PEM file with an Ed25519 key, as `ripstop operator keygen` makes it")]
+    #[error(
+        "{0} holds no operator's key: it should be a PEM file with an Ed25519 key, as `ripstop operator keygen` makes it"
+    )]
     NoKey(PathBuf),
     /// Cryptography failed.
     #[error("failed to make a key")]

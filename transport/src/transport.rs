@@ -1,7 +1,9 @@
 //! The handle that the agent holds.
 
 use crate::{
-    code, dial,
+    code,
+    control::{self, AskError},
+    dial,
     header::SessionHeader,
     identity::Identity,
     incoming::{INCOMING_QUEUE, Incoming},
@@ -23,6 +25,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -172,6 +175,23 @@ impl Transport {
     /// [`OpenError`], also when the verdict is a refusal.
     pub async fn echo(&self, host: &HostName, header: &SessionHeader) -> Result<Accepted, OpenError> {
         session::echo(self.shared(), host, header).await
+    }
+
+    /// Asks a host's agent something: `kind` and `body` are for it to understand, `limit` is the longest answer in bytes that
+    /// is taken, `wait` the longest wait for it. May be called on any thread, and dropped at any time.
+    ///
+    /// # Errors
+    /// [`AskError`], also when the host refuses.
+    pub async fn ask(
+        &self,
+        host: &HostName,
+        kind: u8,
+        body: &[u8],
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Bytes, AskError> {
+        let asking = control::ask(self.shared(), host, kind, body, limit);
+        tokio::time::timeout(wait, asking).await.map_err(|_| AskError::Timeout).flatten()
     }
 
     /// Says what this host reports of itself: to every host that is connected, at once or within some 100 ms of the report

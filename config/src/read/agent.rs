@@ -47,7 +47,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let host = top.require("host", "write `host: NAME` with this host's name in the graph", report);
     let host = host.and_then(|node| node.parse::<HostName>("this host's name", report));
     let policy = policy(&top, directory, report);
-    let state = top.get("state").map_or_else(|| Some(PathBuf::from(DEFAULT_STATE)), |node| path(node, directory, report));
+    let state =
+        top.get("state").map_or_else(|| Some(PathBuf::from(DEFAULT_STATE)), |node| path(node, directory, report));
     let [certificate, key, ca] = identity(&top, directory, report);
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
@@ -72,7 +73,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
 /// A graph's file or the operators' file, not both: it must be clear what is in force.
 fn policy(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> Option<PolicySource> {
     let Some(trust) = top.get("trust") else {
-        let hint = "write `graph: /etc/ripstop/graph.yaml`, or `trust: /etc/ripstop/operators.yaml` for signed policies";
+        let hint =
+            "write `graph: /etc/ripstop/graph.yaml`, or `trust: /etc/ripstop/operators.yaml` for signed policies";
         let graph = top.require("graph", hint, report)?;
         return path(graph, directory, report).map(PolicySource::File);
     };

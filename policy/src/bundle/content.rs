@@ -88,12 +88,7 @@ impl Content {
     /// # Errors
     /// What is wrong with the graph.
     pub fn of(fabric: &FabricName, file: &str, graph: &str, carried: &Addresses) -> Result<Self, ContentError> {
-        let content = Self {
-            file: file.into(),
-            graph: graph.into(),
-            addresses: carried.clone(),
-            ..Self::default()
-        };
+        let content = Self { file: file.into(), graph: graph.into(), addresses: carried.clone(), ..Self::default() };
         let addresses = content.compile(fabric)?.addresses();
         Ok(Self { addresses, ..content })
     }

@@ -21,7 +21,6 @@ pub const CONTENT_MAX: usize = 16 << 20;
 /// Signatures of a bundle at most: one of each operator that a fabric can have.
 pub const SIGNATURES_MAX: usize = ripstop_config::operators::OPERATORS_MAX;
 
-const MAGIC: &[u8; 4] = b"RSPB";
 const FORM: u8 = 1;
 /// What every signature begins with.
 const DOMAIN: &[u8] = b"ripstop policy bundle, form 1\0";
@@ -49,6 +48,9 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// What every bundle begins with.
+    pub const MAGIC: &[u8; 4] = b"RSPB";
+
     /// Packs a content for signing.
     ///
     /// # Errors
@@ -116,7 +118,7 @@ impl Envelope {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.signed.len() + 16 + self.signatures.len() * 96);
-        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(Self::MAGIC);
         out.push(FORM);
         out.extend_from_slice(&u32::try_from(self.signed.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&self.signed);
@@ -138,7 +140,7 @@ impl Envelope {
             return Err(BundleError::TooLarge);
         }
         let mut from = Reader(bytes);
-        if from.array::<4>()? != *MAGIC {
+        if from.array::<4>()? != *Self::MAGIC {
             return Err(BundleError::Malformed("it does not begin as one"));
         }
         match from.array::<1>()? {
@@ -152,13 +154,22 @@ impl Envelope {
         let [length] = from.array()?;
         let name = std::str::from_utf8(from.slice(length.into())?).ok().and_then(|name| FabricName::new(name).ok());
         let fabric = name.ok_or(BundleError::Malformed("the fabric's name is none"))?;
-        let version = PolicyVersion { epoch: u64::from_be_bytes(from.array()?), counter: u64::from_be_bytes(from.array()?) };
+        let version =
+            PolicyVersion { epoch: u64::from_be_bytes(from.array()?), counter: u64::from_be_bytes(from.array()?) };
         if version == PolicyVersion::UNSIGNED {
             return Err(BundleError::Malformed("it has no version"));
         }
         let length = u32::from_be_bytes(from.array()?) as usize;
         let body = signed.len() - from.0.len();
         Ok(Self { fabric, version, signed, body, length, signatures })
+    }
+
+    /// What is to be signed, for an operator who is asked to. Nobody has vouched for it.
+    ///
+    /// # Errors
+    /// [`ContentError`] when it cannot be read.
+    pub fn look(&self) -> Result<Content, ContentError> {
+        self.content()
     }
 
     /// Decompresses and reads what was signed. For verified bundles alone.

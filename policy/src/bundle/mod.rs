@@ -141,7 +141,7 @@ impl Bundle {
     /// What is wrong with the graph.
     pub fn compile(&self) -> Result<Policy, ContentError> {
         let mut policy = self.content().compile(self.fabric())?;
-        policy.version = self.version();
+        policy.id = self.id();
         policy.revoked = self.content().revoked.clone();
         Ok(policy)
     }
@@ -157,6 +157,12 @@ impl Envelope {
 }
 
 impl BundleId {
+    /// Nobody signed it: the policy is a file of its host, or the host has none.
+    #[must_use]
+    pub fn is_unsigned(&self) -> bool {
+        self.version == PolicyVersion::UNSIGNED
+    }
+
     /// Bytes of [`BundleId::encode`].
     pub const LENGTH: usize = 24;
 

@@ -102,7 +102,10 @@ fn enough_different_operators_must_have_signed() {
     // One operator under two names in a file that nobody checked counts once at most.
     let mut twice = trusting(2, &[1]);
     twice.keys.insert("again".parse().unwrap(), Signer::new(1).key());
-    assert_eq!(open(&signed("1.1", &content(), &[1]), &twice).unwrap_err(), BundleError::Signatures { found: 1, need: 2 });
+    assert_eq!(
+        open(&signed("1.1", &content(), &[1]), &twice).unwrap_err(),
+        BundleError::Signatures { found: 1, need: 2 }
+    );
 }
 
 #[test]
@@ -151,7 +154,8 @@ fn a_bomb_is_not_decompressed_beyond_what_it_says() {
         bomb.replace_body(claimed, &zeros);
         Signer::new(1).sign(&mut bomb);
         let error = open(&bomb.encode(), &trusting(1, &[1])).unwrap_err();
-        let expected = if claimed == u32::MAX { ContentError::TooLarge(claimed as usize) } else { ContentError::Compression };
+        let expected =
+            if claimed == u32::MAX { ContentError::TooLarge(claimed as usize) } else { ContentError::Compression };
         assert_eq!(error, BundleError::Content(expected));
     }
 }
@@ -160,7 +164,10 @@ fn a_bomb_is_not_decompressed_beyond_what_it_says() {
 fn what_is_too_large_is_not_sealed() {
     let mut content = content();
     content.graph = "x".repeat(CONTENT_MAX);
-    assert!(matches!(Envelope::seal(&fabric(), version("1.1"), &content), Err(BundleError::Content(ContentError::TooLarge(_)))));
+    assert!(matches!(
+        Envelope::seal(&fabric(), version("1.1"), &content),
+        Err(BundleError::Content(ContentError::TooLarge(_)))
+    ));
     assert_eq!(Envelope::decode(&vec![0; BUNDLE_MAX + 1]), Err(BundleError::TooLarge));
 }
 

@@ -159,6 +159,22 @@ impl Agent {
         self.status()["policy"]["digest"].as_str().unwrap_or("").to_owned()
     }
 
+    /// The signed policy that it enforces, or nothing.
+    pub fn version(&self) -> String {
+        let status = self.admin("/v1/status").unwrap_or_default();
+        status["policy"]["signed"].as_str().unwrap_or("").to_owned()
+    }
+
+    /// PUT of a body to its admin socket: status and answer.
+    pub fn put(&self, path: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.run.join("agent.sock")).expect("the agent runs");
+        let length = body.len();
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        read_answer(stream).expect("an answer")
+    }
+
     pub fn metrics(&self) -> String {
         self.http("/metrics").map(|(_, body)| body).unwrap_or_default()
     }
@@ -260,6 +276,10 @@ impl Agent {
 
 fn http_get(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    read_answer(stream)
+}
+
+fn read_answer(mut stream: impl Read) -> Option<(u16, String)> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -17,6 +17,7 @@ mod link;
 mod machine;
 mod place;
 mod relay;
+mod signed;
 mod underlay;
 
 pub use agent::{AGENT_WAIT, Agent, ripstop};
@@ -63,6 +64,7 @@ pub struct Builder {
     settings: BTreeMap<&'static str, String>,
     silent: BTreeSet<&'static str>,
     underlay: Underlay,
+    signed: bool,
 }
 
 impl Builder {
@@ -96,6 +98,13 @@ impl Builder {
         self
     }
 
+    /// Has the policy signed by an operator in place of a file on each host: the agents start without one, and the first
+    /// running host is given it.
+    pub fn signed(mut self) -> Self {
+        self.signed = true;
+        self
+    }
+
     /// Builds this host without starting its agent.
     pub fn without_agent(mut self, host: &'static str) -> Self {
         self.silent.insert(host);
@@ -111,6 +120,9 @@ impl Builder {
         }
         for host in &running {
             lab.agent(host).wait_ready();
+        }
+        if self.signed {
+            lab.first_policy(&running);
         }
         for host in &running {
             lab.agent(host).wait_connected(&running);
@@ -145,6 +157,7 @@ impl Lab {
             settings: BTreeMap::new(),
             silent: BTreeSet::new(),
             underlay: Underlay::V4,
+            signed: false,
         }
     }
 
@@ -162,6 +175,8 @@ impl Lab {
         let wire = Machine::start("wire", "", &[]);
         wire.place().sh(underlay::BRIDGE);
         make_keys(&directory, &plan.hosts);
+        fs::write(directory.join("graph.yaml"), graph("")).unwrap();
+        let policy_from = if plan.signed { signed::operator(&directory) } else { "graph: graph.yaml".into() };
         let mut hosts = BTreeMap::new();
         for (index, name) in plan.hosts.iter().enumerate() {
             let text = graph(name);
@@ -170,7 +185,7 @@ impl Lab {
             let home = directory.join(name);
             fs::write(home.join("graph.yaml"), &text).unwrap();
             let extra = plan.settings.get(name).map_or("", String::as_str);
-            fs::write(home.join("agent.yaml"), agent_yaml(name, extra)).unwrap();
+            fs::write(home.join("agent.yaml"), agent_yaml(name, &policy_from, extra)).unwrap();
             let agent = Agent::new(&machine, &home);
             hosts.insert((*name).to_owned(), Host { machine, agent, address: address(index) });
         }
@@ -399,8 +414,8 @@ fn make_keys(directory: &Path, hosts: &[&str]) {
     }
 }
 
-fn agent_yaml(host: &str, extra: &str) -> String {
+fn agent_yaml(host: &str, policy: &str, extra: &str) -> String {
     let dns = if extra.contains("dns:") { "" } else { "dns: { upstream: [] }\n" };
     let metrics = if extra.contains("metrics:") { "" } else { "metrics: 0.0.0.0:7478\n" };
-    format!("host: {host}\ngraph: graph.yaml\nsessions: sessions.jsonl\n{metrics}{dns}{extra}\n")
+    format!("host: {host}\n{policy}\nsessions: sessions.jsonl\n{metrics}{dns}{extra}\n")
 }

@@ -1,6 +1,6 @@
 //! Peers that do what no agent of ours does, on bare quinn.
 
-use crate::lab::{Fabric, Files, Host, accepted, echo, eventually, header, name, refusal, within};
+use crate::lab::{Fabric, Files, Host, accepted, echo, eventually, header, name, refusal, session, within};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, ReadError, ServerConfig, TransportConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
@@ -188,7 +188,7 @@ async fn bad_headers_are_answered_with_a_reset() {
     for bytes in cases {
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         send.write_all(bytes).await.unwrap();
-        let error = incoming.next().await.unwrap().header().await.unwrap_err();
+        let error = incoming.next().await.unwrap().open().await.unwrap_err();
         assert!(matches!(error, HeaderError::Malformed(_)), "{error}");
         assert_eq!(error.reason(), Reason::Protocol);
         let reset = recv.read_chunk(1, true).await.unwrap_err();
@@ -198,11 +198,11 @@ async fn bad_headers_are_answered_with_a_reset() {
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(&good[..20]).await.unwrap();
     send.finish().unwrap();
-    assert!(matches!(incoming.next().await.unwrap().header().await, Err(HeaderError::Ended)));
+    assert!(matches!(incoming.next().await.unwrap().open().await, Err(HeaderError::Ended)));
     // The connection has not suffered.
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(&good).await.unwrap();
-    let session = incoming.next().await.unwrap().header().await.unwrap();
+    let session = session(incoming.next().await.unwrap()).await;
     assert_eq!(session.peer, name("mallory"));
     assert_eq!(SessionHeader::decode(&good[2..]).unwrap(), session.header);
 }
@@ -246,8 +246,8 @@ async fn a_peer_that_takes_no_verdict_does_not_hold_the_session() {
         send.write_all(&header().encode()).await.unwrap();
         ends.push((send, recv));
     }
-    let first = incoming.next().await.unwrap().header().await.unwrap();
-    let second = incoming.next().await.unwrap().header().await.unwrap();
+    let first = session(incoming.next().await.unwrap()).await;
+    let second = session(incoming.next().await.unwrap()).await;
     let both = async { tokio::join!(first.accept(accepted()), second.refuse(refusal(Reason::NoEdge, "a detail"))) };
     let (accepting, refusing) = within(VERDICT_WRITE.as_secs() + 1, "to give up", both).await;
     assert!(matches!(accepting, Err(AnswerError::Timeout)), "{accepting:?}");

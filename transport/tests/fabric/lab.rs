@@ -2,8 +2,8 @@
 
 use ripstop_config::{FabricName, HostName, Reason};
 use ripstop_transport::{
-    Accepted, Identity, Incoming, IncomingSession, PeerState, Refusal, Reports, SessionHeader, SessionId, Settings,
-    Transport,
+    Accepted, Identity, Incoming, IncomingSession, IncomingStream, Opening, PeerState, Refusal, Reports, SessionHeader,
+    SessionId, Settings, Transport,
     pki::{Authority, HOST_VALIDITY_MIN},
 };
 use std::{
@@ -156,7 +156,7 @@ impl Host {
             while let Some(stream) = incoming.next().await {
                 let serve = serve.clone();
                 tokio::spawn(async move {
-                    if let Ok(session) = stream.header().await {
+                    if let Ok(Opening::Session(session)) = stream.open().await {
                         serve(session).await;
                     }
                 });
@@ -180,6 +180,14 @@ pub(crate) async fn echo(session: IncomingSession) {
     let _ = send.finish();
 }
 
+/// The session that a stream begins with.
+pub(crate) async fn session(stream: IncomingStream) -> IncomingSession {
+    match stream.open().await.unwrap() {
+        Opening::Session(session) => session,
+        Opening::Request(request) => panic!("a request, {request:?}"),
+    }
+}
+
 pub(crate) fn accepted() -> Accepted {
     Accepted { endpoint: "beta 127.0.0.1:8080".into(), load: 7 }
 }
@@ -195,6 +203,7 @@ pub(crate) fn header() -> SessionHeader {
         service: "shop/api".parse().unwrap(),
         port: "8080/tcp".parse().unwrap(),
         policy: *b"policy01",
+        version: ripstop_config::PolicyVersion { epoch: 1, counter: 7 },
         purpose: ripstop_transport::Purpose::Session,
         v6: false,
         source_port: 40_001,

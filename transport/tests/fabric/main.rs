@@ -11,6 +11,7 @@ mod paths;
 mod peers;
 mod relay;
 mod reports;
+mod requests;
 mod sessions;
 mod shares;
 mod stalled;

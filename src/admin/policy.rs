@@ -1,0 +1,60 @@
+//! What the admin API says of signed policies.
+
+use ripstop_config::{FabricName, HostName, OperatorName};
+use ripstop_policy::{BundleId, Content};
+use serde::{Deserialize, Serialize};
+
+/// A signed policy of the agent's host, as the next one is made from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The fabric.
+    pub fabric: FabricName,
+    /// The newest policy that this host has had: the next must be newer.
+    pub floor: Option<BundleId>,
+    /// Which one was asked for; `None` while the host has no policy.
+    pub id: Option<BundleId>,
+    /// What is in it.
+    pub content: Option<Content>,
+}
+
+/// A signed policy that the agent's host keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Which.
+    pub id: BundleId,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// When it was made, as its operator said.
+    pub made: String,
+    /// What for, as its operator said.
+    pub note: String,
+    /// Who signed it.
+    pub signers: Vec<OperatorName>,
+    /// Why it cannot be used, if so.
+    pub damage: Option<String>,
+}
+
+/// Which policy another host runs, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPolicy {
+    /// The host.
+    pub host: HostName,
+    /// Whether it can be asked.
+    pub reach: Reach,
+    /// What it runs; `None` when it has not said, or has none.
+    pub policy: Option<BundleId>,
+}
+
+/// Whether a host can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// It is connected.
+    Up,
+    /// It is being connected.
+    Connecting,
+    /// It does not answer.
+    Down,
+    /// The graph says no address of it, and it has not called.
+    Unknown,
+}

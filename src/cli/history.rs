@@ -1,0 +1,57 @@
+//! `ripstop history` and `ripstop operator`.
+
+use super::{
+    Exit, args,
+    files::{self, NewFile},
+    output::{self, Output, Tone},
+    socket,
+};
+use crate::admin::Kept;
+use anyhow::Context as _;
+use comfy_table::Cell;
+use ripstop_config::Operators;
+use ripstop_transport::signing::SigningKey;
+
+/// Shows the signed policies that the agent keeps.
+pub(super) fn run(history: &args::History, output: &Output) -> anyhow::Result<Exit> {
+    let kept = socket::one(&history.socket)?.history()?;
+    output.show(&kept, || describe(&kept, output))?;
+    Ok(Exit::Ok)
+}
+
+fn describe(kept: &[Kept], output: &Output) -> String {
+    if kept.is_empty() {
+        return "no policy yet; `ripstop apply` makes the first\n".into();
+    }
+    let mut table = output.table(&["VERSION", "STATE", "MADE", "BY", "NOTE"]);
+    for one in kept {
+        let state = match (&one.damage, one.in_force) {
+            (Some(_), _) => output.cell("damaged", Tone::Bad),
+            (None, true) => output.cell("in force", Tone::Good),
+            (None, false) => Cell::new("kept"),
+        };
+        let signers = one.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let note = one.damage.as_ref().unwrap_or(&one.note);
+        table.add_row(vec![
+            Cell::new(one.id.version),
+            state,
+            Cell::new(&one.made),
+            Cell::new(signers),
+            Cell::new(note),
+        ]);
+    }
+    output::lines(&table)
+}
+
+/// Makes an operator's key. What is printed is a file of operators.
+pub(super) fn keygen(keygen: &args::Keygen) -> anyhow::Result<Exit> {
+    let (key, pem) = SigningKey::generate().context("failed to make a key")?;
+    files::write_new(&[NewFile { path: &keygen.out, bytes: pem.as_bytes(), mode: 0o600 }])?;
+    let operators = Operators { need: 1, keys: [(keygen.name.clone(), key.public())].into() };
+    output::print(&format!(
+        "# The key is in {}: whoever has it makes the policy, so keep it off the hosts where you can.\n\
+         # This is operators.yaml, to be put beside agent.yaml on each host, with `trust: operators.yaml` there.\n{operators}",
+        keygen.out.display()
+    ))?;
+    Ok(Exit::Ok)
+}

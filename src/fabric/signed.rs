@@ -1,0 +1,200 @@
+//! The signed policy of this host: which one is in force, and what it takes to be another one.
+
+use crate::{
+    admin::{HostPolicy, Kept, Reach, Running},
+    bundles::{Store, Trust, store::Opened},
+    session::policies::Policies,
+    telemetry::instruments,
+};
+use ripstop_config::{AgentConfig, FabricName, HostName, PolicyVersion};
+use ripstop_policy::{Bundle, BundleId, Policy};
+use ripstop_transport::{PeerState, PeerStatus};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long from a question for them all hosts stay connected.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// What an agent whose policy is signed has of it.
+pub(super) struct Signed {
+    trust_file: PathBuf,
+    trust: Mutex<Trust>,
+    store: Mutex<Store>,
+    /// In force.
+    bundle: Mutex<Option<Bundle>>,
+    /// What other hosts have.
+    pub(super) policies: Arc<Policies>,
+    /// Until when all hosts are connected to be asked.
+    watched: Mutex<Option<Instant>>,
+}
+
+/// What an agent starts with.
+pub(super) struct Start {
+    pub(super) signed: Signed,
+    pub(super) policy: Policy,
+    /// What is wrong with what was kept.
+    pub(super) damage: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Signed {
+    /// Reads operators and kept policies. Without one that can be used, the policy is empty: everything is denied, until
+    /// another host or an operator brings one.
+    pub(super) fn start(config: &AgentConfig, trust_file: &Path, fabric: &FabricName) -> anyhow::Result<Start> {
+        let trust = Trust::load(trust_file, fabric)?;
+        let Opened { store, bundle, mut damage } = Store::open(&config.state, &trust)?;
+        let compiled = bundle.map(|bundle| bundle.compile().map(|policy| (bundle, policy)));
+        let (bundle, policy) = match compiled {
+            Some(Ok((bundle, policy))) => (Some(bundle), policy),
+            None => (None, Policy::empty(fabric.clone())?),
+            Some(Err(why)) => {
+                damage = Some(format!("the kept policy cannot be used by this version of ripstop: {why}"));
+                (None, Policy::empty(fabric.clone())?)
+            }
+        };
+        let signed = Self {
+            trust_file: trust_file.into(),
+            trust: Mutex::new(trust),
+            store: Mutex::new(store),
+            bundle: Mutex::new(bundle),
+            policies: Arc::default(),
+            watched: Mutex::default(),
+        };
+        Ok(Start { signed, policy, damage })
+    }
+
+    /// The policy in force.
+    pub(super) fn bundle(&self) -> Option<Bundle> {
+        lock(&self.bundle).clone()
+    }
+
+    /// Whether a policy is newer than what this host has had.
+    pub(super) fn takes(&self, id: BundleId) -> bool {
+        lock(&self.store).takes(id)
+    }
+
+    /// Whether a host last named a policy that this host would take.
+    pub(super) fn still_wants(&self, host: &HostName) -> bool {
+        self.policies.heard().get(host).is_some_and(|id| self.takes(*id))
+    }
+
+    /// Reads the operators again; those that are trusted from now on sign the next policy. The one in force stays.
+    pub(super) fn reload_trust(&self) -> anyhow::Result<()> {
+        let fabric = lock(&self.trust).fabric.clone();
+        let trust = Trust::load(&self.trust_file, &fabric)?;
+        *lock(&self.trust) = trust;
+        Ok(())
+    }
+
+    /// Verifies a bundle that is newer than what this host has had; `None` when it is the one in force.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<Option<Bundle>, String> {
+        // Not while it is locked, as a large one takes a while.
+        let trust = lock(&self.trust).clone();
+        let bundle = trust.open(bytes).map_err(|error| {
+            instruments::bundle_refused();
+            error.to_string()
+        })?;
+        if self.bundle().is_some_and(|own| own.id() == bundle.id()) {
+            return Ok(None);
+        }
+        if !self.takes(bundle.id()) {
+            let floor = lock(&self.store).floor().unwrap_or_default();
+            instruments::bundle_refused();
+            return Err(format!("policy {} is not newer than {floor}, which this host has had", bundle.id()));
+        }
+        Ok(Some(bundle))
+    }
+
+    /// Keeps a verified bundle on disk: nothing older is taken any more.
+    pub(super) fn keep(&self, bundle: &Bundle) -> Result<(), String> {
+        lock(&self.store).keep(bundle).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+    }
+
+    /// Notes which bundle is in force.
+    pub(super) fn in_force(&self, bundle: Bundle) {
+        *lock(&self.bundle) = Some(bundle);
+    }
+
+    /// The policy of a version, or the one in force, with what the next one must be newer than.
+    pub(super) fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
+        let trust = lock(&self.trust).clone();
+        let store = lock(&self.store);
+        let bundle = match version {
+            Some(version) => Some(store.version(version, &trust)?),
+            None => self.bundle(),
+        };
+        Ok(Running {
+            fabric: trust.fabric,
+            floor: store.floor(),
+            id: bundle.as_ref().map(Bundle::id),
+            content: bundle.map(|bundle| bundle.content().clone()),
+        })
+    }
+
+    /// What is kept, newest first.
+    pub(super) fn history(&self) -> Result<Vec<Kept>, String> {
+        let trust = lock(&self.trust).clone();
+        let in_force = self.bundle().map(|bundle| bundle.id());
+        let store = lock(&self.store);
+        let kept = store.kept().map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let one = |id: BundleId| {
+            let mut kept = Kept {
+                id,
+                in_force: in_force == Some(id),
+                made: String::new(),
+                note: String::new(),
+                signers: Vec::new(),
+                damage: None,
+            };
+            match store.read(id, &trust) {
+                Ok(bundle) => {
+                    (kept.made, kept.note) = (bundle.content().made.clone(), bundle.content().note.clone());
+                    kept.signers = bundle.signers().iter().cloned().collect();
+                }
+                Err(why) => kept.damage = Some(why),
+            }
+            kept
+        };
+        Ok(kept.into_iter().rev().map(one).collect())
+    }
+
+    /// Has all hosts be connected to for a while; true when they were not.
+    pub(super) fn watch(&self, now: Instant) -> bool {
+        lock(&self.watched).replace(now + WATCHED).is_none()
+    }
+
+    /// Whether all hosts are to be connected to.
+    pub(super) fn is_watched(&self) -> bool {
+        lock(&self.watched).is_some()
+    }
+
+    /// True when the time for that has just ended.
+    pub(super) fn unwatch(&self, now: Instant) -> bool {
+        lock(&self.watched).take_if(|until| now >= *until).is_some()
+    }
+
+    /// Which policy each other host of the graph runs.
+    pub(super) fn hosts(&self, policy: &Policy, own: &HostName, peers: Vec<PeerStatus>) -> Vec<HostPolicy> {
+        let states: BTreeMap<HostName, PeerState> = peers.into_iter().map(|peer| (peer.host, peer.state)).collect();
+        let heard = self.policies.heard();
+        let others = policy.graph().hosts.iter().filter(|(host, _)| *host != own);
+        let one = |(host, entry): (&HostName, &ripstop_config::graph::Host)| {
+            let reach = match (states.get(host), entry.address) {
+                (Some(PeerState::Up), _) => Reach::Up,
+                (Some(PeerState::Silent | PeerState::Down { .. }), _) => Reach::Down,
+                (Some(PeerState::Connecting), _) | (None, Some(_)) => Reach::Connecting,
+                (None, None) => Reach::Unknown,
+            };
+            let policy = heard.get(host).copied().filter(|id| reach == Reach::Up && !id.is_unsigned());
+            HostPolicy { host: host.clone(), reach, policy }
+        };
+        others.map(one).collect()
+    }
+}
