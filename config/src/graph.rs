@@ -33,6 +33,8 @@ pub struct Graph {
     pub services: BTreeMap<ServiceId, Service>,
     /// The `allow` edges, in the order of the file.
     pub edges: Vec<Edge>,
+    /// The `tests`: what must be allowed or denied for the graph to be signed.
+    pub tests: Vec<Assertion>,
 }
 
 /// A namespace of workloads and services.
@@ -184,6 +186,21 @@ pub struct Edge {
     /// How much.
     pub limits: Limits,
     /// Where the graph says so: the rule's name.
+    pub at: Location,
+}
+
+/// What the graph says of itself that it must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    /// Who calls.
+    pub from: WorkloadId,
+    /// What is called.
+    pub to: ServiceId,
+    /// At these ports of the service; empty for each of them.
+    pub ports: Vec<Port>,
+    /// Whether it must be allowed, or denied.
+    pub allowed: bool,
+    /// Where the graph says so.
     pub at: Location,
 }
 

@@ -2,11 +2,12 @@
 //!
 //! 1. Parse the text into a tree; a mistake of syntax ends it here.
 //! 2. Collect the names of hosts, tenants, workloads and services, so that references may point forwards.
-//! 3. Read workloads, then services, then edges, each against what is known by then. An entry with a mistake is left
+//! 3. Read workloads, then services, then edges and tests, each against what is known by then. An entry with a mistake is left
 //!    out of the graph but keeps its name, so that what refers to it is not blamed.
 //! 4. Check what no entry shows alone: ranges, hosts' addresses, identities.
 
 mod agent;
+mod assertions;
 mod balance;
 mod edges;
 mod health;
@@ -28,11 +29,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-const GRAPH: Shape = Shape {
-    what: "the graph",
-    keys: &["fabric", "ranges", "hosts", "tenants"],
-    later: &[("tests", "check the graph with `ripstop graph check` and `ripstop explain`")],
-};
+const GRAPH: Shape = Shape { what: "the graph", keys: &["fabric", "ranges", "hosts", "tenants", "tests"], later: &[] };
 const TENANT: Shape = Shape { what: "a tenant", keys: &["workloads", "services", "allow", "limit"], later: &[] };
 
 /// What a graph's file declares, before the entries themselves are read.
@@ -82,6 +79,7 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
     let workloads = workloads::read(&tenants, &known, report);
     let services = services::read(&tenants, &known, &workloads, report);
     let edges = edges::read(&tenants, &known, &services, report);
+    let tests = assertions::read(top.get("tests"), &known, &services, report);
 
     identity::check(&workloads, report);
     let sizes = (services.len(), workloads.len());
@@ -97,6 +95,7 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
         workloads: plain(workloads),
         services: plain(services),
         edges,
+        tests,
     })
 }
 

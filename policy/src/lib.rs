@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod address;
+mod assertions;
 pub mod bundle;
 mod compile;
 mod dense;
@@ -27,6 +28,7 @@ mod snapshot;
 mod verdict;
 
 pub use address::{Addresses, Pair};
+pub use assertions::Tested;
 pub use bundle::{Bundle, BundleError, BundleId, Content, Envelope, Revoked, RevokedCertificate};
 pub use compile::{CompileError, compile, compile_after};
 pub use diff::{Allowed, Call, Diff, Moved, Names, diff};

@@ -138,6 +138,7 @@ impl Policy {
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
             edges: Vec::new(),
+            tests: Vec::new(),
         })
     }
 

@@ -164,6 +164,8 @@ pub(super) enum GraphCommand {
     Check(GraphFile),
     /// Show the services, workloads and edges of a graph with their addresses
     Show(GraphFile),
+    /// Try a graph's own tests; exits with 1 when one does not hold
+    Test(GraphFile),
     /// Say what a graph would change: calls allowed and denied, names that come and go, open sessions that would be cut
     ///
     /// Compares with the signed policy that the agent runs, and its sessions, or with --against.

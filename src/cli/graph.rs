@@ -1,4 +1,4 @@
-//! `ripstop graph check` and `ripstop graph show`.
+//! `ripstop graph check`, `ripstop graph test` and `ripstop graph show`.
 
 use super::{
     Exit, files,
@@ -35,6 +35,19 @@ pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
         format!("ok: {} (fabric {}, digest {digest})\n", counts.join(", "), graph.fabric)
     })?;
     Ok(Exit::Ok)
+}
+
+/// Tries the graph's own tests.
+pub(super) fn test(file: &Path, output: &Output) -> anyhow::Result<Exit> {
+    let policy = files::policy(file)?;
+    let tested: Vec<_> = policy.tests().collect();
+    let broken = tested.iter().filter(|one| !one.holds()).count();
+    let value: Vec<_> = tested.iter().map(|one| json!({ "test": one.to_string(), "holds": one.holds() })).collect();
+    output.show(&value, || {
+        let lines = tested.iter().filter(|one| !one.holds()).map(|one| format!("{one}\n"));
+        format!("{}{} hold, {broken} do not\n", lines.collect::<String>(), tested.len() - broken)
+    })?;
+    Ok(if broken == 0 { Exit::Ok } else { Exit::Failed })
 }
 
 fn mistakes_as_json(mistakes: &Diagnostics) -> serde_json::Value {

@@ -66,6 +66,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Ca(CaCommand::Issue(args::Issue::Host(host))) => ca::issue_host(&host),
         Command::Graph(GraphCommand::Check(file)) => graph::check(&file.file, &output),
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
+        Command::Graph(GraphCommand::Test(file)) => graph::test(&file.file, &output),
         Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
         Command::Apply(apply) => apply::apply(&apply, &output),
         Command::Rollback(rollback) => apply::rollback(&rollback, &output),

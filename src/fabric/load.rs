@@ -16,7 +16,7 @@ pub(super) enum Source {
     /// A graph's file on this host.
     File(PathBuf),
     /// Operators sign it.
-    Signed(Signed),
+    Signed(Box<Signed>),
 }
 
 /// What the agent starts with.
@@ -63,7 +63,8 @@ pub(super) fn start(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result
         }
         PolicySource::Signed(trust) => {
             let signed::Start { signed, policy, damage } = Signed::start(config, trust, fabric)?;
-            Ok(Start { source: Source::Signed(signed), policy: Arc::new(policy), text: None, error: damage })
+            let source = Source::Signed(Box::new(signed));
+            Ok(Start { source, policy: Arc::new(policy), text: None, error: damage })
         }
     }
 }

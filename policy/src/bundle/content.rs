@@ -12,6 +12,8 @@ const FILE_MAX: usize = 256;
 const NOTE_MAX: usize = 512;
 /// Hosts, and certificates, that a policy shuts out at most: expired ones need not be kept.
 pub const REVOKED_MAX: usize = 65_536;
+/// Tests that do not hold, shown at once.
+const BROKEN_MAX: usize = 100;
 /// Hexadecimal digits of a serial number at most: 20 octets (RFC 5280 section 4.1.2.2).
 const SERIAL_MAX: usize = 40;
 /// Hexadecimal digits of an issuer: SHA-256.
@@ -77,20 +79,28 @@ pub enum ContentError {
     /// The graph is of another fabric.
     #[error("the graph is of the fabric `{0}`, not of `{1}`")]
     Fabric(FabricName, FabricName),
+    /// The graph does not do what its own tests say.
+    #[error("the graph does not hold its own tests\n\n{0}")]
+    Tests(String),
     /// The graph cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
 }
 
 impl Content {
-    /// A content for a graph, with the addresses that its names have after those of `carried`.
+    /// A content for a graph, with the addresses that its names have after those of `carried`. Its own tests must hold.
     ///
     /// # Errors
     /// What is wrong with the graph.
     pub fn of(fabric: &FabricName, file: &str, graph: &str, carried: &Addresses) -> Result<Self, ContentError> {
         let content = Self { file: file.into(), graph: graph.into(), addresses: carried.clone(), ..Self::default() };
-        let addresses = content.compile(fabric)?.addresses();
-        Ok(Self { addresses, ..content })
+        let policy = content.compile(fabric)?;
+        let broken: Vec<String> =
+            policy.tests().filter(|tested| !tested.holds()).take(BROKEN_MAX).map(|tested| tested.to_string()).collect();
+        if !broken.is_empty() {
+            return Err(ContentError::Tests(broken.join("\n")));
+        }
+        Ok(Self { addresses: policy.addresses(), ..content })
     }
 
     /// The policy.

@@ -215,6 +215,27 @@ fn addresses_are_carried_from_version_to_version() {
     assert_eq!(third.addresses.workloads[&web], moved, "wherever it came from");
 }
 
+#[test]
+fn a_graph_that_breaks_its_own_tests_is_not_made_a_policy() {
+    let made = |tests: &str| {
+        let graph = format!("{GRAPH}tests:\n{tests}");
+        Content::of(&fabric(), "shop.yaml", &graph, &crate::Addresses::default()).map(drop)
+    };
+    let (web, api) = ("{ from: shop/web, to: shop/api }", "{ from: shop/api, to: shop/api, port: 8080 }");
+    assert_eq!(made(&format!("  allow: [{web}]\n  deny: [{api}]\n")), Ok(()));
+    let broken = "shop.yaml:14: shop/web -> shop/api:8080/tcp must be denied, and is allowed\nshop.yaml:13: ";
+    match made(&format!("  allow: [{api}]\n  deny: [{web}]\n")) {
+        Err(ContentError::Tests(said)) => assert!(
+            said.contains(broken.split('\n').next().unwrap())
+                && said.contains("must be allowed, and is denied (no_edge)"),
+            "{said}"
+        ),
+        other => panic!("{other:?}"),
+    }
+    let unknown = made("  deny: [{ from: shop/wbe, to: shop/api }]\n").unwrap_err().to_string();
+    assert!(unknown.contains("did you mean `shop/web`?"), "{unknown}");
+}
+
 static SIGNED: LazyLock<Vec<u8>> = LazyLock::new(|| signed("1.7", &content(), &[1, 2]));
 
 proptest! {
