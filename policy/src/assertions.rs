@@ -26,7 +26,7 @@ impl Tested {
 impl Policy {
     /// Tries the graph's tests: each at the ports that it names, or at all of the service.
     pub fn tests(&self) -> impl Iterator<Item = Tested> + '_ {
-        self.graph.tests.iter().flat_map(|assertion| {
+        self.graph.tests.iter().flat_map(move |assertion| {
             let service = self.service(&assertion.to);
             let all = service.map(|service| self.service_entry(service).ports.as_slice()).unwrap_or_default();
             let ports = if assertion.ports.is_empty() { all } else { &assertion.ports };

@@ -3,7 +3,7 @@
 use ripstop::{
     interface::{self, Interface, Owner},
     kernel::SocketOwners,
-    session::context::{Context, Stats},
+    session::context::{Context, Control, Stats},
     stack::{PacketSink, TunPort, VNET_HEADER},
     telemetry::{RecordLog, instruments},
 };
@@ -145,9 +145,9 @@ fn context() -> Rc<Context> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (transport, ..) = Transport::bind(Settings::listen(loopback), identity(directory.path())).unwrap();
     let records = RecordLog::start(&SessionLog::Off).unwrap();
-    let (forward, _) = mpsc::channel(1);
+    let control = Control { forward: mpsc::channel(1).0, requests: mpsc::channel(1).0, policies: None };
     let owners = SocketOwners::open().unwrap();
-    Context::new(host("alpha"), transport, Arc::new(policy()), records, forward, owners, Arc::new(Stats::default()))
+    Context::new(host("alpha"), transport, Arc::new(policy()), records, control, owners, Arc::new(Stats::default()))
 }
 
 fn identity(directory: &Path) -> Identity {

@@ -1,6 +1,7 @@
 //! What two agents say at the head of a session.
 
 use crate::Round;
+use ripstop_config::PolicyVersion;
 use ripstop_transport::{Accepted, Answer, Purpose, SessionHeader, SessionId};
 use std::hint::black_box;
 
@@ -11,6 +12,7 @@ fn example() -> SessionHeader {
         service: "shop/api".parse().unwrap(),
         port: "8080".parse().unwrap(),
         policy: [1; 8],
+        version: PolicyVersion { epoch: 1, counter: 7 },
         purpose: Purpose::Session,
         v6: false,
         source_port: 40_000,
