@@ -204,6 +204,10 @@ impl Server {
 
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the program runs");
+        if signal == Signal::SIGCONT {
+            // nsenter stopped with it.
+            kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("nsenter runs");
+        }
     }
 
     /// What it has said so far.
@@ -240,6 +244,8 @@ impl Server {
         for pid in children(self.child.id()) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
+        // nsenter stops when its child does, and would not see its end.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGCONT);
         let _ = self.child.wait();
     }
 }
