@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_micros(50);
 /// How far the sender may lag behind and still catch up; what it missed before that is not sent at once.
 const LAG: Duration = Duration::from_millis(1);
 /// How long datagrams may be under way after the last was sent.
-const LATE: Duration = Duration::from_millis(200);
+const LATE: Duration = Duration::from_millis(100);
 /// The longest wait for one answer of the receiver, and how often it is asked.
 const ASK: Duration = Duration::from_millis(250);
 const ASKED: u32 = 20;

@@ -105,7 +105,7 @@ pub fn join(lab: &Lab, like: Link) -> anyhow::Result<Wire> {
 /// any as its default.
 pub fn congestion(lab: &Lab, host: &str, interface: &str) {
     lab.host(host).sh(&format!(
-        "ip -4 route show dev {interface} | while read -r route; do \
+        "ip -4 route show dev {interface} | sed 's/ linkdown//' | while read -r route; do \
          ip route replace $route dev {interface} congctl lock {CONGESTION}; done"
     ));
 }

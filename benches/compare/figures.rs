@@ -127,13 +127,19 @@ impl Figure {
             Self::HttpP99 { kept } => less(format!("HTTP requests {}, p99", http(kept)), "µs", 0),
             Self::HttpCpu { kept } => less(format!("CPU, HTTP request {}", http(kept)), "µs", 1),
             Self::Udp => more("UDP without loss, 1 200 bytes".to_owned(), "Mbit/s", 0),
-            Self::ResidentIdle => less("memory, idle".to_owned(), "MiB", 1),
-            Self::ResidentLoaded => less("memory, after the load".to_owned(), "MiB", 1),
+            Self::ResidentIdle => less("memory, idle".to_owned(), "MB", 1),
+            Self::ResidentLoaded => less("memory, after the load".to_owned(), "MB", 1),
             Self::ResidentSession => less("memory of an idle session".to_owned(), "KiB", 1),
             Self::OpenP99 { idle: false } => less("new connection, p99".to_owned(), "µs", 0),
             Self::OpenP99 { idle: true } => less(format!("new connection, p99 beside {IDLE} idle sessions"), "µs", 0),
             Self::Dns => more("DNS answers to one workload".to_owned(), "/s", 0),
         }
+    }
+
+    /// Its name and unit, and whether more of it is better.
+    pub fn title(self) -> String {
+        let Shape { name, unit, more_is_better, .. } = self.shape();
+        format!("{name}, {unit} {}", if more_is_better { '↑' } else { '↓' })
     }
 
     /// The better of two values.

@@ -95,7 +95,7 @@ fn figures(results: &Results, condition: Condition) -> Option<Table> {
     if rows.is_empty() {
         return None;
     }
-    let mut head = vec!["median (± half of the spread)".to_owned()];
+    let mut head = vec!["median ± half of the spread; ↑ more is better, ↓ less is".to_owned()];
     head.extend(systems.iter().map(|system| system.name().to_owned()));
     head.extend(["fabric / best VPN".to_owned(), "fabric / haproxy pair".to_owned()]);
     Some(Table { title: condition.name().to_owned(), head, rows })
@@ -103,7 +103,7 @@ fn figures(results: &Results, condition: Condition) -> Option<Table> {
 
 fn row(results: &Results, condition: Condition, figure: Figure, systems: &[System]) -> Vec<String> {
     let shape = figure.shape();
-    let mut name = format!("{}, {}", shape.name, shape.unit);
+    let mut name = figure.title();
     if figure == Figure::Dns {
         let unbound = results.median(condition, figure, System::Unbound);
         let _ = write!(name, " (unbound on loopback: {})", unbound.map_or("-".to_owned(), |rate| format!("{rate:.0}")));

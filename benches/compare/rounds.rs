@@ -145,7 +145,8 @@ impl Round<'_> {
         if !self.wants(Group::Udp) {
             return;
         }
-        let length = Duration::from_millis(if self.seconds > 1 { 1000 } else { 250 });
+        // A search tries about fifteen rates.
+        let length = Duration::from_secs(self.seconds.into()) / 10;
         self.each("UDP", results, |system, way| {
             if !system.carries_datagrams() {
                 return Ok(Vec::new());

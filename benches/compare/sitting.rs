@@ -142,7 +142,7 @@ impl Table<'_> {
 fn resident(bed: &Bed, peers: &[Peer], figure: Figure, results: &mut Results) {
     for peer in peers {
         if let Some(bytes) = peer.way(bed).resident() {
-            results.add(Condition::Plain, figure, peer.system, bytes as f64 / f64::from(1 << 20));
+            results.add(Condition::Plain, figure, peer.system, bytes as f64 / 1e6);
         }
     }
 }
