@@ -62,7 +62,7 @@ pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<At
         id,
         slot: user.map(|(slot, _)| slot),
         uid: user.map(|(_, uid)| uid),
-        guarded: guard::is_needed(plan),
+        guarded: true,
         resolver_for,
         directories,
     };
@@ -128,9 +128,7 @@ fn free_slot(journal: &Journal) -> Option<u32> {
 
 /// Creates the device in the calling thread's namespace and configures it.
 fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
-    if guard::is_needed(plan) {
-        guard::install(plan)?;
-    }
+    guard::install(plan)?;
     let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
     let has_v6 = netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
     Ok(tun.with_v6(has_v6))

@@ -11,7 +11,9 @@
 //! - within the host, what has a user's address and is not that user's or the agent's, and what a user sends from another
 //!   address of the fabric: an endpoint may take its caller's address for its name;
 //! - from a user, what goes to the fabric by another device; if it is isolated, whatever goes by another device;
-//! - from an isolated namespace, whatever goes by another device.
+//! - within the host, what has an address of the fabric that is not the host's own: with `IPV6_FREEBIND` anyone may take
+//!   that of another host's workload;
+//! - from a namespace, what goes to the fabric by another device; from an isolated one, whatever goes by another device.
 //!
 //! Otherwise loopback is not guarded. Each interface has a table of its own, which stands when the agent dies.
 
@@ -25,14 +27,6 @@ const PREFIX: &str = "ripstop-";
 const LOOPBACK: &str = "lo";
 /// The agent, and whatever else may do anything on the host anyway.
 const ROOT: u32 = 0;
-
-/// Whether a plan's interface needs a guard.
-pub(super) fn is_needed(plan: &AttachPlan) -> bool {
-    match plan.place {
-        Place::Netns(_) => plan.isolated,
-        Place::User { .. } => true,
-    }
-}
 
 /// Sets the guard of an interface up, in the calling thread's namespace.
 ///
@@ -62,7 +56,7 @@ fn table_of(link: &str) -> String {
 
 fn rules(plan: &AttachPlan) -> Vec<Vec<Step<'_>>> {
     let elsewhere = [Step::Link { name: &plan.link, is: false }, Step::Link { name: LOOPBACK, is: false }];
-    let Place::User { uid } = plan.place else { return vec![[&elsewhere[..], &[Step::Refuse]].concat()] };
+    let Place::User { uid } = plan.place else { return leaving(plan, &elsewhere) };
     let foreign = [Step::User { uid, is: false }, Step::User { uid: ROOT, is: false }, Step::Refuse];
     let through = Step::Link { name: &plan.link, is: true };
     let by_root = [through, Step::User { uid: ROOT, is: true }];
@@ -81,13 +75,20 @@ fn rules(plan: &AttachPlan) -> Vec<Vec<Step<'_>>> {
             }
         }
     }
-    let leaves = [&[Step::User { uid, is: true }], &elsewhere[..]].concat();
-    if plan.isolated {
-        rules.push([&leaves[..], &[Step::Refuse]].concat());
-    } else {
-        rules.extend(fabric(&plan.ranges).map(|range| [&leaves[..], &[Step::To(range), Step::Refuse]].concat()));
-    }
+    rules.extend(fabric(&plan.ranges).map(|range| {
+        let forged = [Step::From { range, is: true }, Step::Local { is: false }, Step::Refuse];
+        [&[within, Step::User { uid: ROOT, is: false }], &forged[..]].concat()
+    }));
+    rules.extend(leaving(plan, &[&[Step::User { uid, is: true }], &elsewhere[..]].concat()));
     rules
+}
+
+/// What leaves elsewhere is refused if it is for the fabric; of an isolated workload, all of it.
+fn leaving<'a>(plan: &AttachPlan, leaves: &[Step<'a>]) -> Vec<Vec<Step<'a>>> {
+    if plan.isolated {
+        return vec![[leaves, &[Step::Refuse]].concat()];
+    }
+    fabric(&plan.ranges).map(|range| [leaves, &[Step::To(range), Step::Refuse]].concat()).collect()
 }
 
 fn remove_where(which: impl Fn(&str) -> bool) -> Result<usize, Error> {
@@ -106,7 +107,7 @@ fn remove_where(which: impl Fn(&str) -> bool) -> Result<usize, Error> {
 
 fn remedy(error: &io::Error) -> &'static str {
     let lacks = is_absent(error) || error.raw_os_error() == Some(libc::ENOENT);
-    if lacks { ": the kernel lacks nf_tables, try `modprobe -a nf_tables nft_reject_inet`" } else { "" }
+    if lacks { ": the kernel lacks nf_tables, try `modprobe -a nf_tables nft_reject_inet nft_fib_inet`" } else { "" }
 }
 
 /// A kernel without netfilter, or without nf_tables in it.

@@ -43,6 +43,8 @@ pub(super) enum Step<'a> {
     To(IpNet),
     /// It comes from this range (or, with `is` false, from elsewhere in the same family).
     From { range: IpNet, is: bool },
+    /// It comes from an address of this namespace (or, with `is` false, from none of them).
+    Local { is: bool },
     /// It is TCP's (or, with `is` false, not).
     Tcp { is: bool },
     /// It is a TCP segment that acknowledges nothing, as only the first of a connection does.
@@ -197,6 +199,11 @@ fn expressions(step: &Step<'_>) -> Vec<DefaultNla> {
         Step::User { uid, is } => vec![meta(10), compare(is, &uid.to_ne_bytes())], // NFT_META_SKUID
         Step::To(range) => address(range, Address::Destination, true),
         Step::From { range, is } => address(range, Address::Source, is),
+        Step::Local { is } => {
+            // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_SADDR; the answer is RTN_LOCAL.
+            let load = expression("fib", &[number(1, 1), number(2, 3), number(3, 1)]);
+            vec![load, compare(is, &2_u32.to_ne_bytes())]
+        }
         Step::Tcp { is } => vec![meta(16), compare(is, &[6])], // NFT_META_L4PROTO
         Step::Opens => {
             // One byte of the transport header, where TCP has its flags; of them the acknowledgement's.

@@ -220,6 +220,64 @@ fn a_user_cannot_send_to_the_fabric_by_another_device() {
 }
 
 #[test]
+fn a_namespace_cannot_send_to_the_fabric_by_another_device() {
+    let Some(lab) = Lab::new() else { return };
+    let wire = Wire::to(&lab.workload);
+    let before = lab.snapshot();
+    let kernel = lab.open();
+    let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
+    let try_all = || {
+        lab.in_workload(|| FABRIC.into_iter().for_each(|to| drop(by_device("eth0", to))));
+        wire.heard(&FABRIC)
+    };
+    assert!(!try_all());
+    run(&lab.workload, "ip route add 198.18.0.9/32 via 10.77.0.2 onlink dev eth0");
+    drop(lab.in_workload(|| datagram(SERVICE_V4.into())));
+    assert!(!wire.heard(&FABRIC), "a more specific route leads nowhere");
+    run(&lab.workload, "ip route delete 198.18.0.9/32");
+    drop(lab.in_workload(|| by_device("eth0", HEARD[1])));
+    assert!(wire.heard(&HEARD), "what is not the fabric's is not its concern");
+    run(&lab.workload, "nft delete table inet ripstop-rs-web");
+    assert!(try_all(), "the kernel holds it by itself: the guard is not needed any more");
+    kernel.restore().unwrap();
+    drop(tun);
+    assert_eq!(lab.snapshot(), before);
+}
+
+#[test]
+fn nobody_takes_the_address_of_another_host_s_workload_within_the_host() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.open();
+    let _tun = lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap();
+    let remote: Ipv6Addr = "fd12:3456:789a:1::77".parse().unwrap();
+    let endpoint = as_user(&lab, UID, || std::net::UdpSocket::bind("[::1]:0").unwrap());
+    endpoint.set_read_timeout(Some(SOON)).unwrap();
+    let to = endpoint.local_addr().unwrap();
+    let forge = |uid: u32| {
+        let sent = as_user(&lab, uid, || {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.set_freebind_v6(true).unwrap();
+            socket.bind(&SockAddr::from(SocketAddr::new(remote.into(), 0))).unwrap();
+            socket.send_to(b"forged", &SockAddr::from(to))
+        });
+        (sent.is_ok(), endpoint.recv_from(&mut [0; 16]).ok().map(|(_, from)| from.ip()))
+    };
+    for uid in [UID, UID + 9] {
+        assert_eq!(forge(uid).1, None, "as {uid}");
+    }
+    let honest = as_user(&lab, UID + 9, || std::net::UdpSocket::bind("[::1]:0").unwrap());
+    honest.send_to(b"honest", to).unwrap();
+    assert!(endpoint.recv_from(&mut [0; 16]).is_ok(), "loopback's own address is as it was");
+    run(&lab.host, "nft delete table inet ripstop-rs-api");
+    assert_eq!(
+        forge(UID + 9).1,
+        Some(remote.into()),
+        "the kernel holds it by itself: the guard is not needed any more"
+    );
+    kernel.restore().unwrap();
+}
+
+#[test]
 fn a_user_cannot_send_by_the_interface_of_another() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.open();
