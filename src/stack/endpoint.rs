@@ -372,8 +372,10 @@ impl Inner {
     /// whose number is rounded down, was closed.
     fn obey_reset(&mut self) {
         match self.state() {
-            State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait => {}
-            State::Established
+            State::Closed | State::SynSent | State::SynReceived | State::TimeWait => {}
+            // A caller that was gone before the handshake was done: smoltcp would take the next SYN, which is another session.
+            State::Listen
+            | State::Established
             | State::FinWait1
             | State::FinWait2
             | State::CloseWait

@@ -149,6 +149,17 @@ fn acknowledging_what_was_never_sent_does_not_keep_the_thread_busy() {
 }
 
 #[test]
+fn a_caller_that_is_gone_before_the_handshake_is_done_leaves_no_place_for_another() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        assert!(!talk.endpoint.is_gone());
+        talk.send(RST, 0, 0, 0, &[]);
+        assert!(talk.endpoint.is_gone(), "the next SYN of its flow is another session");
+        talk.endpoint.established().await.unwrap_err();
+    });
+}
+
+#[test]
 fn a_closed_connection_waits_for_its_reader() {
     run(async {
         let talk = Talk::start(OPTIONS);

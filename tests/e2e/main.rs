@@ -23,6 +23,7 @@ mod full;
 mod health;
 mod http;
 mod http3;
+mod identity;
 mod impaired;
 mod ipv6;
 mod lab;
