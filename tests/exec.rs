@@ -38,6 +38,7 @@ impl FakeAgent {
             v4: Ipv4Addr::LOCALHOST,
             v6: Ipv6Addr::LOCALHOST,
             sessions: 0,
+            since: None,
             state,
         }
     }
@@ -97,6 +98,14 @@ impl AgentView for FakeAgent {
     }
 
     fn drain(&self, _: Option<&str>, _: bool) -> Result<Vec<ripstop::admin::Standing>, String> {
+        Err("not here".into())
+    }
+
+    fn attach(&self, _: &str, _: Option<u32>, _: Option<&str>) -> Result<ripstop_config::WorkloadId, String> {
+        Err("not here".into())
+    }
+
+    fn detach(&self, _: &str) -> Result<ripstop_config::WorkloadId, String> {
         Err("not here".into())
     }
 

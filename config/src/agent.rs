@@ -36,6 +36,9 @@ pub struct AgentConfig {
     pub sessions: SessionLog,
     /// `dns.upstream:` servers for names outside the fabric. Default: the host's `/etc/resolv.conf`. `[]` for none.
     pub upstream: Option<Vec<SocketAddr>>,
+    /// `dns.resolv-conf:` the host's `/etc/resolv.conf` names the fabric's resolver first while the agent runs, for workloads
+    /// that share the host's files. Default: not.
+    pub resolv_conf: bool,
 }
 
 /// Where the policy comes from. Relative paths are from the configuration file's directory.

@@ -89,6 +89,33 @@ pub enum Run {
     Netns(String),
     /// Everything one user of the host runs: a user name or a numeric id.
     User(User),
+    /// Everything in a control group, version 2, of the host and in those below it; its path as `/proc/PID/cgroup` shows
+    /// it, such as `/system.slice/nginx.service`.
+    Cgroup(String),
+    /// The network namespace of a container that podman or Docker runs.
+    Container(Container),
+    /// Whatever else runs on the host itself.
+    Host,
+}
+
+impl Run {
+    /// Whether it has a network namespace of its own; if not, it shares the host's with others.
+    #[must_use]
+    pub fn has_namespace(&self) -> bool {
+        match self {
+            Self::Netns(_) | Self::Container(_) => true,
+            Self::User(_) | Self::Cgroup(_) | Self::Host => false,
+        }
+    }
+}
+
+/// How a container is found among those that run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Container {
+    /// By its name.
+    Name(String),
+    /// By a label and its value.
+    Label(String, String),
 }
 
 /// A user of the host.

@@ -16,6 +16,7 @@ mod identity;
 mod limits;
 mod operators;
 mod ranges;
+mod run;
 mod services;
 mod workloads;
 

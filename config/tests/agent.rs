@@ -24,7 +24,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:7478");
     assert_eq!(config.run, Path::new("/run/ripstop"));
     assert_eq!(config.sessions, SessionLog::Stdout);
-    assert_eq!(config.upstream, None);
+    assert_eq!((config.upstream, config.resolv_conf), (None, false));
 }
 
 #[test]
@@ -38,7 +38,7 @@ metrics: off
 run: run
 state: state
 sessions: log/sessions.jsonl
-dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'] }
+dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
 ";
     let config = AgentConfig::parse("conf/agent.yaml", text).unwrap();
     assert_eq!(config.policy, PolicySource::File("/srv/graph.yaml".into()));
@@ -50,6 +50,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'] }
     assert_eq!(config.metrics, None);
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
+    assert!(config.resolv_conf);
     let upstream: Vec<_> = config.upstream.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(upstream, ["9.9.9.9:53", "[2620:fe::fe]:5353"]);
     let none =

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     Graph, HostName, ServiceId, WorkloadId,
-    graph::{Balance, GRAPH_MAX, Run, Service, User, Workload},
+    graph::{Balance, Container, GRAPH_MAX, Run, Service, User, Workload},
 };
 use std::time::Duration;
 
@@ -62,6 +62,21 @@ fn a_whole_graph_is_read() {
     assert_eq!(graph.edges[0].at.to_string(), "/etc/ripstop/shop.yaml:25");
     assert_eq!(graph.edges[3].from.to_string(), "billing/report");
     assert_eq!(graph.edges[3].ports[0].number, 5433);
+}
+
+#[test]
+fn workloads_run_in_many_ways() {
+    let run = |text: &str| {
+        let text = changed("run: { user: api }", &format!("run: {text}"));
+        workload(&Graph::parse("f", &text).unwrap_or_else(|found| panic!("{found}")), "shop/api").run
+    };
+    assert_eq!(run("host"), Run::Host);
+    for path in ["/system.slice/api.service", "system.slice/api.service/", "/sys/fs/cgroup/system.slice/api.service"] {
+        assert_eq!(run(&format!("{{ cgroup: {path} }}")), Run::Cgroup("/system.slice/api.service".into()));
+    }
+    assert_eq!(run("{ container: { name: api_1.x } }"), Run::Container(Container::Name("api_1.x".into())));
+    let label = Container::Label("com.example/app".into(), "a=b".into());
+    assert_eq!(run("{ container: { label: com.example/app=a=b } }"), Run::Container(label));
 }
 
 #[test]
@@ -171,6 +186,14 @@ fn each_mistake_has_its_message() {
         ("run: { user: api }", "run: { uid: 1000 }"),
         ("run: { user: api }", "run: { user: api, netns: api }"),
         ("run: { user: api }", "run: {}"),
+        ("run: { user: api }", "run: { pid: 1 }"),
+        ("run: { user: api }", "run: { host: true }"),
+        ("run: { user: api }", "run: { cgroup: / }"),
+        ("run: { user: api }", "run: { cgroup: a/../b }"),
+        ("run: { user: api }", "run: { container: { name: -x } }"),
+        ("run: { user: api }", "run: { container: { label: app } }"),
+        ("run: { user: api }", "run: { container: { name: a, label: b=c } }"),
+        ("run: { user: api }", "run: host, isolated: true"),
         ("run: { user: api }", "run: api"),
         ("run: { user: api }", "run: { netns: /var/run/netns/web }"),
         ("run: { user: api }", "run: { user: 1007 }"),

@@ -5,7 +5,7 @@
 use proptest::{prelude::*, sample::subsequence};
 use ripstop_config::{
     ByteRate, Graph, HostName, OpenRate, Span,
-    graph::{Balance, Check, Health, Limits, Run, Service, Source, User},
+    graph::{Balance, Check, Container, Health, Limits, Run, Service, Source, User},
 };
 use std::{
     collections::BTreeMap,
@@ -73,6 +73,10 @@ fn run(run: &Run) -> String {
         Run::Netns(name) => format!("{{ netns: {name} }}"),
         Run::User(User::Name(name)) => format!("{{ user: {name} }}"),
         Run::User(User::Id(id)) => format!("{{ user: {id} }}"),
+        Run::Cgroup(path) => format!("{{ cgroup: {path} }}"),
+        Run::Container(Container::Name(name)) => format!("{{ container: {{ name: {name} }} }}"),
+        Run::Container(Container::Label(key, value)) => format!("{{ container: {{ label: {key}={value} }} }}"),
+        Run::Host => "host".into(),
     }
 }
 
@@ -178,7 +182,7 @@ impl Said {
 type Pair = ((usize, u32, bool, bool), Limits, Vec<&'static str>, bool, Said, Vec<(usize, Limits)>);
 
 fn any_pairs() -> impl Strategy<Value = Vec<Pair>> {
-    let workload = (0..4_usize, 0..3_u32, any::<bool>(), any::<bool>());
+    let workload = (0..4_usize, 0..5_u32, any::<bool>(), any::<bool>());
     let ports = subsequence(vec!["1/tcp", "1/udp", "80/tcp", "65535/udp"], 1..=4);
     let callers = prop::collection::vec((0..5_usize, any_limits()), 0..4);
     let pair = (workload, any_limits(), ports, any::<bool>(), any_said(), callers).prop_map(
@@ -217,6 +221,8 @@ fn tenant(name: &str, other: &str, first_uid: usize, hosts: &[&str], limit: &Lim
         let run = match kind {
             0 => format!("netns: {name}{n}"),
             1 => format!("netns: /proc/{n}/{name}"),
+            2 => format!("container: {{ name: {name}{n} }}"),
+            3 => format!("container: {{ label: {name}=x{n} }}"),
             _ => format!("user: {}", first_uid + n),
         };
         let (on, limit) = (hosts[host % hosts.len()], limits(limit));

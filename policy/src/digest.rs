@@ -3,7 +3,7 @@
 use crate::{ServiceEntry, snapshot::Tables};
 use ripstop_config::{
     ByteRate, Graph, Port,
-    graph::{Check, Edge, Health, Limits, Run, User},
+    graph::{Check, Container, Edge, Health, Limits, Run, User},
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -102,6 +102,10 @@ fn run(run: &Run) -> String {
         Run::Netns(name) => format!("netns:{name:?}"),
         Run::User(User::Name(name)) => format!("user:{name:?}"),
         Run::User(User::Id(id)) => format!("uid:{id}"),
+        Run::Cgroup(path) => format!("cgroup:{path:?}"),
+        Run::Container(Container::Name(name)) => format!("container-name:{name:?}"),
+        Run::Container(Container::Label(key, value)) => format!("container-label:{key:?}={value:?}"),
+        Run::Host => "host".into(),
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Explained, HostPolicy, Kept, LiveSession, Running, Standing, Status}
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use ripstop_config::PolicyVersion;
+use ripstop_config::{PolicyVersion, WorkloadId};
 use ripstop_policy::BundleId;
 use serde::de::DeserializeOwned;
 use std::{
@@ -145,6 +145,25 @@ impl Client {
     /// [`ClientError::Refused`] when the agent has its graph from a file.
     pub fn hosts(&self) -> Result<Vec<HostPolicy>, ClientError> {
         parse(&self.ask(Method::GET, "/v1/policy/hosts")?)
+    }
+
+    /// Has a workload of the agent's host attached to the namespace of a process or to a named one; with neither, as the graph
+    /// says. Returns which it is.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host has no such workload, or there is no such namespace.
+    pub fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, ClientError> {
+        let pid = pid.map(|pid| format!("&pid={pid}")).unwrap_or_default();
+        let netns = netns.map(|netns| format!("&netns={}", encode(netns))).unwrap_or_default();
+        parse(&self.ask(Method::POST, &format!("/v1/attach?workload={}{pid}{netns}", encode(workload)))?)
+    }
+
+    /// Takes a workload's interface away until it is attached again. Returns which it is.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host has no such workload.
+    pub fn detach(&self, workload: &str) -> Result<WorkloadId, ClientError> {
+        parse(&self.ask(Method::POST, &format!("/v1/detach?workload={}", encode(workload)))?)
     }
 
     /// What the policy in force says about a call; `target` is `SERVICE[:PORT]`.

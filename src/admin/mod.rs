@@ -10,6 +10,8 @@
 //! | `PUT /v1/policy` | a bundle's bytes are taken for the policy; its [`BundleId`](ripstop_policy::BundleId), or 409 with why not |
 //! | `GET /v1/policy/history` | the signed policies that are kept, newest first, [`Kept`] each |
 //! | `GET /v1/policy/hosts` | which policy each other host of the graph runs, [`HostPolicy`] each; they are connected to for that |
+//! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
+//! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
 //! An answer that is not 200 is `{"error": "..."}`. The socket has mode 0600, and only root and the agent's own user
@@ -26,8 +28,8 @@ pub use client::{Client, ClientError};
 pub use policy::{HostPolicy, Kept, Reach, Running};
 pub use server::{AdminError, AdminSocket, serve};
 pub use view::{
-    AgentView, EndpointState, EndpointStatus, Explained, LiveSession, PolicyStatus, Resolver, ServiceStatus, Status,
-    WorkloadState, WorkloadStatus,
+    AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, LiveSession, PolicyStatus, Resolver, ServiceStatus,
+    Status, WorkloadState, WorkloadStatus,
 };
 
 /// The socket's name in the run directory.

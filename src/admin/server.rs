@@ -11,7 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use nix::unistd::geteuid;
-use ripstop_config::PolicyVersion;
+use ripstop_config::{PolicyVersion, WorkloadId};
 use ripstop_policy::{Policy, bundle::BUNDLE_MAX};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -141,6 +141,8 @@ fn router(view: View) -> Router {
         .route("/v1/policy", get(running).put(offer).layer(DefaultBodyLimit::max(BUNDLE_MAX)))
         .route("/v1/policy/history", get(history))
         .route("/v1/policy/hosts", get(hosts))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)
@@ -236,6 +238,33 @@ async fn answer<T: Serialize + Send + 'static>(work: impl FnOnce() -> Result<T, 
         Ok(Ok(done)) => Json(done).into_response(),
         Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request broke off; see the agent's log"),
+    }
+}
+
+#[derive(Deserialize)]
+struct AttachQuery {
+    workload: String,
+    pid: Option<u32>,
+    netns: Option<String>,
+}
+
+async fn attach(State(view): State<View>, Query(query): Query<AttachQuery>) -> Response {
+    done(view.attach(&query.workload, query.pid, query.netns.as_deref()))
+}
+
+#[derive(Deserialize)]
+struct DetachQuery {
+    workload: String,
+}
+
+async fn detach(State(view): State<View>, Query(query): Query<DetachQuery>) -> Response {
+    done(view.detach(&query.workload))
+}
+
+fn done(outcome: Result<WorkloadId, String>) -> Response {
+    match outcome {
+        Ok(workload) => Json(workload).into_response(),
+        Err(why) => refuse(StatusCode::CONFLICT, &why),
     }
 }
 

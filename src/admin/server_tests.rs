@@ -80,6 +80,7 @@ impl AgentView for Fake {
                 v4,
                 v6,
                 sessions: 0,
+                since: None,
                 state: WorkloadState::Waiting("no such namespace".into()),
             }],
             services: vec![ServiceStatus {
@@ -107,6 +108,17 @@ impl AgentView for Fake {
         let service = service.ok_or("all of them")?.parse().map_err(|_| "which?")?;
         let state = if draining { crate::admin::State::Draining } else { crate::admin::State::Ready };
         Ok(vec![Standing { service, state, sessions: 7 }])
+    }
+
+    fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
+        match (workload, pid, netns) {
+            ("a b", Some(7), None) | ("a b", None, Some("x&y")) => "shop/web".parse().map_err(|_| "no".into()),
+            (_, _, _) => Err(format!("{workload} is not here")),
+        }
+    }
+
+    fn detach(&self, workload: &str) -> Result<WorkloadId, String> {
+        self.attach(workload, Some(7), None)
     }
 
     fn sessions(&self) -> Vec<LiveSession> {
@@ -188,6 +200,16 @@ async fn a_drain_names_its_service_and_can_be_undone() {
     }
     let error = served(|client| client.drain(None, false)).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused(text) if text == "all of them"), "{error}");
+}
+
+#[tokio::test]
+async fn a_workload_is_attached_to_what_is_named_whatever_is_in_the_name() {
+    let by_pid = served(|client| client.attach("a b", Some(7), None)).await.unwrap();
+    let by_name = served(|client| client.attach("a b", None, Some("x&y"))).await.unwrap();
+    let gone = served(|client| client.detach("a b")).await.unwrap();
+    assert_eq!([by_pid.to_string(), by_name.to_string(), gone.to_string()], ["shop/web"; 3]);
+    let error = served(|client| client.attach("web", None, None)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text == "web is not here"), "{error}");
 }
 
 #[tokio::test]

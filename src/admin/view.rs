@@ -32,6 +32,17 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the service, as text; nothing has changed.
     fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String>;
+    /// Has a workload of this host attached to the namespace of a process or to a named one, whatever the graph says; with
+    /// neither, as the graph says again. Returns which it is.
+    ///
+    /// # Errors
+    /// What is wrong with the workload or the namespace, as text; nothing has changed.
+    fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String>;
+    /// Takes a workload's interface away until it is attached again. Returns which it is.
+    ///
+    /// # Errors
+    /// As [`AgentView::attach`].
+    fn detach(&self, workload: &str) -> Result<WorkloadId, String>;
     /// The open sessions.
     fn sessions(&self) -> Vec<LiveSession>;
     /// The signed policy in force, or the kept one of a version. May block.
@@ -120,6 +131,9 @@ pub struct PolicyStatus {
     pub edges: usize,
 }
 
+/// The kind of a workload that was attached, or kept detached, by hand.
+pub const BY_HAND: &str = "by hand";
+
 /// A workload of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadStatus {
@@ -127,9 +141,9 @@ pub struct WorkloadStatus {
     pub id: WorkloadId,
     /// Its interface's name.
     pub link: String,
-    /// `netns` or `user`.
+    /// `netns`, `user`, `cgroup`, `container`, `host` or `by hand`.
     pub kind: String,
-    /// The namespace's path, or the user's numeric id.
+    /// The namespace's path, the user's numeric id, or the control group's path.
     pub place: String,
     /// Its interface's IPv4 address.
     pub v4: Ipv4Addr,
@@ -137,6 +151,9 @@ pub struct WorkloadStatus {
     pub v6: Ipv6Addr,
     /// Its open sessions.
     pub sessions: u64,
+    /// Since when it has its interface.
+    #[serde(default)]
+    pub since: Option<String>,
     /// Whether it has its interface.
     pub state: WorkloadState,
 }

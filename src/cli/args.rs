@@ -60,6 +60,15 @@ pub(super) enum Command {
     Explain(Explain),
     /// Show how the agent is: policy, other hosts, workloads
     Status(Status),
+    /// Show the workloads of this host: what is attached, how, since when, and why not
+    Workloads(Workloads),
+    /// Attach a workload of this host by hand, or as the graph says again
+    ///
+    /// Without --pid and --netns it ends what an earlier `attach` or `detach` has said. It lasts until then, or until the agent
+    /// stops.
+    Attach(Attach),
+    /// Take a workload's interface away, until `attach`
+    Detach(Detach),
     /// Have endpoints of this host take no new sessions; open ones go on
     ///
     /// Callers go to the service's other endpoints. It lasts until --undo, or until the agent stops.
@@ -227,7 +236,38 @@ pub(super) struct Drain {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Workloads {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Attach {
+    /// The workload, which the graph places on this host: TENANT/NAME, or NAME where only one tenant has it
+    pub(super) workload: String,
+    /// The network namespace of this process, while it lives
+    #[arg(long, value_name = "PID", conflicts_with = "netns")]
+    pub(super) pid: Option<u32>,
+    /// This network namespace: a name under /run/netns, or a path
+    #[arg(long, value_name = "NAME")]
+    pub(super) netns: Option<String>,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Detach {
+    /// The workload: TENANT/NAME, or NAME where only one tenant has it
+    pub(super) workload: String,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Cleanup {
+    /// Only tell programs that wait for its sessions that they are over; what keeps traffic in stays
+    #[arg(long)]
+    pub(super) sessions_only: bool,
     /// The agent's run directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "/run/ripstop")]
     pub(super) run: PathBuf,

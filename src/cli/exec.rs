@@ -1,13 +1,17 @@
 //! `ripstop exec`: a command as a workload would run it.
 //!
 //! 1. The agents are asked where the workload is; the one that has it attached is taken.
-//! 2. The network namespace is entered: the workload's own, or, for a workload that is a user, the agent's.
+//! 2. The network namespace is entered: the workload's own, or, for one on the host, the agent's. A control group is entered
+//!    as well.
 //! 3. In a mount namespace of its own, a `resolv.conf` that names the fabric's resolver is put over `/etc/resolv.conf`.
 //! 4. A workload that is a user: that user is become. Otherwise the command runs as whoever asked.
 //! 5. The command takes this process's place.
 
 use super::{Exit, args, socket};
-use crate::admin::{Status, WorkloadState, WorkloadStatus};
+use crate::{
+    admin::{BY_HAND, Status, WorkloadState, WorkloadStatus},
+    kernel::Cgroup,
+};
 use anyhow::{Context, bail};
 use nix::{
     mount::{MsFlags, mount},
@@ -44,8 +48,12 @@ pub(super) fn run(exec: &args::Exec) -> anyhow::Result<Exit> {
     let mut command = Command::new(program);
     command.args(arguments);
     match target.workload.kind.as_str() {
-        "netns" => enter_network(Path::new(&target.workload.place))?,
-        "user" => enter_network(&PathBuf::from(format!("/proc/{}/ns/net", target.agent_pid)))?,
+        "netns" | "container" | BY_HAND => enter_network(Path::new(&target.workload.place))?,
+        "user" | "host" => enter_network(&network_of(&target))?,
+        "cgroup" => {
+            join_cgroup(&target.workload.place)?;
+            enter_network(&network_of(&target))?;
+        }
         other => bail!("this version of ripstop does not know workloads of the kind `{other}`"),
     }
     cover_resolver(&target)?;
@@ -54,6 +62,16 @@ pub(super) fn run(exec: &args::Exec) -> anyhow::Result<Exit> {
     }
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+fn network_of(agent: &Target) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/ns/net", agent.agent_pid))
+}
+
+/// What the command opens is the control group's.
+fn join_cgroup(path: &str) -> anyhow::Result<()> {
+    let group = Cgroup::find(path).with_context(|| format!("cannot find the control group {path}"))?;
+    group.join().with_context(|| format!("cannot enter the control group {path}"))
 }
 
 fn find(exec: &args::Exec) -> anyhow::Result<Target> {

@@ -6,7 +6,7 @@ use super::{
 };
 use ripstop_config::{
     ByteRate, Diagnostic, Diagnostics, Graph, OpenRate, Span, TenantName,
-    graph::{Balance, Edge, Limits, Run, Source, Tenant, User},
+    graph::{Balance, Edge, Limits, Source, Tenant},
 };
 use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry};
 use serde_json::json;
@@ -102,7 +102,7 @@ fn workloads(policy: &Policy, output: &Output) -> String {
         table.add_row([
             entry.id.to_string(),
             format!("{} {}", entry.v4, entry.v6),
-            run(&entry.run),
+            entry.run.to_string(),
             joined(&entry.on),
             isolated.to_string(),
             entry.limits.to_string(),
@@ -140,14 +140,6 @@ fn ports(entry: &ServiceEntry) -> String {
 
 fn joined<T: ToString>(all: &[T]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn run(run: &Run) -> String {
-    match run {
-        Run::Netns(name) => format!("netns {name}"),
-        Run::User(User::Name(name)) => format!("user {name}"),
-        Run::User(User::Id(id)) => format!("user {id}"),
-    }
 }
 
 /// What the graph says of a service besides its ports and hosts, where that is not the default.
@@ -201,7 +193,7 @@ fn workload_json(entry: &WorkloadEntry) -> serde_json::Value {
     json!({
         "workload": entry.id,
         "addresses": [entry.v4.to_string(), entry.v6.to_string()],
-        "run": run(&entry.run),
+        "run": entry.run.to_string(),
         "hosts": entry.on,
         "isolated": entry.isolated,
         "limits": limits_json(&entry.limits),

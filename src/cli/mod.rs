@@ -11,6 +11,7 @@
 mod agent;
 mod apply;
 mod args;
+mod attach;
 mod ca;
 mod diff;
 mod drain;
@@ -22,6 +23,7 @@ mod history;
 mod output;
 mod socket;
 mod status;
+mod workloads;
 
 use crate::{admin::ClientError, demo, kernel};
 use anyhow::{Context, bail};
@@ -74,6 +76,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Operator(OperatorCommand::Keygen(keygen)) => history::keygen(&keygen),
         Command::Explain(question) => explain::run(&question, &output),
         Command::Status(status) => status::run(&status, &output),
+        Command::Workloads(workloads) => workloads::run(&workloads, &output),
+        Command::Attach(command) => attach::attach(&command, &output),
+        Command::Detach(command) => attach::detach(&command, &output),
         Command::Drain(drain) => drain::run(&drain, &output),
         Command::Cleanup(cleanup) => undo(&cleanup, &output),
         Command::Completions(completions) => complete(completions.shell),
@@ -84,8 +89,8 @@ fn undo(cleanup: &args::Cleanup, output: &Output) -> anyhow::Result<Exit> {
     if !cleanup.run.exists() {
         bail!("{} does not exist, so no agent ran with it; name the agent's `run:` directory", cleanup.run.display());
     }
-    let report =
-        kernel::cleanup(&cleanup.run).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
+    let undo = if cleanup.sessions_only { kernel::reset_sessions } else { kernel::cleanup };
+    let report = undo(&cleanup.run).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
     output.show(&report, || format!("{report}\n"))?;
     Ok(Exit::Ok)
 }

@@ -3,36 +3,52 @@
 use super::{
     data::{Attached, Command},
     plan::{self, Planned, Waiting},
-    shared::Shared,
+    shared::{self, Shared},
 };
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
     interface::Owner,
-    kernel::{Kernel, Place},
+    kernel::{Kernel, host_resolver},
     telemetry::Unready,
 };
 use anyhow::Context as _;
-use ripstop_config::WorkloadId;
+use ripstop_config::{
+    WorkloadId,
+    graph::{Container, Run},
+};
 use ripstop_policy::WorkloadEntry;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use time::OffsetDateTime;
 
 /// How often a workload whose namespace or user is not there yet, or not the same any more, is looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
-type Plans = BTreeMap<WorkloadId, Planned>;
+type Plans = BTreeMap<WorkloadId, Held>;
+
+/// An interface that is attached.
+struct Held {
+    planned: Planned,
+    since: String,
+}
 
 /// Attaches what the policy places on this host, follows its changes, and attaches again what went away. Ready once
 /// everything was tried once. Returns only on an error that waiting does not mend.
 pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: Unready) -> anyhow::Result<()> {
     let recovering = Arc::clone(kernel);
-    // Only when everything else stands, so that what a killed agent left to keep traffic in is away for as short as can be.
     tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;
+    let containers = Arc::clone(&shared.containers);
+    tokio::spawn(containers.follow(Arc::clone(&shared.changed)));
     let mut attached = Plans::new();
     let mut starting = Some(starting);
     loop {
         reconcile(shared, kernel, &mut attached).await?;
         shared.publish();
         if starting.take().is_some() {
+            resolv_conf(shared);
             tracing::info!(attached = attached.len(), "ready");
         }
         tokio::select! {
@@ -43,45 +59,85 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
     }
 }
 
+/// Puts the fabric's resolver first on the host, if that is wanted. Names of the fabric do not resolve for workloads on the
+/// host without it, which is no reason to serve nobody.
+fn resolv_conf(shared: &Shared) {
+    let (resolver, _) = shared.policy().resolver();
+    let made = if shared.wants_resolv_conf() { host_resolver::install(resolver) } else { Ok(()) };
+    if let Err(error) = made {
+        tracing::error!("{:#}", anyhow::Error::new(error).context("`dns.resolv-conf` is not done"));
+    }
+}
+
 async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Plans) -> anyhow::Result<()> {
     let policy = shared.policy();
     let on_host = policy.workloads_on(shared.host()).map(|ix| policy.workload_entry(ix));
-    let wanted: BTreeMap<_, _> = on_host.map(|entry| (entry.id.clone(), (entry, plan::plan(&policy, entry)))).collect();
+    let on_host: Vec<_> = on_host.collect();
+    shared.containers.want(containers(&on_host));
+    let plan = |entry: &WorkloadEntry| plan::plan(&policy, entry, shared.sources());
+    let wanted: BTreeMap<_, _> = on_host.into_iter().map(|entry| (entry.id.clone(), (entry, plan(entry)))).collect();
     shared.workloads().retain(|id, _| wanted.contains_key(id));
-    let stale = |id: &WorkloadId, planned: &Planned| match wanted.get(id) {
-        Some((_, Ok(wanted))) => wanted != planned,
+    shared.by_hand.retain(|id| wanted.contains_key(id));
+    let stale = |id: &WorkloadId, held: &Held| match wanted.get(id) {
+        Some((_, Ok(wanted))) => *wanted != held.planned,
         Some((_, Err(waiting))) => waiting.gone,
         None => true,
     };
-    for (id, planned) in attached.extract_if(.., |id, planned| stale(id, planned)) {
+    for (id, Held { planned, .. }) in attached.extract_if(.., |id, held| stale(id, held)) {
         shared.data().send(Command::Detach(id)).map_err(anyhow::Error::msg)?;
         if let Err(error) = detach(kernel, &planned).await {
             tracing::warn!(link = planned.attach.link, "{error:#}; it is tried again before the link is used");
         }
     }
+    // Nothing is sure of these yet, so what a killed agent left of them goes on keeping their traffic in.
+    let unsure = wanted.values().filter(|(_, planned)| planned.as_ref().is_err_and(|waiting| !waiting.gone));
+    let mut keep: BTreeSet<_> = unsure.map(|(entry, _)| plan::link_name(&entry.id)).collect();
     for (id, (entry, planned)) in wanted {
+        let possible = planned.is_ok();
         let state = if attached.contains_key(&id) {
             WorkloadState::Attached
         } else {
             match try_attach(shared, kernel, entry, planned).await {
                 Ok(planned) => {
                     tracing::info!(workload = %id, link = planned.attach.link, "attached");
-                    attached.insert(id.clone(), planned);
+                    attached.insert(id.clone(), Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()) });
                     WorkloadState::Attached
                 }
-                Err(why) => WorkloadState::Waiting(why),
+                Err(why) => {
+                    keep.extend(possible.then(|| plan::link_name(&id)));
+                    WorkloadState::Waiting(why)
+                }
             }
         };
-        if report(shared, entry, state.clone()) && state != WorkloadState::Attached {
+        let since = attached.get(&id).map(|held| held.since.clone());
+        if report(shared, entry, state.clone(), since) && state != WorkloadState::Attached {
             tracing::warn!(workload = %id, %state, "not attached");
         }
+    }
+    settle(kernel, keep).await
+}
+
+/// Undoes what a killed agent left and is not wanted any more.
+async fn settle(kernel: &Arc<Kernel>, keep: BTreeSet<String>) -> anyhow::Result<()> {
+    let kernel = Arc::clone(kernel);
+    let settled = tokio::task::spawn_blocking(move || kernel.settle(&keep)).await.context("cleaning up broke off")?;
+    if let Err(error) = settled {
+        tracing::warn!("failed to undo all that an agent left that did not stop in order: {error}");
     }
     Ok(())
 }
 
+fn containers(entries: &[&WorkloadEntry]) -> BTreeSet<Container> {
+    let wanted = entries.iter().filter_map(|entry| match &entry.run {
+        Run::Container(container) => Some(container.clone()),
+        Run::Netns(_) | Run::User(_) | Run::Cgroup(_) | Run::Host => None,
+    });
+    wanted.collect()
+}
+
 /// True when it is news.
-fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState) -> bool {
-    let (kind, place) = plan::describe(entry);
+fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState, since: Option<String>) -> bool {
+    let (kind, place) = plan::describe(entry, shared.sources());
     let status = WorkloadStatus {
         id: entry.id.clone(),
         link: plan::link_name(&entry.id),
@@ -90,6 +146,7 @@ fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState) -> bool 
         v4: entry.v4,
         v6: entry.v6,
         sessions: 0,
+        since,
         state,
     };
     let before = shared.workloads().insert(entry.id.clone(), status.clone());
@@ -111,12 +168,9 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, pl
     // What an earlier attempt may have left.
     detach(kernel, planned).await?;
     let (attaching, plan) = (Arc::clone(kernel), planned.attach.clone());
-    let user = match plan.place {
-        Place::User { uid } => Some(uid),
-        Place::Netns(_) => None,
-    };
+    let programs = plan.place.programs();
     let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: tun.has_v6(), user };
+    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: tun.has_v6(), programs };
     let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
     if taken.is_err() {
         detach(kernel, planned).await?;

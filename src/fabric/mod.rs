@@ -4,16 +4,20 @@
 //! 2. Take the run directory, and the addresses.
 //! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding, reloads and the
 //!    carrier of signed policies, so that a scrape never costs a packet.
-//! 4. Undo what a killed agent left behind, attach the workloads of this host, and keep them attached.
+//! 4. End the sessions that a killed agent left behind, attach the workloads of this host, taking over what still stands, and
+//!    keep them attached.
 //! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
 
 mod attachments;
+mod by_hand;
 mod carrier;
+mod containers;
 mod data;
 mod forward;
 mod load;
 mod neighbours;
 mod plan;
+mod process;
 mod services;
 mod shared;
 mod signed;

@@ -1,8 +1,12 @@
 //! What the interface of a workload is to be on this host, as far as the host can say by now.
 
-use crate::kernel::{
-    AttachPlan, Place,
-    netns::{self, NsId},
+use super::{by_hand::ByHand, containers::Containers};
+use crate::{
+    admin::BY_HAND,
+    kernel::{
+        AttachPlan, Cgroup, LINKS, Place,
+        netns::{self, NsId},
+    },
 };
 use ripstop_config::{
     WorkloadId,
@@ -26,23 +30,25 @@ pub(super) struct Planned {
 }
 
 /// Why an interface cannot be made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) why: String,
     /// What it is for is not there. When this host merely failed to look, what is attached stays.
     pub(super) gone: bool,
 }
 
+/// Where workloads are that the graph alone does not find.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'s> {
+    pub(super) containers: &'s Containers,
+    pub(super) by_hand: &'s ByHand,
+}
+
 /// What the interface of a workload is to be; the error says what it waits for.
-pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry) -> Result<Planned, Waiting> {
-    let (place, namespace) = match &entry.run {
-        Run::Netns(name) => {
-            let path = netns_path(name);
-            let id = NsId::of(&path).map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
-            (Place::Netns(path), Some(id))
-        }
-        Run::User(User::Id(uid)) => (Place::User { uid: *uid }, None),
-        Run::User(User::Name(name)) => (Place::User { uid: user_id(name)? }, None),
+pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>) -> Result<Planned, Waiting> {
+    let (place, namespace) = match sources.by_hand.get(&entry.id) {
+        Some(hand) => in_namespace(hand.network()?)?,
+        None => place(entry, sources)?,
     };
     let (resolver, _) = policy.resolver();
     let attach = AttachPlan {
@@ -57,22 +63,56 @@ pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry) -> Result<Planned, Wa
     Ok(Planned { attach, namespace })
 }
 
-fn waiting(error: &io::Error, what: &str) -> Waiting {
+fn place(entry: &WorkloadEntry, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
+    let place = match &entry.run {
+        Run::Netns(name) => return in_namespace(netns_path(name)),
+        Run::Container(container) => {
+            let network = sources.containers.find(container)?.network();
+            let ended = |error: io::Error| waiting(&error, &format!("the container with the {container}"));
+            return in_namespace(network.map_err(ended)?);
+        }
+        Run::User(User::Id(uid)) => Place::User { uid: *uid },
+        Run::User(User::Name(name)) => Place::User { uid: user_id(name)? },
+        Run::Cgroup(path) => {
+            let found = Cgroup::find(path);
+            Place::Cgroup(found.map_err(|error| waiting(&error, &format!("the control group {path}")))?)
+        }
+        Run::Host => Place::Host,
+    };
+    Ok((place, None))
+}
+
+fn in_namespace(path: PathBuf) -> Result<(Place, Option<NsId>), Waiting> {
+    let id = NsId::of(&path).map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
+    Ok((Place::Netns(path), Some(id)))
+}
+
+pub(super) fn waiting(error: &io::Error, what: &str) -> Waiting {
     let gone = error.kind() == io::ErrorKind::NotFound;
     let why = if gone { format!("{what} does not exist yet") } else { format!("failed to look at {what}: {error}") };
     Waiting { why, gone }
 }
 
-/// The kind of a workload, and where it is, for people.
-pub(super) fn describe(entry: &WorkloadEntry) -> (&'static str, String) {
+/// The kind of a workload, and where it is, for people and for `ripstop exec`.
+pub(super) fn describe(entry: &WorkloadEntry, sources: Sources<'_>) -> (&'static str, String) {
+    let shown = |path: PathBuf| path.display().to_string();
+    if let Some(hand) = sources.by_hand.get(&entry.id) {
+        return (BY_HAND, hand.network().map_or_else(|waiting| waiting.why, shown));
+    }
     match &entry.run {
-        Run::Netns(name) => ("netns", netns_path(name).display().to_string()),
+        Run::Netns(name) => ("netns", shown(netns_path(name))),
         Run::User(User::Name(name)) => ("user", user_id(name).map_or_else(|_| name.clone(), |id| id.to_string())),
         Run::User(User::Id(id)) => ("user", id.to_string()),
+        Run::Cgroup(path) => ("cgroup", path.clone()),
+        Run::Container(container) => {
+            let network = sources.containers.find(container).ok().and_then(|process| process.network().ok());
+            ("container", network.map_or_else(|| container.to_string(), shown))
+        }
+        Run::Host => ("host", "all else".into()),
     }
 }
 
-fn netns_path(name: &str) -> PathBuf {
+pub(super) fn netns_path(name: &str) -> PathBuf {
     // Joining an absolute path gives that path.
     let named = netns::path_of(name);
     if Path::new(name).is_absolute() { PathBuf::from(name) } else { named }
@@ -96,5 +136,5 @@ pub(super) fn link_name(id: &WorkloadId) -> String {
     let hash =
         id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let name: String = id.name.as_str().chars().take(6).collect();
-    format!("rs-{name}-{:05x}", hash & 0xf_ffff)
+    format!("{LINKS}{name}-{:05x}", hash & 0xf_ffff)
 }

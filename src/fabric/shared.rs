@@ -1,9 +1,12 @@
 //! What the control thread and the admin API know of the running agent.
 
 use super::{
+    by_hand::{self, ByHand, Hand},
+    containers::Containers,
     data::{Command, DataHandle, Inspection},
     load::{self, Source, Start},
     neighbours,
+    plan::Sources,
     signed::Signed,
 };
 use crate::{
@@ -48,8 +51,12 @@ pub(super) struct Shared {
     workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
     /// Hosts of which metrics tell.
     told: Mutex<BTreeSet<HostName>>,
-    /// The policy changed: attachments may have to follow.
-    pub(super) changed: Notify,
+    /// The policy changed, or a container: attachments may have to follow.
+    pub(super) changed: Arc<Notify>,
+    /// The containers of this host.
+    pub(super) containers: Arc<Containers>,
+    /// What was said of workloads by hand.
+    pub(super) by_hand: ByHand,
 }
 
 /// The policy in force, and what became of the last attempt to change it.
@@ -83,7 +90,9 @@ impl Shared {
             reloading: Mutex::default(),
             workloads: Mutex::default(),
             told: Mutex::default(),
-            changed: Notify::new(),
+            changed: Arc::default(),
+            containers: Arc::default(),
+            by_hand: ByHand::default(),
         })
     }
 
@@ -117,12 +126,52 @@ impl Shared {
         &self.config.host
     }
 
+    /// Whether the host's `resolv.conf` is to name the fabric's resolver.
+    pub(super) fn wants_resolv_conf(&self) -> bool {
+        self.config.resolv_conf
+    }
+
     pub(super) fn data(&self) -> &DataHandle {
         &self.data
     }
 
     pub(super) fn workloads(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, WorkloadStatus>> {
         self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where workloads are that the graph alone does not find.
+    pub(super) fn sources(&self) -> Sources<'_> {
+        Sources { containers: &self.containers, by_hand: &self.by_hand }
+    }
+
+    /// Says something of a workload of this host by hand, and has it done.
+    fn by_hand(&self, workload: &str, hand: Option<Hand>) -> Result<WorkloadId, String> {
+        let policy = self.policy();
+        let of_host = policy.workloads_on(self.host()).map(|ix| policy.workload_entry(ix));
+        let mut fitting =
+            of_host.filter(|entry| entry.id.to_string() == workload || entry.id.name.as_str() == workload);
+        let entry = match (fitting.next(), fitting.next()) {
+            (Some(entry), None) => entry,
+            (Some(one), Some(other)) => {
+                return Err(format!("`{workload}` may be {} or {}; write TENANT/NAME", one.id, other.id));
+            }
+            (None, _) => {
+                return Err(format!(
+                    "the graph places no workload `{workload}` on {}: only its hosts may speak for it",
+                    self.host()
+                ));
+            }
+        };
+        let placed = matches!(hand, Some(Hand::Process(_) | Hand::Netns(_)));
+        if placed && !entry.run.has_namespace() {
+            return Err(format!(
+                "{} is `run: {}` in the graph: only workloads with a namespace can be attached to one by hand",
+                entry.id, entry.run
+            ));
+        }
+        self.by_hand.set(entry.id.clone(), hand);
+        self.changed.notify_one();
+        Ok(entry.id.clone())
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -356,6 +405,18 @@ impl AgentView for Shared {
         Ok(standings.into_iter().filter(|one| service.as_ref().is_none_or(|named| one.service == *named)).collect())
     }
 
+    fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
+        let id = self.by_hand(workload, by_hand::hand(pid, netns)?)?;
+        tracing::info!(workload = %id, pid, netns, "attach, by hand");
+        Ok(id)
+    }
+
+    fn detach(&self, workload: &str) -> Result<WorkloadId, String> {
+        let id = self.by_hand(workload, Some(Hand::Detached))?;
+        tracing::info!(workload = %id, "detach, by hand");
+        Ok(id)
+    }
+
     fn sessions(&self) -> Vec<LiveSession> {
         self.data.inspect(true).sessions
     }
@@ -381,6 +442,6 @@ impl AgentView for Shared {
     }
 }
 
-fn rfc3339(at: OffsetDateTime) -> String {
+pub(super) fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_default()
 }

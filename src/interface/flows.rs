@@ -2,6 +2,7 @@
 
 use super::{lately::Lately, udp::UdpFlows};
 use crate::{
+    kernel::Programs,
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
         context::{Context, random},
@@ -66,8 +67,8 @@ pub struct Owner {
     pub v6: Ipv6Addr,
     /// Whether its interface has that one: not where IPv6 is switched off.
     pub has_v6: bool,
-    /// The user it is on this host, when it is one.
-    pub user: Option<u32>,
+    /// The programs that it is, when it shares the host's namespace with others.
+    pub programs: Option<Programs>,
 }
 
 /// The TUN device through which one workload reaches the fabric.
@@ -76,7 +77,7 @@ pub struct Interface {
     v4: Ipv4Addr,
     v6: Ipv6Addr,
     has_v6: bool,
-    user: Option<u32>,
+    programs: Option<Programs>,
     port: TunPort,
     drops: DropCounters,
     dns: DnsCounters,
@@ -112,7 +113,7 @@ impl Interface {
     /// An interface with nothing going on.
     #[must_use]
     pub fn new(context: &Rc<Context>, owner: Owner, port: TunPort) -> Rc<Self> {
-        let Owner { workload, v4, v6, has_v6, user } = owner;
+        let Owner { workload, v4, v6, has_v6, programs } = owner;
         Rc::new(Self {
             drops: DropCounters::new(&workload),
             dns: DnsCounters::new(&workload),
@@ -121,7 +122,7 @@ impl Interface {
             v4,
             v6,
             has_v6,
-            user,
+            programs,
             port,
             flows: RefCell::default(),
             udp: UdpFlows::default(),
@@ -146,10 +147,10 @@ impl Interface {
         &self.workload
     }
 
-    /// The user that the workload is on this host, when it is one.
+    /// The programs that the workload is, when it shares the host's namespace with others.
     #[must_use]
-    pub fn user(&self) -> Option<u32> {
-        self.user
+    pub fn programs(&self) -> Option<&Programs> {
+        self.programs.as_ref()
     }
 
     /// Whether an address is the interface's own.

@@ -1,21 +1,23 @@
-//! One interface: the device, its addresses, the routes to it and, for a user of the host, the rules that choose it.
+//! One interface: the device, its addresses, the routes to it and, on the host, the rules that choose it.
 //!
 //! In a namespace the main table sends the fabric's ranges to the interface. On the host a table of the interface's own
-//! does, and rules send one user's packets there; the main table refuses the ranges to everyone else. An isolated
+//! does, and rules send one user's packets there, or those that the guard has marked as a control group's; the main table
+//! refuses the ranges to everyone else, unless the host itself has an interface. As the kernel only marks what it could
+//! route, the main table leads to a control group's interface too, whose guard refuses what is not the group's. An isolated
 //! namespace has such a table as well, and one rule that sends everything there, before the main table is asked. Behind
 //! every route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
 
 use super::{
-    AttachPlan, Error, Place, Tun, USER_INTERFACES, guard,
+    AttachPlan, Error, HOST_INTERFACES, Place, Tun, guard,
     journal::{Attachment, Journal},
     link, netlink,
     netns::{self, NsId},
     resolv,
-    route::{self, MAIN, Route, Rule, Via},
+    route::{self, FIRST, MAIN, Route, Rule, Via},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ripstop_config::graph::Ranges;
-use rtnetlink::Handle;
+use rtnetlink::{Handle, packet_route::link::InfoKind};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
@@ -28,9 +30,9 @@ const QUEUE: u32 = 4000;
 /// Longest interface name, bytes (`IFNAMSIZ` less its end).
 const NAME_LIMIT: usize = 15;
 
-/// The routing table of the first `user` interface; the others follow.
+/// The routing table of the first interface on the host; the others follow.
 const TABLE_BASE: u32 = 214_000;
-/// The rule priority of the first `user` interface; the others follow. Before main (32766) and the usual VPN rules.
+/// The rule priority of the first interface on the host; the others follow. Before main (32766) and the usual VPN rules.
 const PRIORITY_BASE: u32 = 2_140;
 
 /// The routing table of an isolated namespace, which has no other.
@@ -38,50 +40,69 @@ const ISOLATED_TABLE: u32 = TABLE_BASE - 1;
 /// The priority of the rule that leads to it.
 const ISOLATED_PRIORITY: u32 = PRIORITY_BASE - 1;
 
-/// The routing table of a `user` interface.
+/// The metric of the main table's routes to the host's own interface, and of those to the first control group's.
+const HOST_METRIC: u32 = 10;
+const GROUP_METRIC: u32 = 20;
+
+/// The routing table of an interface on the host.
 pub(super) fn table_of(slot: u32) -> u32 {
     TABLE_BASE + slot
 }
 
-/// Checks a plan and says what carrying it out will change.
-pub(super) fn plan_attachment(journal: &Journal, plan: &AttachPlan) -> Result<Attachment, Error> {
+/// Checks a plan and says what carrying it out will change. `is_left` is what a dead agent left, which stands in nobody's
+/// way.
+pub(super) fn plan_attachment(
+    journal: &Journal,
+    is_left: impl Fn(&Attachment) -> bool,
+    plan: &AttachPlan,
+) -> Result<Attachment, Error> {
     let refuse = |why: &str| Error::Plan { link: plan.link.clone(), why: why.to_owned() };
     let bad_byte = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
     if plan.link.is_empty() || plan.link.len() > NAME_LIMIT || plan.link.bytes().any(bad_byte) {
         return Err(refuse("an interface's name is 1 to 15 bytes without `/`, `:` and spaces"));
     }
-    if journal.find(&plan.link).is_some() {
+    if journal.find(&plan.link).is_some_and(|found| !is_left(found)) {
         return Err(refuse("an interface of this name is attached already"));
     }
     let id = |path: &Path| NsId::of(path).map_err(|source| Error::namespace("find", path, source));
     let own = id(Path::new(netns::OWN))?;
     let (resolver_for, directories) = resolv::plan(plan);
-    let attachment = |namespace: Option<&Path>, id: NsId, user: Option<(u32, u32)>| Attachment {
+    let attachment = |namespace: Option<&Path>, id: NsId, slot: Option<u32>| Attachment {
         link: plan.link.clone(),
         namespace: namespace.map(Path::to_owned),
         id,
-        slot: user.map(|(slot, _)| slot),
-        uid: user.map(|(_, uid)| uid),
+        slot,
+        uid: None,
+        cgroup: None,
+        host: plan.place == Place::Host,
         guarded: true,
+        isolated: plan.isolated,
+        fabric: fabric(&plan.ranges).collect(),
         resolver_for,
         directories,
     };
-    match &plan.place {
-        Place::Netns(path) => match id(path)? {
+    if let Place::Netns(path) = &plan.place {
+        return match id(path)? {
             inside if inside == own => {
                 Err(refuse("its namespace is the agent's own: run the workload as a user, or in a namespace"))
             }
             inside => Ok(attachment(Some(path), inside, None)),
-        },
-        Place::User { uid: 0 } => Err(refuse("root is not a workload: its packets cannot be told from the host's")),
-        Place::User { uid } => match (owner_of(journal, *uid), free_slot(journal)) {
-            (Some(other), _) => Err(refuse(&format!(
-                "user {uid} has the interface {other} already: one user is one workload, name another for this one"
-            ))),
-            (None, Some(slot)) => Ok(attachment(None, own, Some((slot, *uid)))),
-            (None, None) => Err(refuse("the host has no routing table left for another user")),
-        },
+        };
     }
+    if plan.place == (Place::User { uid: 0 }) {
+        return Err(refuse("root is not a workload: its packets cannot be told from the host's"));
+    }
+    if let Some((other, whose)) = owner_of(journal, is_left, &plan.place) {
+        let why = format!("{whose} has the interface {other} already: it is one workload, name another for this one");
+        return Err(refuse(&why));
+    }
+    let slot = free_slot(journal).ok_or_else(|| refuse("the host has no routing table left for another workload"))?;
+    let attachment = attachment(None, own, Some(slot));
+    Ok(match &plan.place {
+        Place::User { uid } => Attachment { uid: Some(*uid), ..attachment },
+        Place::Cgroup(cgroup) => Attachment { cgroup: Some(cgroup.id), ..attachment },
+        Place::Host | Place::Netns(_) => attachment,
+    })
 }
 
 /// Checks that nothing of anyone else is where the interface is to be: undoing a failed attachment would take it too.
@@ -101,7 +122,19 @@ pub(super) fn check_place(plan: &AttachPlan, attachment: &Attachment) -> Result<
     };
     match &plan.place {
         Place::Netns(path) => netns::run_in(path, check)?,
-        Place::User { .. } => check(),
+        Place::User { .. } | Place::Cgroup(_) | Place::Host => check(),
+    }
+}
+
+/// Deletes the interface that a dead agent left, if the kernel has not done so yet; its routes go with it.
+pub(super) fn remove_link(attachment: &Attachment) -> Result<(), Error> {
+    let remove = || {
+        let deleting = async |handle: Handle| link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await;
+        netlink::run(deleting).map(drop)
+    };
+    match &attachment.namespace {
+        Some(path) => netns::run_in(path, remove)?,
+        None => remove(),
     }
 }
 
@@ -110,25 +143,36 @@ pub(super) fn attach(plan: &AttachPlan, attachment: &Attachment) -> Result<Tun, 
     let create = || create_here(plan, attachment.slot);
     let tun = match &plan.place {
         Place::Netns(path) => netns::run_in(path, create)??,
-        Place::User { .. } => create()?,
+        Place::User { .. } | Place::Cgroup(_) | Place::Host => create()?,
     };
     resolv::create(plan, attachment)?;
     Ok(tun)
 }
 
-/// The interface of a user.
-fn owner_of(journal: &Journal, uid: u32) -> Option<&str> {
-    journal.entries().iter().find(|other| other.uid == Some(uid)).map(|other| other.link.as_str())
+/// The interface of a user, of a control group or of the host, and whose it is.
+fn owner_of<'j>(
+    journal: &'j Journal,
+    is_left: impl Fn(&Attachment) -> bool,
+    place: &Place,
+) -> Option<(&'j str, String)> {
+    let (is, whose): (Box<dyn Fn(&Attachment) -> bool>, _) = match place {
+        Place::Netns(_) => return None,
+        Place::User { uid } => (Box::new(|other| other.uid == Some(*uid)), format!("user {uid}")),
+        Place::Cgroup(cgroup) => (Box::new(|other| other.cgroup == Some(cgroup.id)), format!("cgroup {}", cgroup.path)),
+        Place::Host => (Box::new(|other| other.host), "the host".to_owned()),
+    };
+    let found = journal.entries().iter().find(|other| is(other) && !is_left(other))?;
+    Some((&found.link, whose))
 }
 
 fn free_slot(journal: &Journal) -> Option<u32> {
     let taken = |slot: u32| journal.entries().iter().any(|other| other.slot == Some(slot));
-    (0..USER_INTERFACES).find(|slot| !taken(*slot))
+    (0..HOST_INTERFACES).find(|slot| !taken(*slot))
 }
 
 /// Creates the device in the calling thread's namespace and configures it.
 fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
-    guard::install(plan)?;
+    guard::install(plan, slot)?;
     let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
     let has_v6 = netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
     Ok(tun.with_v6(has_v6))
@@ -138,7 +182,7 @@ fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
 async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Result<bool, Error> {
     let v6 = has_ipv6();
     let known = move |to: &IpNet| v6 || matches!(to, IpNet::V4(_));
-    let routed = || fabric(&plan.ranges).chain(everything().filter(|_| plan.isolated)).filter(known);
+    let routed = || fabric(&plan.ranges).chain(everything().filter(|_| takes_all(plan))).filter(known);
     let table = match (slot, plan.isolated) {
         (Some(slot), _) => table_of(slot),
         (None, true) => ISOLATED_TABLE,
@@ -156,11 +200,45 @@ async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Res
     link::set_up_tun(handle, index, MTU, QUEUE).await?;
     link::add_address(handle, index, plan.v4.into(), 32).await?;
     let has_v6 = add_v6_address(handle, index, plan.v6).await?;
+    if let Place::Cgroup(_) = plan.place {
+        check_sources_by_mark(&plan.link);
+    }
+    let lead = async |table: u32, to: IpNet, metric: u32| {
+        let via = Via::Interface { index, source: source_for(plan, to), metric };
+        route::add_route(handle, Route { to, table, via }).await
+    };
     for to in routed().filter(|to| has_v6 || matches!(to, IpNet::V4(_))) {
-        let source = source_for(plan, to);
-        route::add_route(handle, Route { to, table, via: Via::Interface { index, source } }).await?;
+        lead(table, to, FIRST).await?;
+        if let Some(metric) = metric_in_main(plan, slot) {
+            lead(MAIN, to, metric).await?;
+        }
     }
     Ok(has_v6)
+}
+
+/// Whether not only the fabric is routed to the interface. Of a control group the guard refuses all else.
+fn takes_all(plan: &AttachPlan) -> bool {
+    match plan.place {
+        Place::Netns(_) | Place::User { .. } => plan.isolated,
+        Place::Cgroup(_) | Place::Host => false,
+    }
+}
+
+/// The metric of the main table's routes to the interface, where there are any.
+fn metric_in_main(plan: &AttachPlan, slot: Option<u32>) -> Option<u32> {
+    match plan.place {
+        Place::Netns(_) | Place::User { .. } => None,
+        Place::Cgroup(_) => Some(GROUP_METRIC + slot.unwrap_or_default()),
+        Place::Host => Some(HOST_METRIC),
+    }
+}
+
+/// Lets a strict rp_filter find the way back by the mark that the guard gives to what arrives. Without one it does nothing,
+/// so that a read-only /proc/sys, as in some containers, is no mistake by itself.
+fn check_sources_by_mark(link: &str) {
+    if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/src_valid_mark"), "1") {
+        tracing::warn!(link, %error, "failed to set src_valid_mark; if rp_filter is 1, set it to 2 on this host");
+    }
 }
 
 /// Adds the IPv6 address; `false` where this namespace has IPv6 switched off.
@@ -195,26 +273,33 @@ async fn choose(
     for to in fabric(&plan.ranges).filter(&known) {
         route::add_route(handle, Route { to, table: MAIN, via: Via::Unreachable }).await?;
     }
-    let chosen = everything().filter(|_| plan.isolated).chain(fabric(&plan.ranges).filter(|_| !plan.isolated));
+    let all = takes_all(plan);
+    let chosen = everything().filter(|_| all).chain(fabric(&plan.ranges).filter(|_| !all));
     for to in chosen.filter(known) {
-        match (&plan.place, slot) {
-            (Place::User { uid }, Some(slot)) => choose_by_user(handle, plan, *uid, slot, to).await?,
-            (Place::User { .. } | Place::Netns(_), _) => {
-                let (table, priority) = (ISOLATED_TABLE, ISOLATED_PRIORITY);
-                route::add_rule(handle, Rule { uid: None, from: None, to, table, priority }).await?;
-            }
+        for rule in rules_for(plan, slot, to) {
+            route::add_rule(handle, rule).await?;
         }
     }
     Ok(())
 }
 
-async fn choose_by_user(handle: &Handle, plan: &AttachPlan, uid: u32, slot: u32, to: IpNet) -> Result<(), Error> {
-    let (table, priority) = (table_of(slot), PRIORITY_BASE + slot);
-    route::add_rule(handle, Rule { uid: Some(uid), from: None, to, table, priority }).await?;
+fn rules_for(plan: &AttachPlan, slot: Option<u32>, to: IpNet) -> Vec<Rule> {
+    let (table, priority) = match slot {
+        Some(slot) => (table_of(slot), PRIORITY_BASE + slot),
+        None => (ISOLATED_TABLE, ISOLATED_PRIORITY),
+    };
+    let rule = Rule { uid: None, mark: None, from: None, to, table, priority };
     // The kernel itself answers for sockets that are gone, and checks sources of what the agent writes (rp_filter),
-    // as user 0 with the workload's address. Only root could use this rule otherwise.
-    let from = Some(source_for(plan, to));
-    route::add_rule(handle, Rule { uid: Some(0), from, to, table, priority }).await
+    // as user 0 with the workload's address.
+    let answers = Rule { from: Some(source_for(plan, to)), ..rule };
+    match &plan.place {
+        Place::Netns(_) => vec![rule],
+        // Only root could use the second otherwise.
+        Place::User { uid } => vec![Rule { uid: Some(*uid), ..rule }, Rule { uid: Some(0), ..answers }],
+        // What others send there is refused by the guard.
+        Place::Cgroup(_) => vec![Rule { mark: slot.map(guard::mark_of), ..rule }, answers],
+        Place::Host => vec![answers],
+    }
 }
 
 /// The fabric's ranges.

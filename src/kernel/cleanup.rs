@@ -8,13 +8,14 @@
 use super::{
     Error,
     attach::table_of,
-    guard,
+    guard, host_resolver,
     journal::{Attachment, Journal},
     netlink, netns, resolv,
     route::{self, MAIN},
+    sockets,
 };
 use rtnetlink::{Handle, packet_route::link::InfoKind};
-use std::{fmt, path::Path};
+use std::{collections::HashSet, fmt, path::Path};
 
 /// What was undone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -27,10 +28,12 @@ pub struct Report {
     pub routes: usize,
     /// Guards removed: nf_tables tables of ours.
     pub guards: usize,
-    /// Files deleted.
+    /// Files deleted or put back.
     pub files: usize,
     /// Attachments whose namespace was gone.
     pub gone: usize,
+    /// Sockets of the fabric that were ended, so that no program waits for a connection that nobody carries.
+    pub sockets: usize,
 }
 
 impl Report {
@@ -47,21 +50,23 @@ impl Report {
         self.guards += other.guards;
         self.files += other.files;
         self.gone += other.gone;
+        self.sockets += other.sockets;
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { links, rules, routes, guards, files, gone } = self;
+        let Self { links, rules, routes, guards, files, gone, sockets } = self;
         write!(
             f,
             "removed {links} interfaces, {rules} rules, {routes} routes, {guards} guards, {files} files; \
-             {gone} namespaces were gone"
+             {gone} namespaces were gone; ended {sockets} sockets"
         )
     }
 }
 
-/// Undoes what an agent that was killed left behind in this namespace and those of its workloads.
+/// Undoes what an agent that was killed left behind in this namespace and those of its workloads. Programs that wait for
+/// something of its sessions are told that they are over.
 ///
 /// # Errors
 /// [`Error::Locked`] while an agent uses the directory; [`Error::CorruptJournal`] as [`Kernel::open`]; otherwise the
@@ -69,18 +74,47 @@ impl fmt::Display for Report {
 ///
 /// [`Kernel::open`]: super::Kernel::open
 pub fn cleanup(run_dir: &Path) -> Result<Report, Error> {
-    replay(&mut Journal::open(run_dir)?)
+    let mut journal = Journal::open(run_dir)?;
+    let sockets = reset_sockets(journal.entries());
+    let replayed = replay(&mut journal);
+    let files = usize::from(host_resolver::restore()?);
+    replayed.map(|report| Report { sockets, files: report.files + files, ..report })
+}
+
+/// Ends the sockets of the sessions of an agent that was killed, and nothing else: what it left goes on keeping traffic in.
+///
+/// # Errors
+/// [`Error::Locked`] while an agent uses the directory; [`Error::CorruptJournal`] when it is not known where to look.
+pub fn reset_sessions(run_dir: &Path) -> Result<Report, Error> {
+    let journal = Journal::open(run_dir)?;
+    journal.check()?;
+    Ok(Report { sockets: reset_sockets(journal.entries()), ..Report::default() })
+}
+
+/// Ends the sockets of the sessions of these interfaces; says how many. What is not possible is logged: it costs waiting,
+/// not safety.
+pub(super) fn reset_sockets(attachments: &[Attachment]) -> usize {
+    let mut seen = HashSet::new();
+    let namespaces = attachments.iter().filter(|one| !one.fabric.is_empty() && seen.insert(one.id));
+    let reset = |attachment: &Attachment| {
+        let hint = attachment.namespace.as_deref().unwrap_or(Path::new(netns::OWN));
+        let Some(file) = netns::find(attachment.id, Some(hint)) else { return 0 };
+        let tried = netns::run_in_file(&file, hint, || sockets::reset(&attachment.fabric));
+        let failed = match tried {
+            Ok(Ok(ended)) => return ended,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(link = attachment.link, "programs that wait for a dead session's end wait on: {failed}");
+        0
+    };
+    namespaces.map(reset).sum()
 }
 
 /// Undoes all of a journal.
 pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
     let mut report = Report::default();
-    let mut failed = None;
-    if let Some(corrupt) = journal.set_aside() {
-        let purged = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await);
-        let undone = purged.and_then(|_| guard::remove_all());
-        failed = Some(undone.err().unwrap_or(corrupt));
-    }
+    let mut failed = purge_corrupt(journal).err();
     for attachment in journal.entries().to_vec() {
         let undone = undo_attachment(&attachment, true);
         let struck_out = undone.and_then(|one| {
@@ -91,6 +125,17 @@ pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
         failed = failed.or(struck_out.err());
     }
     failed.map_or(Ok(report), Err)
+}
+
+/// A journal that cannot be read is set aside, and this namespace cleaned of what carries our marks.
+///
+/// # Errors
+/// [`Error::CorruptJournal`] if it was so, or what the kernel refused then.
+pub(super) fn purge_corrupt(journal: &mut Journal) -> Result<(), Error> {
+    let Some(corrupt) = journal.set_aside() else { return Ok(()) };
+    let purged = netlink::run(async |handle: Handle| purge(&handle, &|_| true).await);
+    let undone = purged.and_then(|_| guard::remove_all());
+    Err(undone.err().unwrap_or(corrupt))
 }
 
 /// Undoes one attachment; `standing` says whether to take this host's standing routes too, as with its last `user`

@@ -4,6 +4,7 @@
 //! synchronised. `lock` in the same directory is held by the one agent that may write it.
 
 use super::{Error, netns::NsId};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -32,18 +33,46 @@ pub(super) struct Attachment {
     pub(super) namespace: Option<PathBuf>,
     /// Which namespace that was.
     pub(super) id: NsId,
-    /// The routing table and rules of a `user` interface, counted from 0.
+    /// The routing table and rules of an interface of the host's own namespace, counted from 0.
     pub(super) slot: Option<u32>,
     /// The user of a `user` interface.
     #[serde(default)]
     pub(super) uid: Option<u32>,
+    /// The number of the control group of a `cgroup` interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cgroup: Option<u64>,
+    /// Whether it is that of the host itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) host: bool,
     /// Whether a guard comes with it.
     #[serde(default)]
     pub(super) guarded: bool,
+    /// Whether the fabric is the workload's only network.
+    #[serde(default)]
+    pub(super) isolated: bool,
+    /// The fabric's ranges.
+    #[serde(default)]
+    pub(super) fabric: Vec<IpNet>,
     /// The namespace's name, if a `resolv.conf` was made for it.
     pub(super) resolver_for: Option<String>,
     /// Directories made for that file, outermost first.
     pub(super) directories: Vec<PathBuf>,
+}
+
+impl Attachment {
+    /// Whether what stands of it is what another one would make anew: then it may go on standing in the meantime.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let what = |one: &Self| (one.id, one.slot.is_some(), one.uid, one.cgroup, one.host, one.guarded, one.isolated);
+        what(self) == what(other) && self.fabric == other.fabric
+    }
+
+    /// Whether both are for the same packets, so that only one of them can stand.
+    pub(super) fn is_rival(&self, other: &Self) -> bool {
+        let same_namespace = self.slot.is_none() && other.slot.is_none() && self.id == other.id;
+        let same_user = self.uid.is_some() && self.uid == other.uid;
+        let same_group = self.cgroup.is_some() && self.cgroup == other.cgroup;
+        same_namespace || same_user || same_group || (self.host && other.host)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,16 +116,30 @@ impl Journal {
         self.attachments.iter().find(|attachment| attachment.link == link)
     }
 
-    /// Writes down one more interface; returns once it is on disk.
-    pub(super) fn add(&mut self, attachment: Attachment) -> Result<(), Error> {
-        self.attachments.push(attachment);
-        self.store().inspect_err(|_| drop(self.attachments.pop()))
+    /// Writes down an interface, in place of one of its name; returns once it is on disk.
+    pub(super) fn put(&mut self, attachment: Attachment) -> Result<(), Error> {
+        let before = self.attachments.clone();
+        match self.attachments.iter_mut().find(|other| other.link == attachment.link) {
+            Some(same) if *same == attachment => return Ok(()),
+            Some(other) => *other = attachment,
+            None => self.attachments.push(attachment),
+        }
+        self.store().inspect_err(|_| self.attachments = before)
     }
 
     /// Strikes out one interface; returns once that is on disk. The last one takes the file with it.
     pub(super) fn remove(&mut self, link: &str) -> Result<(), Error> {
         self.attachments.retain(|attachment| attachment.link != link);
         self.store()
+    }
+
+    /// Whether it could be read.
+    ///
+    /// # Errors
+    /// [`Error::CorruptJournal`], the journal being left where it is.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let why = self.corrupt.clone();
+        why.map_or(Ok(()), |why| Err(Error::CorruptJournal { kept: self.dir.join(JOURNAL), why }))
     }
 
     /// Moves a journal that cannot be read out of the way; says what is wrong and where it is, if there was one.
@@ -196,7 +239,11 @@ mod tests {
             id,
             slot: None,
             uid: None,
+            cgroup: None,
+            host: false,
             guarded: false,
+            isolated: false,
+            fabric: Vec::new(),
             resolver_for: name,
             directories: Vec::new(),
         }
@@ -206,8 +253,8 @@ mod tests {
     fn what_was_written_is_read_back_and_the_last_entry_takes_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
-        journal.add(attachment("rs-a")).unwrap();
-        journal.add(attachment("rs-b")).unwrap();
+        journal.put(attachment("rs-a")).unwrap();
+        journal.put(attachment("rs-b")).unwrap();
         drop(journal);
         let mut journal = Journal::open(dir.path()).unwrap();
         assert_eq!(journal.entries(), [attachment("rs-a"), attachment("rs-b")]);

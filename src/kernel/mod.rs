@@ -7,15 +7,18 @@
 //! 3. There it creates the TUN device and gives it its addresses, routes, rules and, where needed, its guard ([`attach`],
 //!    [`guard`]).
 //! 4. The thread ends; the descriptor comes back as a [`Tun`], and carries packets from wherever the agent runs.
-//! 5. [`Kernel::detach`], [`Kernel::restore`] or, after a kill, the next [`Kernel::open`] or [`cleanup`] undo all of it.
+//! 5. [`Kernel::detach`], [`Kernel::restore`] or, after a kill, [`cleanup`] undo all of it. The next agent takes over what
+//!    it makes again ([`Kernel::attach`]), so that it stands without a gap, and undoes the rest ([`Kernel::settle`]).
 //!
 //! Every route and rule carries the protocol number [`ROUTE_PROTOCOL`], and every table of nf_tables the interface's name:
 //! that is how they are found again.
 
 mod attach;
+mod cgroup;
 mod cleanup;
 mod error;
 mod guard;
+pub mod host_resolver;
 mod journal;
 pub mod link;
 mod netlink;
@@ -25,15 +28,18 @@ mod owner;
 mod preflight;
 mod resolv;
 mod route;
+mod sockets;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_closed;
 mod tun;
 
-pub use cleanup::{Report, cleanup};
+pub use cgroup::Cgroup;
+pub use cleanup::{Report, cleanup, reset_sessions};
 pub use error::Error;
-pub use owner::{Owner, SocketOwners};
+pub use guard::LINKS;
+pub use owner::{Owner, Programs, SocketOwner, SocketOwners};
 pub use preflight::{Missing, preflight};
 pub use route::ROUTE_PROTOCOL;
 pub use tun::{Tun, VNET_HEADER};
@@ -41,13 +47,14 @@ pub use tun::{Tun, VNET_HEADER};
 use journal::{Attachment, Journal};
 use ripstop_config::graph::Ranges;
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Interfaces of the `user` kind on one host: each takes one routing table and one rule priority.
-pub const USER_INTERFACES: u32 = 4096;
+/// Interfaces of the host's own namespace, of users and control groups: each takes one routing table and one rule priority.
+pub const HOST_INTERFACES: u32 = 4096;
 
 /// What one interface is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +86,23 @@ pub enum Place {
         /// The user's numeric id, never 0, and never that of another workload on the host.
         uid: u32,
     },
+    /// In the agent's own namespace: everything in one control group and those below it, whoever's it is.
+    Cgroup(Cgroup),
+    /// In the agent's own namespace: whatever there is no other interface for.
+    Host,
+}
+
+impl Place {
+    /// Which programs of the agent's own namespace it is for; `None` for another namespace.
+    #[must_use]
+    pub fn programs(&self) -> Option<Programs> {
+        match self {
+            Self::Netns(_) => None,
+            Self::User { uid } => Some(Programs::OfUser(*uid)),
+            Self::Cgroup(cgroup) => Some(Programs::OfCgroup(cgroup.clone())),
+            Self::Host => Some(Programs::Others),
+        }
+    }
 }
 
 /// The agent's hold on the kernel's state. One per run directory.
@@ -86,7 +110,14 @@ pub enum Place {
 /// Dropping it undoes nothing, as a kill would: call [`Kernel::restore`].
 #[derive(Debug)]
 pub struct Kernel {
-    journal: Mutex<Journal>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    journal: Journal,
+    /// The interfaces of a killed agent of which more stands than nothing, and which no one has taken over yet.
+    left: BTreeSet<String>,
 }
 
 impl Kernel {
@@ -98,28 +129,48 @@ impl Kernel {
     pub fn open(run_dir: &Path) -> Result<Self, Error> {
         let kernel = Self::lock(run_dir)?;
         kernel.recover()?;
+        kernel.settle(&BTreeSet::new())?;
         Ok(kernel)
     }
 
-    /// Locks the run directory, creating it if need be. What a killed agent left behind stays until [`Kernel::recover`]:
-    /// it keeps traffic from leaving elsewhere.
+    /// Locks the run directory, creating it if need be. What a killed agent left behind stays until [`Kernel::attach`]
+    /// takes it over or [`Kernel::settle`] undoes it: it keeps traffic from leaving elsewhere.
     ///
     /// # Errors
     /// [`Error::Locked`] when an agent uses the directory.
     pub fn lock(run_dir: &Path) -> Result<Self, Error> {
-        Ok(Self { journal: Mutex::new(Journal::open(run_dir)?) })
+        let journal = Journal::open(run_dir)?;
+        let left = journal.entries().iter().map(|attachment| attachment.link.clone()).collect();
+        Ok(Self { state: Mutex::new(State { journal, left }) })
     }
 
-    /// Undoes what an agent that was killed left behind. Call it before the first [`Kernel::attach`].
+    /// Ends the sockets of a killed agent's sessions, so that nobody waits for them. Call it before the first
+    /// [`Kernel::attach`].
     ///
     /// # Errors
-    /// [`Error::CorruptJournal`] as [`Kernel::open`]; otherwise the first thing the kernel refused.
+    /// [`Error::CorruptJournal`] as [`Kernel::open`].
     pub fn recover(&self) -> Result<(), Error> {
-        let report = cleanup::replay(&mut self.journal())?;
-        if report.is_anything() {
-            tracing::warn!(%report, "cleaned up after an agent that did not stop in order");
+        let mut state = self.state();
+        cleanup::purge_corrupt(&mut state.journal)?;
+        let sockets = cleanup::reset_sockets(state.journal.entries());
+        if !state.left.is_empty() {
+            tracing::warn!(interfaces = state.left.len(), sockets, "an agent did not stop in order; taking over");
         }
         Ok(())
+    }
+
+    /// Undoes what a killed agent left behind and nobody has taken over, but for the interfaces of these names.
+    ///
+    /// # Errors
+    /// The first thing the kernel refused, the rest being undone all the same.
+    pub fn settle(&self, keep: &BTreeSet<String>) -> Result<(), Error> {
+        let mut state = self.state();
+        let mut failed = None;
+        let over: Vec<_> = state.left.difference(keep).cloned().collect();
+        for link in over {
+            failed = failed.or(state.undo(&link).err());
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Creates an interface with its addresses, routes and rules. Takes some milliseconds; blocks.
@@ -127,28 +178,44 @@ impl Kernel {
     /// # Errors
     /// Whatever the kernel refused, by name; what had been done until then is undone.
     pub fn attach(&self, plan: &AttachPlan) -> Result<Tun, Error> {
-        let mut journal = self.journal();
-        let attachment = attach::plan_attachment(&journal, plan)?;
-        attach::check_place(plan, &attachment)?;
-        journal.add(attachment.clone())?;
+        let mut state = self.state();
+        let is_left = |attachment: &Attachment| state.left.contains(&attachment.link);
+        let fresh = attach::plan_attachment(&state.journal, is_left, plan)?;
+        let rivals = state.journal.entries().iter().filter(|other| is_left(other) && other.link != fresh.link);
+        let rivals: Vec<_> = rivals.filter(|other| other.is_rival(&fresh)).map(|other| other.link.clone()).collect();
+        for link in rivals {
+            state.undo(&link)?;
+        }
+        let (attachment, taken_over) = state.take_over(fresh)?;
+        if !taken_over {
+            attach::check_place(plan, &attachment)?;
+        }
+        state.journal.put(attachment.clone())?;
         let attached = attach::attach(plan, &attachment);
-        if attached.is_err() {
-            let undone = undo_one(&mut journal, &attachment);
-            if let Err(error) = undone {
-                tracing::error!(%error, link = %plan.link, "failed to undo a failed attachment");
+        match (&attached, taken_over) {
+            (Ok(_), _) => drop(state.left.remove(&plan.link)),
+            // What stands goes on keeping traffic in, until it is tried again or settled.
+            (Err(_), true) => {}
+            (Err(_), false) => {
+                if let Err(error) = state.undo(&plan.link) {
+                    tracing::error!(%error, link = %plan.link, "failed to undo a failed attachment");
+                }
             }
         }
         attached
     }
 
-    /// Removes an interface and what belongs to it; one that is not there is already removed.
+    /// Removes an interface and what belongs to it; one that is not there is already removed, and what a killed agent left
+    /// of one stays.
     ///
     /// # Errors
     /// Whatever the kernel refused; the rest is removed all the same.
     pub fn detach(&self, link: &str) -> Result<(), Error> {
-        let mut journal = self.journal();
-        let Some(attachment) = journal.find(link).cloned() else { return Ok(()) };
-        undo_one(&mut journal, &attachment)
+        let mut state = self.state();
+        if state.left.contains(link) || state.journal.find(link).is_none() {
+            return Ok(());
+        }
+        state.undo(link)
     }
 
     /// Removes everything that was added: the kernel's state is as it was before.
@@ -156,17 +223,44 @@ impl Kernel {
     /// # Errors
     /// The first thing the kernel refused; the rest is removed all the same, and the journal keeps what is left.
     pub fn restore(&self) -> Result<(), Error> {
-        cleanup::replay(&mut self.journal()).map(|_| ())
+        let replayed = cleanup::replay(&mut self.state().journal).map(|_| ());
+        replayed.and(host_resolver::restore().map(drop))
     }
 
-    fn journal(&self) -> MutexGuard<'_, Journal> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // The journal on disk is written before memory is changed, so a panic in between leaves nothing half done.
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn undo_one(journal: &mut Journal, attachment: &Attachment) -> Result<(), Error> {
-    let last_user = journal.entries().iter().filter(|other| other.slot.is_some()).count() <= 1;
-    cleanup::undo_attachment(attachment, last_user)?;
-    journal.remove(&attachment.link)
+impl State {
+    /// What becomes of a killed agent's interface of this name: it is taken over if all that stands of it is what would be
+    /// made again, else undone.
+    fn take_over(&mut self, fresh: Attachment) -> Result<(Attachment, bool), Error> {
+        if !self.left.contains(&fresh.link) {
+            return Ok((fresh, false));
+        }
+        match self.journal.find(&fresh.link).filter(|found| found.is_like(&fresh)) {
+            Some(found) => {
+                let Attachment { slot, resolver_for, directories, .. } = found.clone();
+                // Its process may be about to end, and its device with it.
+                attach::remove_link(&fresh)?;
+                Ok((Attachment { slot, resolver_for, directories, ..fresh }, true))
+            }
+            None => {
+                self.undo(&fresh.link)?;
+                Ok((fresh, false))
+            }
+        }
+    }
+
+    fn undo(&mut self, link: &str) -> Result<(), Error> {
+        if let Some(attachment) = self.journal.find(link).cloned() {
+            let on_host = self.journal.entries().iter().filter(|other| other.slot.is_some()).count();
+            cleanup::undo_attachment(&attachment, on_host <= 1)?;
+            self.journal.remove(link)?;
+        }
+        self.left.remove(link);
+        Ok(())
+    }
 }

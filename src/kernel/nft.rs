@@ -18,9 +18,6 @@ const NAME: usize = 16;
 const INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type and as the owner of a batch.
 const SUBSYSTEM: u16 = 10;
-/// The one chain of a table of ours.
-const CHAIN: &str = "output";
-
 /// Types of messages (`nf_tables_msg_types`).
 mod kind {
     pub(super) const BATCH_BEGIN: u16 = 0x10;
@@ -32,13 +29,59 @@ mod kind {
     pub(super) const NEW_RULE: u16 = NEW_TABLE + 6;
 }
 
+/// Where a chain sees packets (`nf_inet_hooks`).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hook {
+    Arriving = 0,
+    Forwarded = 2,
+    Sent = 3,
+    Leaving = 4,
+}
+
+/// What a chain may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Let pass or not.
+    Filter,
+    /// Have the packet routed again when its mark was changed.
+    Route,
+    /// Change addresses.
+    Nat,
+}
+
+/// A chain of a table, named as its hook is.
+pub(super) struct Chain<'a> {
+    pub(super) name: &'static str,
+    pub(super) hook: Hook,
+    pub(super) kind: Kind,
+    pub(super) rules: Vec<Vec<Step<'a>>>,
+}
+
 /// One step of a rule; a step that does not hold ends the rule.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step<'a> {
+    /// The packet came by this link.
+    Into(&'a str),
     /// The packet leaves by this link (or, with `is` false, by any other).
     Link { name: &'a str, is: bool },
+    /// The packet leaves by a link whose name begins so (or, with `is` false, by any other).
+    LinkNamed { begins: &'a str, is: bool },
     /// Its socket is this user's (or another's); never holds for packets without an open socket, the kernel's own.
     User { uid: u32, is: bool },
+    /// A program has its socket open: not so for what the kernel itself answers.
+    HasProgram,
+    /// Its socket was opened in this control group or one below it; never holds for packets without an open socket.
+    Cgroup { id: u64, level: u32 },
+    /// It has this mark (or, with `is` false, another or none).
+    Marked { mark: u32, is: bool },
+    /// Its mark has these upper 16 bits (or, with `is` false, others).
+    MarkedAs { upper: u16, is: bool },
+    /// Its connection has this mark.
+    OfMarked(u32),
+    /// It gets this mark.
+    Mark(u32),
+    /// Its connection gets this mark.
+    MarkConnection(u32),
     /// It goes to this range.
     To(IpNet),
     /// It comes from this range (or, with `is` false, from elsewhere in the same family).
@@ -51,27 +94,48 @@ pub(super) enum Step<'a> {
     Opens,
     /// It is refused, as administratively prohibited.
     Refuse,
+    /// It is dropped, where nothing can be refused any more.
+    Drop,
+    /// The rest of the chain does not concern it.
+    Pass,
+    /// It, and its connection, leaves with this source address.
+    Disguise(IpAddr),
 }
 
-/// Makes a table whose rules see every packet that this namespace sends, in place of one of this name.
-pub(super) fn replace_table(table: &str, rules: &[Vec<Step<'_>>]) -> io::Result<()> {
+/// Makes a table with these chains for this namespace, in place of one of this name.
+pub(super) fn replace_table(table: &str, chains: &[Chain<'_>]) -> io::Result<()> {
     let name = || vec![text(1, table)];
-    // A chain's hook, table, name and type; a rule's table, chain and expressions.
-    let hook = nested(4, &[number(1, 3), number(2, 0)]); // NF_INET_LOCAL_OUT, at the usual priority of filters
-    let chain = vec![text(1, table), text(3, CHAIN), hook, text(7, "filter")];
     let mut batch = vec![
         // Making it first lets the deletion succeed where there was none.
         Message::new(kind::NEW_TABLE, NLM_F_CREATE, name()),
         Message::new(kind::DELETE_TABLE, 0, name()),
         Message::new(kind::NEW_TABLE, NLM_F_CREATE, name()),
-        Message::new(kind::NEW_CHAIN, NLM_F_CREATE, chain),
     ];
-    batch.extend(rules.iter().map(|rule| {
-        let steps: Vec<_> = rule.iter().flat_map(expressions).collect();
-        let attributes = vec![text(1, table), text(2, CHAIN), nested(4, &steps)];
-        Message::new(kind::NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, attributes)
-    }));
+    batch.extend(chains.iter().flat_map(|chain| chain.messages(table)));
     commit(batch)
+}
+
+impl Chain<'_> {
+    fn messages(&self, table: &str) -> Vec<Message> {
+        let (kind, priority) = match self.kind {
+            Kind::Filter => ("filter", 0),
+            // Before filters, after connections are known (`NF_IP_PRI_MANGLE`).
+            Kind::Route => ("route", -150),
+            Kind::Nat => ("nat", 100), // NF_IP_PRI_NAT_SRC
+        };
+        // What came in is marked where what goes out is.
+        let (kind, priority) = if matches!(self.hook, Hook::Arriving) { ("filter", -150) } else { (kind, priority) };
+        let hook = nested(4, &[number(1, self.hook as u32), DefaultNla::new(2, i32::to_be_bytes(priority).to_vec())]);
+        // A chain's table, name, hook and type; a rule's table, chain and expressions.
+        let attributes = vec![text(1, table), text(3, self.name), hook, text(7, kind)];
+        let mut messages = vec![Message::new(kind::NEW_CHAIN, NLM_F_CREATE, attributes)];
+        messages.extend(self.rules.iter().map(|rule| {
+            let steps: Vec<_> = rule.iter().flat_map(expressions).collect();
+            let attributes = vec![text(1, table), text(2, self.name), nested(4, &steps)];
+            Message::new(kind::NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, attributes)
+        }));
+        messages
+    }
 }
 
 /// Deletes a table with all that is in it.
@@ -188,15 +252,34 @@ impl NetlinkDeserializable for Listed {
     }
 }
 
-/// The kernel's expressions for a step. All of them work on register 1, which holds 16 bytes.
+/// The kernel's expressions for a step. Values are in register 1, which holds 16 bytes.
 fn expressions(step: &Step<'_>) -> Vec<DefaultNla> {
     match *step {
-        Step::Link { name, is } => {
-            let mut padded = [0; NAME];
-            padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-            vec![meta(7), compare(is, &padded)] // NFT_META_OIFNAME
-        }
+        Step::Into(name) => vec![meta(6), compare(true, &padded(name))], // NFT_META_IIFNAME
+        Step::Link { name, is } => vec![meta(7), compare(is, &padded(name))], // NFT_META_OIFNAME
+        Step::LinkNamed { begins, is } => vec![meta(7), compare(is, begins.as_bytes())],
         Step::User { uid, is } => vec![meta(10), compare(is, &uid.to_ne_bytes())], // NFT_META_SKUID
+        // Without one the expression itself ends the rule; this number means "none".
+        Step::HasProgram => vec![meta(10), compare(false, &u32::MAX.to_ne_bytes())],
+        Step::Cgroup { id, level } => {
+            let load = expression("socket", &[number(1, 3), number(2, 1), number(3, level)]); // NFT_SOCKET_CGROUPV2
+            vec![load, compare(true, &id.to_ne_bytes())]
+        }
+        Step::Marked { mark, is } => vec![meta(3), compare(is, &mark.to_ne_bytes())], // NFT_META_MARK
+        Step::MarkedAs { upper, is } => {
+            let (mask, wanted) = (0xffff_0000_u32, u32::from(upper) << 16);
+            vec![meta(3), masked(&mask.to_ne_bytes()), compare(is, &wanted.to_ne_bytes())]
+        }
+        Step::OfMarked(mark) => {
+            let load = expression("ct", &[number(1, 1), number(2, 3)]); // NFT_CT_MARK
+            vec![load, compare(true, &mark.to_ne_bytes())]
+        }
+        Step::Mark(mark) => {
+            vec![value(&mark.to_ne_bytes()), expression("meta", &[number(3, 1), number(2, 3)])]
+        }
+        Step::MarkConnection(mark) => {
+            vec![value(&mark.to_ne_bytes()), expression("ct", &[number(4, 1), number(2, 3)])]
+        }
         Step::To(range) => address(range, Address::Destination, true),
         Step::From { range, is } => address(range, Address::Source, is),
         Step::Local { is } => {
@@ -212,7 +295,31 @@ fn expressions(step: &Step<'_>) -> Vec<DefaultNla> {
         }
         // NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_ADMIN_PROHIBITED
         Step::Refuse => vec![expression("reject", &[number(1, 2), DefaultNla::new(2, vec![3])])],
+        Step::Drop => vec![verdict(0)], // NF_DROP
+        Step::Pass => vec![verdict(1)], // NF_ACCEPT
+        Step::Disguise(address) => {
+            let family = if address.is_ipv4() { 2 } else { 10 };
+            // NFT_NAT_SNAT to the address in register 1.
+            vec![value(&octets(address)), expression("nat", &[number(1, 0), number(2, family), number(3, 1)])]
+        }
     }
+}
+
+/// An interface's name as it is in a register.
+fn padded(name: &str) -> [u8; NAME] {
+    let mut padded = [0; NAME];
+    padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    padded
+}
+
+/// Puts a value into the register.
+fn value(value: &[u8]) -> DefaultNla {
+    expression("immediate", &[number(1, 1), nested(2, &[DefaultNla::new(1, value.to_vec())])])
+}
+
+/// Ends the chain with a verdict, which has a register of its own.
+fn verdict(code: u32) -> DefaultNla {
+    expression("immediate", &[number(1, 0), nested(2, &[nested(2, &[number(1, code)])])])
 }
 
 /// One of a packet's addresses.

@@ -1,10 +1,10 @@
 //! Whose socket is at the other end of a connection within this host.
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+    inet::{self, ExtensionFlags, InetRequest, SocketId, StateFlags},
 };
 use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
 use std::{
@@ -14,23 +14,55 @@ use std::{
 
 /// Bytes of an answer: one socket with its attributes is some 200.
 const ANSWER: usize = 4_096;
+/// `INET_DIAG_CGROUP_ID` (linux/inet_diag.h).
+const CGROUP_ID: u16 = 21;
 /// "Any cookie" (`INET_DIAG_NOCOOKIE`, linux/inet_diag.h).
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// The user on whose behalf a program holds a socket.
+/// On whose behalf a program holds a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketOwner {
+    /// Its user.
+    pub uid: u32,
+    /// The number of the control group in which it was opened; `None` where the kernel does not tell.
+    pub cgroup: Option<u64>,
+}
+
+/// Who has a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// A program of this user has accepted the connection.
-    Accepted(u32),
-    /// Nobody has accepted it yet; the socket that listens is this user's.
-    Listening(u32),
+    /// A program of these has accepted it.
+    Accepted(SocketOwner),
+    /// Nobody has accepted it yet; the socket that listens is theirs.
+    Listening(SocketOwner),
+}
+
+/// Which programs of the host's own namespace are a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programs {
+    /// All of a user.
+    OfUser(u32),
+    /// All in a control group and those below it.
+    OfCgroup(super::Cgroup),
+    /// Those that are no other workload's.
+    Others,
+}
+
+impl std::fmt::Display for Programs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OfUser(uid) => write!(f, "uid {uid}"),
+            Self::OfCgroup(cgroup) => write!(f, "cgroup {}", cgroup.path),
+            Self::Others => f.write_str("a program that is no other workload's"),
+        }
+    }
 }
 
 /// A socket that receives datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receiver {
-    /// The user on whose behalf a program holds it.
-    pub uid: u32,
+    /// Who holds it.
+    pub owner: SocketOwner,
     /// It is bound to no address of its own: its answers leave with the one that the kernel chooses.
     pub anywhere: bool,
 }
@@ -60,25 +92,25 @@ impl SocketOwners {
         self.drain();
         let Some(found) = self.ask(IPPROTO_TCP, remote, local)? else { return Ok(None) };
         if found.inode != 0 {
-            return Ok(Some(Owner::Accepted(found.uid)));
+            return Ok(Some(Owner::Accepted(found.owner)));
         }
-        if found.uid != 0 {
-            return Ok(Some(Owner::Listening(found.uid)));
+        if found.owner.uid != 0 {
+            return Ok(Some(Owner::Listening(found.owner)));
         }
         // Older kernels know no owner before accept(2): the listener has one.
         self.of_listener(remote).map(|listener| listener.map(Owner::Listening))
     }
 
-    /// The user whose socket listens for TCP at an address of this host, for callers from anywhere; `None` when nobody
+    /// Whose socket listens for TCP at an address of this host, for callers from anywhere; `None` when nobody
     /// does, or only on one device.
     ///
     /// # Errors
     /// When the kernel does not answer as it should.
-    pub fn of_listener(&self, at: SocketAddr) -> io::Result<Option<u32>> {
+    pub fn of_listener(&self, at: SocketAddr) -> io::Result<Option<SocketOwner>> {
         self.drain();
         let nobody: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let listener = self.ask(IPPROTO_TCP, at, SocketAddr::new(nobody, 0))?;
-        Ok(listener.filter(|listener| listener.inode != 0).map(|listener| listener.uid))
+        Ok(listener.filter(|listener| listener.inode != 0).map(|listener| listener.owner))
     }
 
     /// Whose socket would receive a UDP datagram from `local` to `remote`, both on this host; `None` when nobody listens
@@ -91,7 +123,7 @@ impl SocketOwners {
         // For UDP the kernel looks for who would receive from "source" to "destination" (net/ipv4/udp_diag.c).
         let Some(found) = self.ask(IPPROTO_UDP, local, remote)? else { return Ok(None) };
         if found.port == remote.port() {
-            return Ok(Some(Receiver { uid: found.uid, anywhere: found.address.is_unspecified() }));
+            return Ok(Some(Receiver { owner: found.owner, anywhere: found.address.is_unspecified() }));
         }
         Err(io::Error::other("the kernel named another socket than was asked for"))
     }
@@ -133,7 +165,7 @@ impl SocketOwners {
 }
 
 struct Found {
-    uid: u32,
+    owner: SocketOwner,
     inode: u32,
     /// Its own address and port.
     address: IpAddr,
@@ -146,11 +178,25 @@ fn read(answer: &[u8]) -> io::Result<Option<Found>> {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
             let header = response.header;
             let SocketId { source_address: address, source_port: port, .. } = header.socket_id;
-            Ok(Some(Found { uid: header.uid, inode: header.inode, address, port }))
+            let cgroup = response.nlas.iter().find_map(cgroup_of);
+            let owner = SocketOwner { uid: header.uid, cgroup };
+            Ok(Some(Found { owner, inode: header.inode, address, port }))
         }
         NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::Error::other("an unexpected answer about a socket's owner")),
+    }
+}
+
+/// `INET_DIAG_CGROUP_ID`, which kernels send unasked.
+fn cgroup_of(attribute: &inet::nlas::Nla) -> Option<u64> {
+    match attribute {
+        inet::nlas::Nla::Other(other) if other.kind() == CGROUP_ID => {
+            let mut bytes = [0; 8];
+            (other.value_len() == bytes.len()).then(|| other.emit_value(&mut bytes))?;
+            Some(u64::from_ne_bytes(bytes))
+        }
+        _ => None,
     }
 }
 
@@ -167,10 +213,11 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-            assert_eq!(owners.of_listener(remote).unwrap(), Some(own));
-            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Listening(own)));
+            let owner = owners.of_listener(remote).unwrap().unwrap();
+            assert_eq!(owner.uid, own);
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Listening(owner)));
             let accepted = listener.accept().unwrap();
-            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Accepted(own)));
+            assert_eq!(owners.of_peer(local, remote).unwrap(), Some(Owner::Accepted(owner)));
             drop((accepted, listener, stream));
         }
     }
@@ -187,8 +234,8 @@ mod tests {
                 to.set_port(receiver.local_addr().unwrap().port());
                 sender.connect(to).unwrap();
                 let from = sender.local_addr().unwrap();
-                let found = Receiver { uid: own, anywhere: bound == any };
-                assert_eq!(owners.of_receiver(from, to).unwrap(), Some(found), "{bound}");
+                let found = owners.of_receiver(from, to).unwrap().unwrap();
+                assert_eq!((found.owner.uid, found.anywhere), (own, bound == any), "{bound}");
                 drop(receiver);
                 assert_eq!(owners.of_receiver(from, to).unwrap(), None, "{bound}");
             }

@@ -27,6 +27,10 @@ pub(super) fn plan(plan: &AttachPlan) -> (Option<String>, Vec<PathBuf>) {
 pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
     let Some(name) = &attachment.resolver_for else { return Ok(()) };
     let path = file_of(name);
+    if is_ours(&path) {
+        // A dead agent's, which says the same.
+        return Ok(());
+    }
     let written = fs::create_dir_all(Path::new(DIRECTORY).join(name))
         .and_then(|()| File::options().write(true).create_new(true).open(&path))
         .and_then(|mut file| writeln!(file, "{MARK}nameserver {}", plan.resolver));
@@ -37,7 +41,7 @@ pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), E
 pub(super) fn remove(attachment: &Attachment) -> Result<usize, Error> {
     let Some(name) = &attachment.resolver_for else { return Ok(0) };
     let path = file_of(name);
-    let ours = fs::read_to_string(&path).is_ok_and(|text| text.starts_with(MARK));
+    let ours = is_ours(&path);
     if ours {
         fs::remove_file(&path).map_err(|source| Error::file("remove", &path, source))?;
     }
@@ -45,6 +49,10 @@ pub(super) fn remove(attachment: &Attachment) -> Result<usize, Error> {
         remove_if_empty(directory).map_err(|source| Error::file("remove", directory, source))?;
     }
     Ok(usize::from(ours))
+}
+
+fn is_ours(path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
 }
 
 fn file_of(name: &str) -> PathBuf {

@@ -21,9 +21,10 @@ pub const ROUTE_PROTOCOL: u8 = 214;
 /// The main routing table.
 pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-/// Metric of the IPv6 routes through an interface, before any that an administrator would add; the IPv4 ones have none,
-/// which is before all (in IPv6 none means 1024).
-const INTERFACE_METRIC_V6: u32 = 1;
+/// The metric of routes through an interface that is the only one: in IPv4 none, which is before all, and in IPv6, where
+/// none means 1024, one before any that an administrator would add.
+pub(super) const FIRST: u32 = 0;
+const FIRST_V6: u32 = 1;
 /// Metric of the standing `unreachable` routes: behind any other route, even those without a metric of their own.
 const STANDING_METRIC: u32 = 0xffff_fff0;
 /// Bit of `RTAX_CC_ALGO` in `RTAX_LOCK`: applications cannot choose another congestion control.
@@ -44,18 +45,21 @@ pub(super) struct Route {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Via {
-    /// Through an interface, with this source unless the application says otherwise.
-    Interface { index: u32, source: IpAddr },
+    /// Through an interface, with this source unless the application says otherwise, before routes of greater metrics.
+    Interface { index: u32, source: IpAddr, metric: u32 },
     /// Refused at once, when no interface takes it.
     Unreachable,
 }
 
-/// A rule of ours: what this namespace itself sends to a range, or what one user does, is looked up in a table.
+/// A rule of ours: what this namespace itself sends to a range, or what one user or control group does, is looked up in a
+/// table.
 ///
 /// Never what it forwards, which is user 0's in the kernel's eyes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rule {
     pub(super) uid: Option<u32>,
+    /// The mark that a guard gave it.
+    pub(super) mark: Option<u32>,
     pub(super) from: Option<IpAddr>,
     pub(super) to: IpNet,
     pub(super) table: u32,
@@ -84,13 +88,16 @@ pub(super) async fn add_route(handle: &Handle, route: Route) -> Result<(), Error
     }
 }
 
-/// Adds a rule.
+/// Adds a rule. One that is there already is what was wanted.
 pub(super) async fn add_rule(handle: &Handle, rule: Rule) -> Result<(), Error> {
     let mut request = handle.rule().add();
     *request.message_mut() = rule_message(rule);
     let user = rule.uid.map(|uid| format!(" uidrange {uid}-{uid}")).unwrap_or_default();
     let what = || format!("add the rule{user} to {} lookup {}", rule.to, rule.table);
-    request.execute().await.map_err(|error| Error::netlink(what(), error))
+    match request.execute().await {
+        Err(error) if is_code(&error, &[libc::EEXIST]) => Ok(()),
+        added => added.map_err(|error| Error::netlink(what(), error)),
+    }
 }
 
 /// Whether one of the tables has a route of ours to an interface that is there: some agent is attached.
@@ -151,11 +158,12 @@ fn route_message(route: Route, congestion: bool) -> RouteMessage {
     message.attributes.push(RouteAttribute::Table(route.table));
     message.attributes.push(RouteAttribute::Destination(address(route.to.network())));
     match route.via {
-        Via::Interface { index, source } => {
+        Via::Interface { index, source, metric } => {
             message.header.kind = RouteType::Unicast;
             message.header.scope = if source.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-            if source.is_ipv6() {
-                message.attributes.push(RouteAttribute::Priority(INTERFACE_METRIC_V6));
+            let metric = if source.is_ipv6() { metric.max(FIRST_V6) } else { metric };
+            if metric != FIRST {
+                message.attributes.push(RouteAttribute::Priority(metric));
             }
             message.attributes.push(RouteAttribute::Oif(index));
             message.attributes.push(RouteAttribute::PrefSource(address(source)));
@@ -189,6 +197,9 @@ fn rule_message(rule: Rule) -> RuleMessage {
     message.attributes.push(RuleAttribute::Priority(rule.priority));
     message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
     message.attributes.push(RuleAttribute::Iifname(LOOPBACK.to_owned()));
+    if let Some(mark) = rule.mark {
+        message.attributes.push(RuleAttribute::FwMark(mark));
+    }
     if let Some(uid) = rule.uid {
         message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: uid, end: uid }));
     }

@@ -204,11 +204,12 @@ fn a_user_cannot_send_to_the_fabric_by_another_device() {
     let before = lab.snapshot();
     let kernel = lab.open();
     let tun = lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap();
-    let try_all = || {
-        as_user(&lab, UID, || FABRIC.into_iter().for_each(|to| drop(by_device("eth0", to))));
+    let try_as = |uid: u32| {
+        as_user(&lab, uid, || FABRIC.into_iter().for_each(|to| drop(by_device("eth0", to))));
         wire.heard(&FABRIC)
     };
-    assert!(!try_all());
+    let try_all = || try_as(UID);
+    assert!(!try_all() && !try_as(UID + 7) && !try_as(0), "nor anybody else");
     drop(as_user(&lab, UID, || by_device("eth0", HEARD[1])));
     assert!(wire.heard(&HEARD), "what is not the fabric's is not its concern");
     // What the guard is for: routes do not hold this.
@@ -423,6 +424,7 @@ fn what_was_detached_can_be_attached_again() {
         match plan.place {
             Place::Netns(_) => lab.in_workload(send),
             Place::User { uid } => as_user(&lab, uid, send),
+            Place::Cgroup(_) | Place::Host => unreachable!("not among the plans"),
         };
         assert!(packet(&tun, SOON * 5).is_some());
         kernel.detach(&plan.link).unwrap();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     interface::Interface,
-    kernel::SocketOwners,
+    kernel::{Programs, SocketOwner, SocketOwners},
     telemetry::{EdgeInstruments, RecordLog, Side},
 };
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -179,6 +179,24 @@ impl Context {
     #[must_use]
     pub fn interfaces(&self) -> Vec<Rc<Interface>> {
         self.interfaces.borrow().values().cloned().collect()
+    }
+
+    /// Whether a socket's owner is of a workload's programs, and not of those of one that is known more closely: a control
+    /// group before a user, and either before the rest of the host.
+    #[must_use]
+    pub fn is_of(&self, owner: SocketOwner, programs: &Programs) -> bool {
+        let interfaces = self.interfaces.borrow();
+        let others = interfaces.values().filter_map(|interface| interface.programs());
+        let in_group = |programs: &Programs| match programs {
+            Programs::OfCgroup(cgroup) => owner.cgroup.is_some_and(|id| cgroup.contains(id)),
+            Programs::OfUser(_) | Programs::Others => false,
+        };
+        let of_user = |programs: &Programs| *programs == Programs::OfUser(owner.uid);
+        match programs {
+            Programs::OfCgroup(_) => in_group(programs),
+            Programs::OfUser(_) => of_user(programs) && !others.into_iter().any(in_group),
+            Programs::Others => !others.into_iter().any(|other| in_group(other) || of_user(other)),
+        }
     }
 
     /// Adds an interface; returns the one that served the workload before.

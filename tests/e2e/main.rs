@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "one binary: nothing of it is public, and `pub` reads better than `pub(crate)`")]
 
 mod apps;
+mod attach;
 mod bad_input;
 mod balance;
 mod both_ends;

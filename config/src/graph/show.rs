@@ -1,9 +1,33 @@
 //! What the graph says, as text for people and as values for machines.
 
-use super::{Balance, Check, Health, Limits, Source};
+use super::{Balance, Check, Container, Health, Limits, Run, Source, User};
 use crate::units::Span;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::fmt::{self, Display, Formatter};
+
+impl Display for Run {
+    /// `netns web`, `user www-data`, `cgroup /system.slice/nginx.service`, `container label app=db`, `host`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netns(name) => write!(f, "netns {name}"),
+            Self::User(User::Name(name)) => write!(f, "user {name}"),
+            Self::User(User::Id(id)) => write!(f, "user {id}"),
+            Self::Cgroup(path) => write!(f, "cgroup {path}"),
+            Self::Container(container) => write!(f, "container {container}"),
+            Self::Host => f.write_str("host"),
+        }
+    }
+}
+
+impl Display for Container {
+    /// `name db`, `label app=db`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "name {name}"),
+            Self::Label(key, value) => write!(f, "label {key}={value}"),
+        }
+    }
+}
 
 impl Display for Limits {
     /// `50 mbit/s a session each way, 200 sessions at once`, or `none`.

@@ -17,7 +17,7 @@ const AGENT: Shape = Shape {
     later: &[],
 };
 const IDENTITY: Shape = Shape { what: "`identity`", keys: &["certificate", "key", "ca"], later: &[] };
-const DNS: Shape = Shape { what: "`dns`", keys: &["upstream"], later: &[] };
+const DNS: Shape = Shape { what: "`dns`", keys: &["upstream", "resolv-conf"], later: &[] };
 
 /// The directory of the admin socket and of the journal unless told otherwise.
 const DEFAULT_RUN: &str = "/run/ripstop";
@@ -54,7 +54,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
-    let upstream = top.get("dns").and_then(|node| upstream(node, report));
+    let (upstream, resolv_conf) = top.get("dns").map_or((None, Some(false)), |node| dns(node, report));
     Some(AgentConfig {
         host: host?,
         policy: policy?,
@@ -67,6 +67,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         run: run?,
         sessions: sessions?,
         upstream,
+        resolv_conf: resolv_conf?,
     })
 }
 
@@ -157,9 +158,14 @@ fn sessions(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<Se
     }
 }
 
+/// The servers, where they are given, and whether the host's `resolv.conf` is changed.
+fn dns(node: &Node, report: &mut Report<'_>) -> (Option<Vec<SocketAddr>>, Option<bool>) {
+    let Some(fields) = DNS.read(node, node.mark, report) else { return (None, None) };
+    let resolv_conf = fields.get("resolv-conf").map_or(Some(false), |node| node.flag(report));
+    (fields.get("upstream").and_then(|node| upstream(node, report)), resolv_conf)
+}
+
 fn upstream(node: &Node, report: &mut Report<'_>) -> Option<Vec<SocketAddr>> {
-    let fields = DNS.read(node, node.mark, report)?;
-    let node = fields.get("upstream")?;
     if matches!(&node.value, Value::List(items) if items.is_empty()) {
         return Some(Vec::new());
     }

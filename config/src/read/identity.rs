@@ -37,5 +37,8 @@ fn describe(run: &Run) -> String {
         Run::Netns(name) => format!("network namespace `{name}`"),
         Run::User(User::Name(name)) => format!("user `{name}`"),
         Run::User(User::Id(id)) => format!("user {id}"),
+        Run::Cgroup(path) => format!("cgroup `{path}`"),
+        Run::Container(container) => format!("container `{container}`"),
+        Run::Host => "`run: host`".into(),
     }
 }

@@ -57,6 +57,12 @@ fn service(
     let server = server.map(|workload| &workload.value);
     let run = server.map(|workload| &workload.run);
     let source = source(&fields, ports.as_deref(), report);
+    if let (Some(Run::Cgroup(_) | Run::Host), Some(Source::Preserve), Some(node)) = (run, source, fields.get("source"))
+    {
+        let hint = "use `proxy-protocol: v2`, or give the workload a user or a namespace of its own";
+        report.hinted(node.mark, "`source: preserve` is for endpoints that are users or in namespaces", hint);
+        return None;
+    }
     // A target that is given but wrong is not the same as none.
     let to = fields.optional("to", |node| target(node, run, source.unwrap_or_default(), ports.as_deref(), report));
     let export = fields.get("export").map(|node| export(node, tenant, known, report)).unwrap_or_default();
@@ -206,14 +212,14 @@ fn reachable(
         return None;
     }
     let (message, address) = match run {
-        Some(Run::Netns(_)) if is_loopback(ip) => (
+        Some(run) if run.has_namespace() && is_loopback(ip) => (
             format!("`{ip}` cannot be reached from outside the workload's network namespace"),
             "its interface's address",
         ),
-        Some(Run::User(_)) if is_loopback(ip) && source == Source::Preserve => {
+        Some(_) if is_loopback(ip) && source == Source::Preserve => {
             (format!("`source: preserve` cannot call `{ip}`: only the host itself can"), "its fabric address")
         }
-        Some(Run::Netns(_) | Run::User(_)) | None => return Some(to),
+        Some(_) | None => return Some(to),
     };
     report.hinted(at, message, format!("let it listen on {address} or on all, and write `to: :{}`", to.port()));
     None

@@ -1,6 +1,9 @@
 //! Whose program took a connection on this host.
 
-use crate::{kernel::Owner, session::context::Context};
+use crate::{
+    kernel::{Owner, Programs},
+    session::context::Context,
+};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -16,9 +19,11 @@ const ACCEPT_LOOK: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// What was found in its place, for people.
-pub(super) fn check_listener(context: &Context, target: SocketAddr, user: u32) -> Result<(), String> {
+pub(super) fn check_listener(context: &Context, target: SocketAddr, programs: &Programs) -> Result<(), String> {
     match context.owners.of_listener(target) {
-        Ok(Some(found)) if found != user && found != 0 => Err(format!(", held by uid {found} in place of uid {user}")),
+        Ok(Some(found)) if !context.is_of(found, programs) && found.uid != 0 => {
+            Err(format!(", held by uid {} in place of {programs}", found.uid))
+        }
         Ok(Some(_) | None) => Ok(()),
         Err(error) => Err(format!(", whose holder the kernel does not tell: {error}")),
     }
@@ -37,27 +42,27 @@ pub(super) async fn check_owner(
     context: &Context,
     from: SocketAddr,
     target: SocketAddr,
-    user: Option<u32>,
+    programs: &Programs,
 ) -> Result<(), String> {
     let started = Instant::now();
     let mut pause = ACCEPT_LOOK;
     let found = loop {
         match context.owners.of_peer(from, target) {
-            Ok(Some(Owner::Accepted(owner) | Owner::Listening(owner))) if Some(owner) == user => return Ok(()),
-            Ok(Some(Owner::Listening(0))) if started.elapsed() < ACCEPT_MAX => {
+            Ok(Some(Owner::Accepted(owner) | Owner::Listening(owner))) if context.is_of(owner, programs) => {
+                return Ok(());
+            }
+            Ok(Some(Owner::Listening(owner))) if owner.uid == 0 && started.elapsed() < ACCEPT_MAX => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
             found => break found,
         }
     };
-    let uid = |uid: Option<u32>| uid.map_or("nobody known".into(), |uid| format!("uid {uid}"));
-    let wanted = uid(user);
     Err(match found {
         Ok(Some(Owner::Accepted(found) | Owner::Listening(found))) => {
-            format!("held by uid {found} in place of {wanted}")
+            format!("held by uid {} in place of {programs}", found.uid)
         }
-        Ok(None) => format!("not a socket of this host, so not of {wanted}"),
+        Ok(None) => format!("not a socket of this host, so not of {programs}"),
         Err(error) => format!("whose holder the kernel does not tell: {error}"),
     })
 }

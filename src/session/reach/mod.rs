@@ -173,12 +173,12 @@ impl Search<'_> {
         let plain = |reason| unreached(reason, "");
         let (pending, from) = match Way::of(context, policy, service, *caller, target.is_ipv4()) {
             Way::Interface(from) => {
-                if interface.user().is_some() && !interface.owns(target.ip()) {
+                if interface.programs().is_some() && !interface.owns(target.ip()) {
                     return Err(unreached(Reason::EndpointUnreachable, ", not an address of the workload's interface"));
                 }
                 // Another's answer would take another's way, and look like silence.
-                if let Some(user) = interface.user() {
-                    check_listener(context, target, user).map_err(|why| unreached(Reason::WrongListener, &why))?;
+                if let Some(programs) = interface.programs() {
+                    check_listener(context, target, programs).map_err(|why| unreached(Reason::WrongListener, &why))?;
                 }
                 // Its own port is worth something to the endpoint only where it was asked for.
                 let port = if service.source == Source::Preserve { from.port() } else { 0 };
@@ -189,6 +189,9 @@ impl Search<'_> {
                 endpoint.established().await.map_err(|broken| plain(broken.0))?;
                 (pending, from)
             }
+            // The graph has just made it a workload of the host, and its interface is not that yet: nobody could tell whose
+            // program answers there.
+            Way::Host(_) if interface.programs().is_none() => return Err(plain(Reason::NoInterface)),
             Way::Host(from) => {
                 let stream = kernel(from, target).await.map_err(|error| plain(connect_reason(&error)))?;
                 let from = stream.local_addr().map_err(|error| plain(connect_reason(&error)))?;
@@ -196,8 +199,8 @@ impl Search<'_> {
             }
         };
         // Whoever is in a workload's namespace is the workload.
-        if let Some(user) = interface.user() {
-            let owner = check_owner(context, from, target, Some(user)).await;
+        if let Some(programs) = interface.programs() {
+            let owner = check_owner(context, from, target, programs).await;
             owner.map_err(|why| unreached(Reason::WrongListener, &format!(", {why}")))?;
         }
         Ok((pending, target))

@@ -1,10 +1,7 @@
 //! Where an endpoint listens on this host, and which of its addresses is tried first.
 
 use crate::interface::Interface;
-use ripstop_config::{
-    Protocol,
-    graph::{Run, Source},
-};
+use ripstop_config::{Protocol, graph::Source};
 use ripstop_policy::{Policy, ServiceEntry};
 use rustc_hash::FxHashMap;
 use std::{
@@ -33,9 +30,9 @@ impl Targets {
     #[must_use]
     pub fn of(policy: &Policy, service: &ServiceEntry, port: u16, v6: bool) -> Self {
         let by = policy.workload_entry(service.by);
-        let (own_v4, own_v6) = match (&by.run, service.source) {
-            (Run::User(_), Source::Usual | Source::ProxyV2) => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
-            (Run::User(_), Source::Preserve) | (Run::Netns(_), _) => (by.v4, by.v6),
+        let (own_v4, own_v6) = match (by.run.has_namespace(), service.source) {
+            (false, Source::Usual | Source::ProxyV2) => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+            (false, Source::Preserve) | (true, _) => (by.v4, by.v6),
         };
         let usual = |port| {
             let [v4_at, v6_at] = [IpAddr::V4(own_v4), IpAddr::V6(own_v6)].map(|ip| SocketAddr::new(ip, port));

@@ -3,9 +3,9 @@
 //! | endpoint | way | it sees |
 //! |---|---|---|
 //! | in a namespace | its interface | the caller's fabric address |
-//! | a user | the host's own sockets | 127.0.0.1, `::1` |
+//! | a user, a control group, the host | the host's own sockets | 127.0.0.1, `::1` |
 //! | a user, `source: preserve` | its interface | the caller's fabric address |
-//! | the same, and the caller is a user of this host | the host's own sockets | the caller's fabric address |
+//! | the same, and the caller is on this host as well | the host's own sockets | the caller's fabric address |
 //!
 //! A UDP server that is bound to no address is an exception to the last: it answers a host's own address from that very
 //! address, so it is called through its interface, from the service's address.
@@ -14,7 +14,7 @@
 //! by loopback. A check, and a workload in a namespace that calls itself, come from the service's address.
 
 use crate::session::context::Context;
-use ripstop_config::graph::{Run, Source};
+use ripstop_config::graph::Source;
 use ripstop_policy::{Policy, ServiceEntry, WorkloadIx};
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,19 +40,16 @@ impl Way {
     /// The way to an endpoint's address of one family.
     #[must_use]
     pub(crate) fn of(context: &Context, policy: &Policy, service: &ServiceEntry, caller: Caller, v4: bool) -> Self {
-        let by_user = match policy.workload_entry(service.by).run {
-            Run::Netns(_) => false,
-            Run::User(_) => true,
-        };
+        let on_host = !policy.workload_entry(service.by).run.has_namespace();
         let of_service = if v4 { IpAddr::V4(service.v4) } else { IpAddr::V6(service.v6) };
-        match (by_user, service.source, caller) {
+        match (on_host, service.source, caller) {
             (true, Source::Usual | Source::ProxyV2, _) => Self::Host(None),
             (_, _, Caller::Nobody) => Self::Interface(SocketAddr::new(of_service, 0)),
             (_, _, Caller::Workload(caller, port)) => {
                 let entry = policy.workload_entry(caller);
                 let own = SocketAddr::new(if v4 { IpAddr::V4(entry.v4) } else { IpAddr::V6(entry.v6) }, port);
-                let is_of_host = context.interface(&entry.id).is_some_and(|interface| interface.user().is_some());
-                match (by_user, caller == service.by) {
+                let is_of_host = context.interface(&entry.id).is_some_and(|interface| interface.programs().is_some());
+                match (on_host, caller == service.by) {
                     (true, _) if is_of_host => Self::Host(Some(own)),
                     (false, true) => Self::Interface(SocketAddr::new(of_service, port)),
                     (_, _) => Self::Interface(own),

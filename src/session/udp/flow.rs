@@ -51,7 +51,7 @@ impl EndpointFlow {
     /// A flow to the first of the places; `from` says whom the endpoint sees, by IPv4 or not.
     ///
     /// # Errors
-    /// `AgentFull` when there is no room; of a user's endpoint what [`Holder`] found, with more for people.
+    /// `AgentFull` when there is no room; of an endpoint on the host what [`Holder`] found, with more for people.
     pub(super) fn open(
         context: &Rc<Context>,
         interface: &Rc<Interface>,
@@ -62,8 +62,8 @@ impl EndpointFlow {
         let flow = interface.reach_udp(from(targets.first.is_ipv4()), targets.first, Rc::clone(&inlet) as _);
         let flow = flow.map_err(|reason| (reason, String::new()))?;
         let key = flow.key();
-        let user = interface.user();
-        let holder = user.map(|_| Holder::of(context, key.fabric, key.workload, user)).transpose()?;
+        let programs = interface.programs();
+        let holder = programs.map(|programs| Holder::of(context, key.fabric, key.workload, programs)).transpose()?;
         let other = targets.other.filter(|_| holder.is_none()).map(|target| {
             let from = from(target.is_ipv4());
             Other { context: Rc::clone(context), from, target, kept: Vec::new(), bytes: 0 }

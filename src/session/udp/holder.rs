@@ -1,7 +1,7 @@
-//! Who holds the port of an endpoint that is a user of this host.
+//! Who holds the port of an endpoint that shares the host's namespace with others.
 
 use super::relay::Lost;
-use crate::session::context::Context;
+use crate::{kernel::Programs, session::context::Context};
 use ripstop_config::Reason;
 use std::{
     cell::Cell,
@@ -19,7 +19,7 @@ pub(super) struct Holder {
     context: Rc<Context>,
     from: SocketAddr,
     target: SocketAddr,
-    user: Option<u32>,
+    programs: Programs,
     looked: Cell<Instant>,
     anywhere: Cell<bool>,
 }
@@ -33,10 +33,11 @@ impl Holder {
         context: &Rc<Context>,
         from: SocketAddr,
         target: SocketAddr,
-        user: Option<u32>,
+        programs: &Programs,
     ) -> Result<Self, (Reason, String)> {
         let (looked, anywhere) = (Cell::new(Instant::now()), Cell::new(false));
-        let holder = Self { context: Rc::clone(context), from, target, user, looked, anywhere };
+        let (context, programs) = (Rc::clone(context), programs.clone());
+        let holder = Self { context, from, target, programs, looked, anywhere };
         holder.look()?;
         Ok(holder)
     }
@@ -44,14 +45,14 @@ impl Holder {
     /// Asks the kernel who would receive. Root is nobody's workload: a datagram is not accepted by another program later,
     /// as a connection may be. Not knowing is a no.
     fn look(&self) -> Result<(), (Reason, String)> {
-        let wanted = self.user.map_or("nobody known".into(), |user| format!("uid {user}"));
         match self.context.owners.of_receiver(self.from, self.target) {
-            Ok(Some(found)) if Some(found.uid) == self.user => {
+            Ok(Some(found)) if self.context.is_of(found.owner, &self.programs) => {
                 self.anywhere.set(found.anywhere);
                 Ok(())
             }
             Ok(Some(found)) => {
-                Err((Reason::WrongListener, format!(", held by uid {} in place of {wanted}", found.uid)))
+                let why = format!(", held by uid {} in place of {}", found.owner.uid, self.programs);
+                Err((Reason::WrongListener, why))
             }
             Ok(None) => Err((Reason::EndpointRefused, String::new())),
             Err(error) => Err((Reason::WrongListener, format!(", whose holder the kernel does not tell: {error}"))),

@@ -1,7 +1,7 @@
-//! The way to an endpoint that is a user of this host: a connected socket, whose other end is looked at.
+//! The way to an endpoint that shares the host's namespace with others: a connected socket, whose other end is looked at.
 
 use super::{holder::Holder, relay::Lost};
-use crate::session::context::Context;
+use crate::{kernel::Programs, session::context::Context};
 use ripstop_config::Reason;
 use std::{
     cell::RefCell,
@@ -28,7 +28,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// A socket to `target`, where a program of `user` must listen; from the caller's own address where `from` is that,
+    /// A socket to `target`, where one of the workload's programs must listen; from the caller's own address where `from` is that,
     /// and its port where nobody has it.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Listener {
         context: &Rc<Context>,
         from: Option<SocketAddr>,
         target: SocketAddr,
-        user: Option<u32>,
+        programs: &Programs,
     ) -> Result<Rc<Self>, (Reason, String)> {
         let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let from = from.unwrap_or(SocketAddr::new(any, 0));
@@ -54,7 +54,7 @@ impl Listener {
             Ok::<_, io::Error>((socket, local))
         };
         let (socket, local) = connecting.await.map_err(|error| (reason_of(&error), format!(", {error}")))?;
-        let holder = Holder::of(context, local, target, user)?;
+        let holder = Holder::of(context, local, target, programs)?;
         Ok(Rc::new(Self { socket, holder }))
     }
 

@@ -103,7 +103,7 @@ async fn at(
     let target = targets.first;
     let way = |v4| Way::of(context, policy, service, caller, v4);
     match way(target.is_ipv4()) {
-        Way::Interface(_) if interface.user().is_some() && !interface.owns(target.ip()) => {
+        Way::Interface(_) if interface.programs().is_some() && !interface.owns(target.ip()) => {
             Err((Reason::EndpointUnreachable, ", not an address of the workload's interface".into()))
         }
         Way::Interface(from) => {
@@ -115,7 +115,9 @@ async fn at(
             EndpointFlow::open(context, interface, targets, from).map(EndpointWay::Interface)
         }
         Way::Host(from) => {
-            let listener = Listener::connect(context, from, target, interface.user()).await?;
+            // Whose programs they are is not known any more where the graph has just changed the workload's kind.
+            let programs = interface.programs().ok_or((Reason::NoInterface, String::new()))?;
+            let listener = Listener::connect(context, from, target, programs).await?;
             match from {
                 Some(from) if listener.is_anywhere() && from.ip() != target.ip() => {
                     drop(listener);

@@ -18,12 +18,14 @@ mod machine;
 mod place;
 mod relay;
 mod signed;
+mod tap;
 mod underlay;
 
 pub use agent::{AGENT_WAIT, Agent, ripstop};
 pub use link::Link;
 pub use place::{Listening, Place, Server};
 pub use relay::Relay;
+pub use tap::{Tap, destination};
 
 use machine::Machine;
 use ripstop_config::{Graph, WorkloadId, graph::Run, graph::User};
@@ -241,7 +243,14 @@ impl Lab {
             Run::Netns(netns) => machine.netns(netns),
             Run::User(User::Id(uid)) => machine.user(name, *uid),
             Run::User(User::Name(user)) => panic!("{user}: the lab's users are numbers"),
+            Run::Cgroup(_) | Run::Host => machine.place(),
+            Run::Container(container) => panic!("{container}: a lab's containers are not known before they run"),
         }
+    }
+
+    /// A network namespace of a host that is no workload's, or that of one.
+    pub fn netns(&self, host: &str, name: &str) -> Place {
+        self.host_entry(host).machine.netns(name)
     }
 
     fn find(&self, name: &str) -> (&WorkloadId, &ripstop_config::graph::Workload) {
@@ -300,6 +309,30 @@ impl Lab {
         self.hosts.values().filter(|host| host.agent.is_running())
     }
 
+    /// Gives a namespace of a host another way out than its interface: a device `out0` with a default route, whose other end
+    /// `outNUMBER` is on the host.
+    pub fn way_out(&self, host: &str, netns: &str, number: u8) {
+        let script = format!(
+            "ip link add out{number} type veth peer name out0 netns /run/netns/{netns}
+             ip addr add 10.99.{number}.1/24 dev out{number}; ip addr add fd99:{number}::1/64 dev out{number} nodad
+             ip link set out{number} up
+             nsenter --net=/run/netns/{netns} sh -ec 'ip link set out0 up; ip addr add 10.99.{number}.2/24 dev out0
+               ip addr add fd99:{number}::2/64 dev out0 nodad
+               ip route add default via 10.99.{number}.1; ip -6 route add default via fd99:{number}::1'"
+        );
+        self.host(host).sh(&script);
+    }
+
+    /// Tells packets that go to an address of the fabric.
+    pub fn is_for_fabric(&self) -> impl Fn(&[u8]) -> bool + Send + use<> {
+        let ranges = self.policy.graph().ranges;
+        move |packet| match destination(packet) {
+            Some((IpAddr::V4(to), _)) => ranges.services_v4.contains(&to) || ranges.workloads_v4.contains(&to),
+            Some((IpAddr::V6(to), _)) => ranges.v6.contains(&to),
+            None => false,
+        }
+    }
+
     /// Everything that an agent could have changed on a host, as text: links, rules, routes and filters of the host and
     /// of every namespace on it, and its resolver.
     pub fn snapshot(&self, host: &str) -> String {
@@ -323,6 +356,9 @@ impl Lab {
             }
         }
         for (id, workload) in &self.policy.graph().workloads {
+            if matches!(workload.run, Run::Container(_)) {
+                continue;
+            }
             for host in workload.on.iter().filter(|host| self.hosts.contains_key(host.as_str())) {
                 let place = self.workload_on(host.as_str(), id.name.as_str());
                 eprintln!("  {id} on {host}: {}", place.enter_line());
@@ -394,7 +430,7 @@ fn namespaces_on(graph: &Graph, host: &str) -> Vec<String> {
     let here = graph.workloads.values().filter(|workload| workload.on.iter().any(|on| on.as_str() == host));
     here.filter_map(|workload| match &workload.run {
         Run::Netns(name) => Some(name.clone()),
-        Run::User(_) => None,
+        Run::User(_) | Run::Cgroup(_) | Run::Container(_) | Run::Host => None,
     })
     .collect()
 }

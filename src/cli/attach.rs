@@ -1,0 +1,68 @@
+//! `ripstop attach` and `ripstop detach`.
+
+use super::{Exit, args, output::Output, socket, workloads};
+use crate::admin::{BY_HAND, Client, WorkloadState, WorkloadStatus};
+use anyhow::bail;
+use ripstop_config::WorkloadId;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How long an interface may take to be made or to go: some milliseconds, unless the agent is at its graph.
+const DONE_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Has a workload attached, and waits until it is.
+pub(super) fn attach(attach: &args::Attach, output: &Output) -> anyhow::Result<Exit> {
+    let client = client(&attach.socket)?;
+    let id = client.attach(&attach.workload, attach.pid, attach.netns.as_deref())?;
+    let status = wait(&client, &id, |status| status.state == WorkloadState::Attached && is_there(status, attach))?;
+    let attached = status.state == WorkloadState::Attached;
+    workloads::show(std::slice::from_ref(&status), output)?;
+    Ok(if attached { Exit::Ok } else { Exit::Failed })
+}
+
+/// Has a workload's interface taken away, and waits until it is.
+pub(super) fn detach(detach: &args::Detach, output: &Output) -> anyhow::Result<Exit> {
+    let client = client(&detach.socket)?;
+    let id = client.detach(&detach.workload)?;
+    let status = wait(&client, &id, |status| status.state != WorkloadState::Attached)?;
+    let detached = status.state != WorkloadState::Attached;
+    workloads::show(std::slice::from_ref(&status), output)?;
+    Ok(if detached { Exit::Ok } else { Exit::Failed })
+}
+
+fn client(socket: &args::Socket) -> anyhow::Result<Client> {
+    let mut clients = socket::clients(socket);
+    match (clients.pop(), clients.is_empty()) {
+        (Some(client), true) => Ok(client),
+        (_, _) => bail!("several agents run here; say which host is meant with --socket"),
+    }
+}
+
+/// Whether it is where it was asked to be, and not still where it was before.
+fn is_there(status: &WorkloadStatus, asked: &args::Attach) -> bool {
+    let by_hand = status.kind == BY_HAND;
+    match (asked.pid, &asked.netns) {
+        (Some(pid), _) => by_hand && status.place == format!("/proc/{pid}/ns/net"),
+        (None, Some(name)) => by_hand && Path::new(&status.place).ends_with(name.trim_start_matches('/')),
+        (None, None) => !by_hand,
+    }
+}
+
+/// The workload once it is as wanted, or as it is when it has not become so.
+fn wait(client: &Client, id: &WorkloadId, wanted: impl Fn(&WorkloadStatus) -> bool) -> anyhow::Result<WorkloadStatus> {
+    let started = Instant::now();
+    loop {
+        // What was asked for is done a moment later.
+        std::thread::sleep(LOOK);
+        let found = client.status()?.workloads.into_iter().find(|workload| workload.id == *id);
+        match found {
+            Some(status) if wanted(&status) || started.elapsed() > DONE_MAX => return Ok(status),
+            Some(_) => {}
+            None => bail!("{id} is not a workload of that host any more"),
+        }
+    }
+}
