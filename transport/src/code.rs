@@ -26,6 +26,8 @@ pub const REPLACED: u32 = 8;
 pub const IDENTITY: u32 = 9;
 /// Closes a connection, or resets a session, that is over a limit.
 pub const LIMIT: u32 = 10;
+/// Closes a connection of a host, or with a certificate, that is revoked.
+pub const REVOKED: u32 = 11;
 /// Added to the wire code of a reason that has no code of its own here.
 pub const OTHER: u32 = 0x100;
 

@@ -63,7 +63,7 @@ async fn while_up(shared: &Shared, host: &HostName) {
 }
 
 async fn dial(shared: &Shared, host: &HostName, address: SocketAddr) -> Result<Link, String> {
-    let tls = tls::client(&shared.identity, host).map_err(|error| error.to_string())?;
+    let tls = tls::client(&shared.identity(), host).map_err(|error| error.to_string())?;
     let mut config = ClientConfig::new(tls);
     config.transport_config(shared.settings.transport());
     let connecting =

@@ -1,7 +1,7 @@
 //! A host's own identity: its certificate chain, its key and the CA certificates that it trusts.
 
 use crate::{
-    leaf::{Leaf, LeafError},
+    leaf::{CertificateId, Leaf, LeafError},
     tls,
 };
 use aws_lc_rs::{hkdf, hmac};
@@ -15,8 +15,8 @@ use rustls::{
 };
 use std::{
     fmt, fs, io,
-    io::Read,
-    os::unix::fs::PermissionsExt,
+    io::{Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -25,6 +25,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Largest PEM file that is read: hundreds of certificates, and far below what could hurt.
 const PEM_MAX: u64 = 256 * 1024;
+/// Bytes of the endpoint's secret.
+const SECRET: usize = 32;
 /// Permission bits that let others than the owner at a key file.
 const NOT_THE_OWNER: u32 = 0o077;
 
@@ -155,6 +157,16 @@ pub struct Identity {
     key: Arc<CertifiedKey>,
     endpoint_keys: EndpointKeys,
     roots: Arc<RootCertStore>,
+    /// The certificates behind `roots`, for those who do not have them yet.
+    authorities: Arc<[CertificateDer<'static>]>,
+}
+
+/// Whether a certificate must be valid at this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Matters,
+    /// It is judged as of a time at which it was valid.
+    Aside,
 }
 
 impl Identity {
@@ -164,14 +176,53 @@ impl Identity {
     /// [`IdentityError`] unless the key is its owner's alone and the certificate's, and the certificate is a host's,
     /// signed by one of the CAs, and valid at this time.
     pub fn load(certificate: &Path, key: &Path, ca: &Path) -> Result<Self, IdentityError> {
+        Self::read(certificate, key, ca, Time::Matters)
+    }
+
+    /// The same for a certificate that has expired, or is not valid yet: no host takes it, but with it another one can be
+    /// asked for.
+    ///
+    /// # Errors
+    /// [`IdentityError`], but neither [`IdentityError::Expired`] nor [`IdentityError::NotYetValid`].
+    pub fn load_whenever(certificate: &Path, key: &Path, ca: &Path) -> Result<Self, IdentityError> {
+        Self::read(certificate, key, ca, Time::Aside)
+    }
+
+    fn read(certificate: &Path, key: &Path, ca: &Path, time: Time) -> Result<Self, IdentityError> {
         let chain = certificates(certificate)?;
         let wrong = |why| IdentityError::Leaf { path: certificate.into(), why };
         let leaf = chain.first().ok_or_else(|| IdentityError::NoCertificate(certificate.into()))?;
         let facts = Leaf::parse(leaf).map_err(wrong)?;
-        let roots = trusted(ca)?;
-        check_signed(&chain, &facts, &roots, certificate, ca)?;
+        let (roots, authorities) = trusted(ca)?;
+        check_signed(&chain, &facts, &roots, time, (certificate, ca))?;
         let (key, endpoint_keys) = pair(chain, certificate, key)?;
-        Ok(Self { leaf: facts, key: Arc::new(key), endpoint_keys, roots: Arc::new(roots) })
+        let (roots, authorities) = (Arc::new(roots), authorities.into());
+        Ok(Self { leaf: facts, key: Arc::new(key), endpoint_keys, roots, authorities })
+    }
+
+    /// Takes the keys of the endpoint from a secret in a file, which is made if there is none, and stays when the
+    /// certificate and its key are replaced: so a host that restarts still ends the sessions of its former life at once.
+    ///
+    /// # Errors
+    /// [`IdentityError::Read`], and [`IdentityError::KeyMode`] when others can use the file.
+    pub fn with_endpoint_secret_of(mut self, path: &Path) -> Result<Self, IdentityError> {
+        let failed = |source| IdentityError::Read { path: path.into(), source };
+        match make_secret(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_mode(path)?,
+            made => made.map_err(failed)?,
+        }
+        let secret = read(path)?;
+        if secret.len() < SECRET {
+            return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut off: remove it")));
+        }
+        self.endpoint_keys = EndpointKeys::derive(&secret);
+        Ok(self)
+    }
+
+    /// Which certificate it is.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateId {
+        &self.leaf.id
     }
 
     /// The host that the certificate is of.
@@ -209,6 +260,10 @@ impl Identity {
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
         &self.roots
     }
+
+    pub(crate) fn authorities(&self) -> &[CertificateDer<'static>] {
+        &self.authorities
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -238,9 +293,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
     }
 }
 
-fn trusted(path: &Path) -> Result<RootCertStore, IdentityError> {
+fn trusted(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), IdentityError> {
     let mut roots = RootCertStore::empty();
-    for one in certificates(path)? {
+    let authorities = certificates(path)?;
+    for one in authorities.iter().cloned() {
         let wrong = |why: String| IdentityError::Authority { path: path.into(), why };
         let is_ca = x509_parser::parse_x509_certificate(&one).is_ok_and(|(_, parsed)| parsed.is_ca());
         if !is_ca {
@@ -248,15 +304,15 @@ fn trusted(path: &Path) -> Result<RootCertStore, IdentityError> {
         }
         roots.add(one).map_err(|error| wrong(error.to_string()))?;
     }
-    Ok(roots)
+    Ok((roots, authorities))
 }
 
 fn check_signed(
     chain: &[CertificateDer<'static>],
     facts: &Leaf,
     roots: &RootCertStore,
-    path: &Path,
-    ca: &Path,
+    time: Time,
+    (path, ca): (&Path, &Path),
 ) -> Result<(), IdentityError> {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     let wrong = |error: rustls::Error| match error {
@@ -271,7 +327,32 @@ fn check_signed(
     let (leaf, between) = chain.split_first().ok_or_else(|| IdentityError::NoCertificate(path.into()))?;
     let leaf = ParsedCertificate::try_from(leaf).map_err(wrong)?;
     let algorithms = tls::provider().signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, UnixTime::now(), algorithms).map_err(wrong)
+    let at = match time {
+        Time::Matters => UnixTime::now(),
+        Time::Aside => facts.time_within(UnixTime::now()),
+    };
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, at, algorithms).map_err(wrong)
+}
+
+/// A secret file is its owner's alone.
+fn check_mode(path: &Path) -> Result<(), IdentityError> {
+    let metadata = fs::metadata(path).map_err(|source| IdentityError::Read { path: path.into(), source })?;
+    match metadata.permissions().mode() & 0o7777 {
+        mode if mode & NOT_THE_OWNER != 0 => Err(IdentityError::KeyMode { path: path.into(), mode }),
+        _ => Ok(()),
+    }
+}
+
+/// Writes random bytes to a file that must not exist.
+fn make_secret(path: &Path) -> io::Result<()> {
+    let mut secret = Zeroizing::new([0; SECRET]);
+    tls::provider()
+        .secure_random
+        .fill(&mut *secret)
+        .map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(&*secret)?;
+    file.sync_all()
 }
 
 fn pair(
@@ -279,11 +360,7 @@ fn pair(
     path: &Path,
     key: &Path,
 ) -> Result<(CertifiedKey, EndpointKeys), IdentityError> {
-    let failed = |source| IdentityError::Read { path: key.into(), source };
-    let mode = fs::metadata(key).map_err(failed)?.permissions().mode() & 0o7777;
-    if mode & NOT_THE_OWNER != 0 {
-        return Err(IdentityError::KeyMode { path: key.into(), mode });
-    }
+    check_mode(key)?;
     let mut secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| IdentityError::NoKey(key.into()))?;
     let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&secret);
     let keys = EndpointKeys::derive(secret.secret_der());

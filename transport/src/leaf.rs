@@ -1,7 +1,13 @@
 //! What a leaf certificate says: one SPIFFE identity and its validity (X509-SVID specification, sections 2 to 4).
 
+use aws_lc_rs::digest;
 use ripstop_config::{FabricName, HostName, Identity, name::Subject};
-use std::time::{Duration, SystemTime};
+use rustls_pki_types::UnixTime;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt::{self, Write as _},
+    time::{Duration, SystemTime},
+};
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
 /// Why a certificate does not identify a host of the fabric.
@@ -40,11 +46,43 @@ pub enum LeafError {
     },
 }
 
+/// Which certificate: its issuer and, among those of that issuer, its serial number (RFC 5280 section 4.1.2.2). What a
+/// certificate is revoked by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CertificateId {
+    /// SHA-256 over the issuer's distinguished name in DER, lower-case hexadecimal.
+    pub issuer: String,
+    /// The serial number, lower-case hexadecimal, two digits for each octet of it as it is encoded.
+    pub serial: String,
+}
+
+impl CertificateId {
+    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let issuer = digest::digest(&digest::SHA256, certificate.issuer().as_raw());
+        Self { issuer: hex(issuer.as_ref()), serial: hex(certificate.raw_serial()) }
+    }
+}
+
+impl fmt::Display for CertificateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.serial)
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// A leaf certificate that identifies a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
     pub(crate) fabric: FabricName,
     pub(crate) host: HostName,
+    pub(crate) id: CertificateId,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
@@ -63,7 +101,15 @@ impl Leaf {
         };
         let validity = certificate.validity();
         let (not_before, not_after) = (time(validity.not_before.timestamp()), time(validity.not_after.timestamp()));
-        Ok(Self { fabric: identity.fabric, host, not_before, not_after })
+        Ok(Self { fabric: identity.fabric, host, id: CertificateId::of(&certificate), not_before, not_after })
+    }
+
+    /// The time of its validity that is nearest to `now`.
+    pub(crate) fn time_within(&self, now: UnixTime) -> UnixTime {
+        let of = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Duration::from_secs(now.as_secs());
+        // In this order, as a certificate whose end comes before its start must not panic.
+        UnixTime::since_unix_epoch(now.max(of(self.not_before)).min(of(self.not_after)))
     }
 
     /// The same, if the host is of that fabric.
@@ -88,6 +134,6 @@ fn identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError> {
 }
 
 /// A time before 1970 is as good as 1970: both are past.
-fn time(seconds: i64) -> SystemTime {
+pub(crate) fn time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -24,6 +24,7 @@ pub mod control;
 mod datagram;
 mod demand;
 mod dial;
+pub mod enrol;
 mod header;
 mod identity;
 mod incoming;
@@ -58,7 +59,7 @@ pub use incoming::{
     AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, Opening,
     VERDICT_WRITE,
 };
-pub use leaf::LeafError;
+pub use leaf::{CertificateId, LeafError};
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 pub use report::{REPORT_MAX, Reports};
@@ -66,6 +67,7 @@ pub use session::{OpenError, Opened};
 pub use settings::Settings;
 pub use status::{Counts, PeerState, PeerStatus};
 pub use stream::{RecvStream, SendStream};
+pub use table::Revoked;
 pub use tls::{ALPN, TlsError};
-pub use transport::{BindError, Transport};
+pub use transport::{BindError, RenewError, Transport};
 pub use verdict::{Accepted, Answer, DETAIL_MAX, ENDPOINT_MAX, Refusal};

@@ -4,7 +4,7 @@ use crate::{
     control::REQUESTS_MAX,
     datagram::{Inbox, Lane},
     demand::Demand,
-    leaf::{Leaf, LeafError},
+    leaf::{CertificateId, Leaf, LeafError},
     report::Pace,
     shared::Shared,
     socket::{Followed, Socket},
@@ -39,6 +39,8 @@ pub(crate) enum Dialled {
 pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) host: HostName,
+    /// The one that the peer showed.
+    pub(crate) certificate: CertificateId,
     pub(crate) dialled: Dialled,
     pub(crate) cipher: &'static str,
     /// Follows the host if we dialled it; if it dialled us, QUIC does.
@@ -72,8 +74,10 @@ impl Link {
         let identity = connection.peer_identity().and_then(|any| any.downcast::<PeerIdentity>().ok());
         let identity = identity.ok_or(LeafError::Malformed)?;
         let leaf = identity.chain.first().ok_or(LeafError::Malformed)?;
+        let leaf = Leaf::of_fabric(leaf, &shared.fabric)?;
         Ok(Self {
-            host: Leaf::of_fabric(leaf, shared.identity.fabric())?.host,
+            host: leaf.host,
+            certificate: leaf.id,
             cipher: identity.suite,
             followed: (dialled == Dialled::ByUs).then(|| Socket::follow(&shared.socket, connection.remote_address())),
             connection,

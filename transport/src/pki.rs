@@ -1,6 +1,10 @@
 //! A fabric's own CA: makes the CA certificate and issues hosts' certificates, as X509-SVIDs.
 
-use crate::tls;
+mod grant;
+
+pub use grant::{GRANTED_MAX, GRANTED_MIN, Granted, REQUEST_MAX, Request};
+
+use crate::{enrol::Pin, leaf, tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
@@ -21,8 +25,10 @@ pub const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub const HOST_VALIDITY_MIN: Duration = DAY;
 /// Longest validity of a host's certificate: what browsers' rules settled on, since nothing revokes one earlier here.
 pub const HOST_VALIDITY_MAX: Duration = Duration::from_secs(825 * 24 * 60 * 60);
-/// Certificates start this long before they are made, so that a host whose clock is behind takes them.
+/// Certificates start this long before they are made, or a part of their validity, so that a host whose clock is behind
+/// takes them.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
+const BACKDATED_PART: u32 = 24;
 /// Bytes of a serial number: 159 random bits, within the 20 octets and above zero (RFC 5280 section 4.1.2.2).
 const SERIAL: usize = 20;
 
@@ -38,19 +44,33 @@ pub enum PkiError {
     /// The validity asked for is outside the bounds.
     #[error("a host's certificate is valid for 1 to 825 days, not for {} hours", .0.as_secs() / 3600)]
     Validity(Duration),
+    /// The validity asked for of a certificate that is renewed by itself is outside the bounds.
+    #[error("a certificate that is renewed by itself is valid for {} s to {} days, not for {} s", GRANTED_MIN.as_secs(), GRANTED_MAX.as_secs() / DAY.as_secs(), .0.as_secs())]
+    Lifetime(Duration),
     /// The text is not a CA certificate of a fabric.
     #[error("it is not the CA certificate of a fabric: {0}")]
     NotAnAuthority(&'static str),
     /// The key is not the CA certificate's.
     #[error("the key is not that of the CA certificate")]
     KeyMismatch,
+    /// What was sent is no request for a certificate over an ECDSA P-256 key, signed by that key.
+    #[error("it is not a certificate request that its own ECDSA P-256 key has signed")]
+    Request,
+    /// Issued at this time, a certificate would not be good.
+    #[error(
+        "the clock is outside the validity of the CA's certificate, so that nobody would take what it signs: set the clock"
+    )]
+    Clock,
 }
 
 /// A fabric's certificate authority. Its `Debug` shows nothing of the key, which is wiped from memory at the end.
 pub struct Authority {
     fabric: FabricName,
     certificate_pem: String,
+    certificate_der: CertificateDer<'static>,
     issuer: Issuer<'static, WipedKey>,
+    /// First and last moment of the CA certificate.
+    validity: (SystemTime, SystemTime),
 }
 
 /// A certificate and its key, both PEM. Its `Debug` shows nothing of the key.
@@ -73,9 +93,11 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = WipedKey::generate()?;
         let issuer = CertifiedIssuer::self_signed(params.clone(), &key)?;
-        let certificate_pem = issuer.pem();
+        let (certificate_pem, certificate_der) = (issuer.pem(), issuer.der().clone());
+        let validity = (params.not_before.into(), params.not_after.into());
         drop(issuer);
-        Ok(Self { fabric: fabric.clone(), certificate_pem, issuer: Issuer::new(params, key) })
+        let (fabric, issuer) = (fabric.clone(), Issuer::new(params, key));
+        Ok(Self { fabric, certificate_pem, certificate_der, issuer, validity })
     }
 
     /// Reads a CA back from its certificate and key, both PEM.
@@ -92,8 +114,11 @@ impl Authority {
         if parsed.public_key().subject_public_key.data != rcgen::PublicKeyData::der_bytes(&key) {
             return Err(PkiError::KeyMismatch);
         }
+        let ends = parsed.validity();
+        let validity = (leaf::time(ends.not_before.timestamp()), leaf::time(ends.not_after.timestamp()));
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { fabric, certificate_pem: certificate_pem.to_owned(), issuer })
+        let certificate_pem = certificate_pem.to_owned();
+        Ok(Self { fabric, certificate_pem, certificate_der: der, issuer, validity })
     }
 
     /// The CA's certificate and key, to be kept.
@@ -107,6 +132,12 @@ impl Authority {
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// By which a host that has nothing yet knows the CA.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        Pin::of(&self.certificate_der)
     }
 
     /// The fabric that it is the CA of.
@@ -123,15 +154,19 @@ impl Authority {
         if !(HOST_VALIDITY_MIN..=HOST_VALIDITY_MAX).contains(&validity) {
             return Err(PkiError::Validity(validity));
         }
+        let key = WipedKey::generate()?;
+        let certificate = self.host_params(host, validity)?.signed_by(&key, &self.issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: Zeroizing::new(key.0.serialize_pem()) })
+    }
+
+    fn host_params(&self, host: &HostName, validity: Duration) -> Result<CertificateParams, PkiError> {
         let identity = Identity::host(self.fabric.clone(), host.clone());
         let mut params = params(host.as_str(), &identity.to_string(), validity)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let key = WipedKey::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: Zeroizing::new(key.0.serialize_pem()) })
+        Ok(params)
     }
 }
 
@@ -179,10 +214,11 @@ impl rcgen::SigningKey for WipedKey {
 }
 
 fn params(common_name: &str, uri: &str, validity: Duration) -> Result<CertificateParams, PkiError> {
-    let start = SystemTime::now() - BACKDATED;
+    let backdated = BACKDATED.min(validity / BACKDATED_PART);
+    let start = SystemTime::now() - backdated;
     let mut params = CertificateParams::default();
     params.not_before = start.into();
-    params.not_after = (start + BACKDATED + validity).into();
+    params.not_after = (start + backdated + validity).into();
     params.serial_number = Some(serial()?);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -198,7 +234,7 @@ fn serial() -> Result<SerialNumber, PkiError> {
 }
 
 /// The fabric in a CA certificate's one URI, `spiffe://FABRIC` (X509-SVID specification, section 3.2).
-fn authority_of(certificate: &X509Certificate<'_>) -> Result<FabricName, PkiError> {
+pub(crate) fn authority_of(certificate: &X509Certificate<'_>) -> Result<FabricName, PkiError> {
     let wrong = PkiError::NotAnAuthority;
     if !certificate.is_ca() {
         return Err(wrong("it is not a CA's certificate"));

@@ -80,7 +80,7 @@ async fn authenticated(shared: &Shared, connecting: Connecting) -> Result<Link, 
 
 /// Takes in an authenticated connection and serves it until it ends, or closes it at once.
 pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), Unwanted> {
-    let registered = shared.table().register(shared.identity.host(), link);
+    let registered = shared.table().register(&shared.host, link);
     let replaced = registered.inspect_err(|unwanted| {
         Counters::add(&shared.counters.connections_rejected);
         link.close(unwanted.code(), &unwanted.to_string());

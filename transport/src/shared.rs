@@ -5,6 +5,7 @@ use crate::{
     sparing::Sparing, status::Counters, table::Table,
 };
 use bytes::Bytes;
+use ripstop_config::{FabricName, HostName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::{
     runtime::Handle,
@@ -19,7 +20,10 @@ pub(crate) struct Shared {
     pub(crate) endpoint: quinn::Endpoint,
     /// The endpoint's.
     pub(crate) socket: Arc<Socket>,
-    pub(crate) identity: Identity,
+    identity: Mutex<Identity>,
+    /// This host and its fabric, which no new certificate changes.
+    pub(crate) host: HostName,
+    pub(crate) fabric: FabricName,
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
     pub(crate) handshakes: Arc<Semaphore>,
@@ -49,7 +53,9 @@ impl Shared {
         Self {
             endpoint,
             socket,
-            identity,
+            host: identity.host().clone(),
+            fabric: identity.fabric().clone(),
+            identity: Mutex::new(identity),
             settings,
             counters: Counters::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
@@ -60,6 +66,15 @@ impl Shared {
             table: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
         }
+    }
+
+    /// The identity that connections begin with from here on.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// The table of peers. Held briefly, never across an await, and never per packet.

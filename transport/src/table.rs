@@ -2,6 +2,7 @@
 
 use crate::{
     code,
+    leaf::CertificateId,
     link::{Dialled, Link, describe, newcomer_wins},
     socket::Followed,
     status::{PeerState, PeerStatus},
@@ -49,6 +50,10 @@ pub(crate) enum Unwanted {
     OwnName(HostName),
     #[error("the graph does not name the host {0}")]
     NotNamed(HostName),
+    #[error("the host {0} is revoked")]
+    RevokedHost(HostName),
+    #[error("the certificate of the host {0} is revoked")]
+    RevokedCertificate(HostName),
 }
 
 impl Unwanted {
@@ -56,7 +61,29 @@ impl Unwanted {
         match self {
             Self::OwnName(_) => code::IDENTITY,
             Self::NotNamed(_) => code::POLICY,
+            Self::RevokedHost(_) | Self::RevokedCertificate(_) => code::REVOKED,
         }
+    }
+}
+
+/// What the fabric's policy says is not to be trusted any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Hosts, whatever certificate they show.
+    pub hosts: BTreeSet<HostName>,
+    /// Certificates.
+    pub certificates: BTreeSet<CertificateId>,
+}
+
+impl Revoked {
+    fn check(&self, link: &Link) -> Result<(), Unwanted> {
+        if self.hosts.contains(&link.host) {
+            return Err(Unwanted::RevokedHost(link.host.clone()));
+        }
+        if self.certificates.contains(&link.certificate) {
+            return Err(Unwanted::RevokedCertificate(link.host.clone()));
+        }
+        Ok(())
     }
 }
 
@@ -65,6 +92,7 @@ pub(crate) struct Table {
     peers: BTreeMap<HostName, Peer>,
     /// The hosts that may be connected; `None` while nothing was said of that.
     retained: Option<BTreeSet<HostName>>,
+    revoked: Revoked,
 }
 
 impl Peer {
@@ -175,6 +203,21 @@ impl Table {
         self.forget_if_gone(host);
     }
 
+    /// Closes what leads to hosts, or was made with certificates, that are revoked, and takes no more of it.
+    pub(crate) fn revoke(&mut self, revoked: Revoked) {
+        for peer in self.peers.values_mut() {
+            let links = peer.live.iter().chain(&peer.retired);
+            let unwanted: Vec<_> =
+                links.filter_map(|link| Some((Arc::clone(link), revoked.check(link).err()?))).collect();
+            for (link, why) in unwanted {
+                link.close(why.code(), &why.to_string());
+                peer.why = why.to_string();
+                peer.changed.send_replace(());
+            }
+        }
+        self.revoked = revoked;
+    }
+
     /// Ends all dialling.
     pub(crate) fn stop(&mut self) {
         for peer in self.peers.values_mut() {
@@ -233,6 +276,7 @@ impl Table {
         if self.retained.as_ref().is_some_and(|hosts| !hosts.contains(&link.host)) {
             return Err(Unwanted::NotNamed(link.host.clone()));
         }
+        self.revoked.check(link)?;
         let we_are_smaller = own < &link.host;
         let peer = self.peer(&link.host);
         if link.dialled == Dialled::ByUs {

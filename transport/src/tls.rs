@@ -60,12 +60,10 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 
 /// What dials one host: its answer must come from that host.
 pub(crate) fn client(identity: &Identity, host: &HostName) -> Result<Arc<dyn quinn::crypto::ClientConfig>, TlsError> {
-    let verifier =
-        DialledHost { roots: Arc::clone(identity.roots()), fabric: identity.fabric().clone(), host: host.clone() };
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Arc::new(DialledHost::of(identity, host)))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(identity.key()))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would skip the certificates; every connection shows them.
@@ -94,7 +92,7 @@ pub(crate) fn server(identity: &Identity) -> Result<Arc<dyn quinn::crypto::Serve
     Ok(Arc::new(Noted(Arc::new(config))))
 }
 
-fn refused(why: LeafError) -> rustls::Error {
+pub(crate) fn refused(why: LeafError) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Said(why)))))
 }
 
@@ -111,10 +109,16 @@ impl fmt::Debug for Said {
 
 /// The server's certificate is that of the dialled host.
 #[derive(Debug)]
-struct DialledHost {
+pub(crate) struct DialledHost {
     roots: Arc<RootCertStore>,
     fabric: FabricName,
     host: HostName,
+}
+
+impl DialledHost {
+    pub(crate) fn of(identity: &Identity, host: &HostName) -> Self {
+        Self { roots: Arc::clone(identity.roots()), fabric: identity.fabric().clone(), host: host.clone() }
+    }
 }
 
 impl ServerCertVerifier for DialledHost {

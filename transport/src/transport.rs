@@ -14,6 +14,7 @@ use crate::{
     shared::Shared,
     socket::Socket,
     status::{Counts, PeerStatus},
+    table::Revoked,
     tls::TlsError,
     verdict::Accepted,
 };
@@ -45,6 +46,17 @@ pub enum BindError {
     },
     /// The identity does not make a TLS configuration.
     #[error("the host's identity cannot be used for TLS")]
+    Tls(#[from] TlsError),
+}
+
+/// Why a certificate does not take the place of the one before.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// It is of another host or fabric.
+    #[error("the new certificate is of host `{0}` of `{1}`")]
+    Another(HostName, FabricName),
+    /// It does not make a TLS configuration.
+    #[error("the new certificate cannot be used for TLS")]
     Tls(#[from] TlsError),
 }
 
@@ -85,13 +97,42 @@ impl Transport {
     /// This host, by its certificate.
     #[must_use]
     pub fn host(&self) -> &HostName {
-        self.shared().identity.host()
+        &self.shared().host
     }
 
     /// The fabric, by its certificate.
     #[must_use]
     pub fn fabric(&self) -> &FabricName {
-        self.shared().identity.fabric()
+        &self.shared().fabric
+    }
+
+    /// The identity that connections begin with.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared().identity()
+    }
+
+    /// Takes another certificate of this host: connections that are made from here on show it; those that are open stay as
+    /// they are, with their sessions. The keys of the endpoint stay those of the first identity. May be called from any
+    /// thread.
+    ///
+    /// # Errors
+    /// [`RenewError`]; the former identity stays.
+    pub fn renew(&self, identity: Identity) -> Result<(), RenewError> {
+        let shared = self.shared();
+        if *identity.host() != shared.host || *identity.fabric() != shared.fabric {
+            return Err(RenewError::Another(identity.host().clone(), identity.fabric().clone()));
+        }
+        shared.endpoint.set_server_config(Some(shared.settings.server(&identity)?));
+        shared.set_identity(identity);
+        Ok(())
+    }
+
+    /// Says which certificates and hosts are revoked. Connections of theirs are closed with [`code::REVOKED`] on the spot,
+    /// with all sessions on them, and others are not taken, whoever dials. What is not among them any more may connect
+    /// again. May be called from any thread.
+    pub fn revoke(&self, revoked: Revoked) {
+        self.shared().table().revoke(revoked);
     }
 
     /// Where it listens, with the port that the system chose if none was given.
@@ -108,7 +149,7 @@ impl Transport {
     /// thread.
     pub fn set_peers(&self, mut peers: BTreeMap<HostName, SocketAddr>) {
         let shared = self.shared();
-        peers.remove(shared.identity.host());
+        peers.remove(&shared.host);
         let mut table = shared.table();
         // With the table in hand, as closing takes the queue before it ends all dialling.
         if shared.incoming().is_none() {

@@ -10,6 +10,7 @@ mod named;
 mod paths;
 mod peers;
 mod relay;
+mod renewals;
 mod reports;
 mod requests;
 mod sessions;
