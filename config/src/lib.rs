@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod diagnostic;
+pub mod edit;
 pub mod graph;
 pub mod name;
 pub mod operators;
