@@ -1,12 +1,16 @@
 //! The agent's own settings, `agent.yaml`.
 
 use crate::{Diagnostics, HostName};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The UDP port on which agents take QUIC connections unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7477;
 /// The TCP port of `/metrics`, `/livez` and `/readyz` unless told otherwise.
 pub const DEFAULT_METRICS_PORT: u16 = 7478;
+
+/// For how long a host's certificate is good unless told otherwise: what is stolen is useless by tomorrow, and an authority
+/// that is away for less than half of it is not missed.
+pub const CERTIFICATES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Largest configuration file that is read, in bytes: a full one has under a thousand.
 pub const AGENT_MAX: usize = 64 << 10;
@@ -20,6 +24,10 @@ pub struct AgentConfig {
     pub policy: PolicySource,
     /// `state:` the directory in which signed policies are kept. Default `/var/lib/ripstop`.
     pub state: PathBuf,
+    /// `authority:` on the host that holds the fabric's authority; hosts join and renew there, by TCP at `listen`.
+    pub authority: Option<Authority>,
+    /// `renew:` on the others: where this host's certificate is renewed. Without either it is renewed by people.
+    pub renew: Option<Renew>,
     /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
     pub certificate: PathBuf,
     /// `identity.key:` PEM key, readable by its owner alone. Default `host.key`.
@@ -48,6 +56,27 @@ pub enum PolicySource {
     File(PathBuf),
     /// `trust:` the file of the operators whose signature makes a policy. It comes from other hosts, or by `ripstop apply`.
     Signed(PathBuf),
+}
+
+/// The authority that a host holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// `directory:` with the CA, the tokens and the list of what was issued. Required.
+    pub directory: PathBuf,
+    /// `operator:` an operator's key with which hosts that join are put into the signed graph. Default: none, and an operator
+    /// does that.
+    pub operator: Option<PathBuf>,
+    /// `certificates:` for how long a host's certificate is good. Default [`CERTIFICATES`].
+    pub certificates: Duration,
+}
+
+/// Where a certificate is renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renew {
+    /// `host:` the host that holds the authority. Required.
+    pub host: HostName,
+    /// `address:` where it was when this host joined; where the graph says comes first. Required.
+    pub address: SocketAddr,
 }
 
 /// Where session records go.

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
-    agent::{AGENT_MAX, PolicySource, SessionLog},
+    agent::{AGENT_MAX, CERTIFICATES, PolicySource, SessionLog},
 };
 use std::path::Path;
 
@@ -94,4 +94,34 @@ proptest! {
     fn no_text_makes_the_parser_panic(text in "((host|graph|listen|dns|upstream|run|identity)(: |:\n  )|\\PC{0,5}|[{}\\[\\],\n -]){0,30}") {
         let _ = AgentConfig::parse(FILE, &text).map_err(|found| found.to_string());
     }
+}
+
+#[test]
+fn a_certificate_is_renewed_by_ones_own_authority_or_by_anothers() {
+    let one_file = "host: a\ntrust: o.yaml\nidentity: { certificate: h.pem, key: h.pem }\n";
+    let parse = |more: &str| AgentConfig::parse(FILE, &format!("{one_file}{more}"));
+    let holds = parse("authority: { directory: /var/lib/ripstop/authority, operator: operator.key }\n").unwrap();
+    let authority = holds.authority.unwrap();
+    assert_eq!(authority.directory, Path::new("/var/lib/ripstop/authority"));
+    assert_eq!(authority.operator.as_deref(), Some(Path::new("/etc/ripstop/operator.key")));
+    assert_eq!((authority.certificates, holds.renew), (CERTIFICATES, None));
+    let joined = parse("renew: { host: b, address: 192.0.2.7 }\n").unwrap();
+    let renew = joined.renew.unwrap();
+    assert_eq!((renew.host.as_str(), renew.address.to_string().as_str()), ("b", "192.0.2.7:7477"));
+    assert!(joined.authority.is_none());
+    let short = parse("authority: { directory: d, certificates: 90m }\n").unwrap().authority.unwrap();
+    assert_eq!((short.certificates.as_secs(), short.operator), (5_400, None));
+    for (wrong, said) in [
+        ("authority: { directory: d }\nrenew: { host: b, address: 192.0.2.7 }\n", "cannot both be given"),
+        ("authority: {}\n", "needs `directory`"),
+        ("renew: { host: b }\n", "needs `address`"),
+        ("renew: { host: b, address: 0.0.0.0 }\n", "nobody can be reached"),
+        ("authority: { directory: d, certificates: soon }\n", "a span of time"),
+    ] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
+    let two_files =
+        AgentConfig::parse(FILE, "host: a\ntrust: o\nrenew: { host: b, address: 192.0.2.7 }\n").unwrap_err();
+    assert!(two_files.to_string().contains("must be in one file with its key"), "{two_files}");
 }

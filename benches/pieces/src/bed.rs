@@ -136,7 +136,7 @@ impl Bed {
 fn attach(context: &Rc<Context>, name: &str, sink: &Rc<Sink>) -> Rc<Interface> {
     let policy = context.policy();
     let entry = policy.workload_entry(policy.workload(&name.parse().unwrap()).unwrap());
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: true, user: None };
+    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: true, programs: None };
     Interface::new(context, owner, TunPort::new(Rc::clone(sink) as _))
 }
 
