@@ -2,9 +2,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod admin;
+pub mod authority;
 pub mod bundles;
 pub mod cli;
 pub mod demo;
+pub mod durable;
 pub mod fabric;
 pub mod files;
 pub mod interface;

@@ -38,6 +38,8 @@ const WORKLOADS: &str = "ripstop_workloads";
 const ENDPOINT_HEALTHY: &str = "ripstop_endpoint_healthy";
 const ENDPOINT_DRAINING: &str = "ripstop_endpoint_draining";
 const CERTIFICATE: &str = "ripstop_certificate_expiry_timestamp_seconds";
+const RENEWALS: &str = "ripstop_certificate_renewals_total";
+const ENROLMENTS: &str = "ripstop_enrolment_requests_total";
 const RECORDS: &str = "ripstop_session_records_total";
 const RECORD_ERRORS: &str = "ripstop_session_record_write_errors_total";
 const RECORDS_UNWRITTEN: &str = "ripstop_session_records_unwritten";
@@ -62,6 +64,12 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         BUNDLES_REFUSED,
         Unit::Count,
         "Offers of a policy that operators did not sign, or that is older than the one in force",
+    ),
+    (RENEWALS, Unit::Count, "Attempts to renew this host's certificate, by result"),
+    (
+        ENROLMENTS,
+        Unit::Count,
+        "Requests of hosts to join or to renew, of which this host's authority decided, by result",
     ),
     (RECORDS, Unit::Count, "Session records by what became of them"),
     (RECORD_ERRORS, Unit::Count, "Failed tries to write session records; a failed try is repeated"),
@@ -433,6 +441,16 @@ fn flag(so: Option<bool>) -> f64 {
 /// When this host's certificate expires.
 pub fn certificate_expires(at: SystemTime) {
     gauge!(CERTIFICATE).set(seconds_since_epoch(at));
+}
+
+/// This host's certificate was renewed, or an attempt at that failed.
+pub(crate) fn certificate_renewed(renewed: bool) {
+    counter!(RENEWALS, "result" => if renewed { "renewed" } else { "failed" }).increment(1);
+}
+
+/// A host asked this one's authority to join or to renew: `joined`, `renewed` or `refused`.
+pub(crate) fn enrolment(result: &'static str) {
+    counter!(ENROLMENTS, "result" => result).increment(1);
 }
 
 /// Session records were written out.

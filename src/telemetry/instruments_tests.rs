@@ -46,6 +46,9 @@ fn use_everything() {
     endpoint_healthy(&service, None);
     endpoint_draining(&service, Some(false));
     certificate_expires(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    certificate_renewed(true);
+    enrolment("joined");
+    bundle_refused();
     records_written(1);
     records_lost(1);
     record_write_failed();

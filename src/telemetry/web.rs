@@ -60,6 +60,11 @@ async fn connection<S>(stream: S, router: Router, _place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    serve_one(stream, router).await;
+}
+
+/// Serves `router` on one connection until it ends, for a bounded time.
+pub async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
     let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
