@@ -1,11 +1,13 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
-use super::{Explained, HostPolicy, Kept, LiveSession, Running, Standing, Status};
+use super::{Explained, HostPolicy, Kept, LiveSession, NewToken, Running, Standing, Status, TokenStatus};
+use crate::authority::{HostPattern, Issued};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use ripstop_config::{PolicyVersion, WorkloadId};
+use ripstop_config::{HostName, PolicyVersion, WorkloadId};
 use ripstop_policy::BundleId;
+use ripstop_transport::enrol::TokenId;
 use serde::de::DeserializeOwned;
 use std::{
     error::Error,
@@ -164,6 +166,39 @@ impl Client {
     /// [`ClientError::Refused`] when the host has no such workload.
     pub fn detach(&self, workload: &str) -> Result<WorkloadId, ClientError> {
         parse(&self.ask(Method::POST, &format!("/v1/detach?workload={}", encode(workload)))?)
+    }
+
+    /// Makes a token for hosts that fit a pattern, good for a time of whole seconds.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host does not hold the authority, among others.
+    pub fn create_token(&self, hosts: &HostPattern, lifetime: Duration) -> Result<NewToken, ClientError> {
+        let path = format!("/v1/tokens?hosts={}&seconds={}", encode(&hosts.to_string()), lifetime.as_secs());
+        parse(&self.ask(Method::POST, &path)?)
+    }
+
+    /// The tokens that were given out.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host does not hold the authority.
+    pub fn tokens(&self) -> Result<Vec<TokenStatus>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/tokens")?)
+    }
+
+    /// Makes a token good for nothing; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host does not hold the authority.
+    pub fn revoke_token(&self, id: TokenId) -> Result<bool, ClientError> {
+        parse(&self.ask(Method::POST, &format!("/v1/tokens/revoke?id={id}"))?)
+    }
+
+    /// The certificates of a host that can be valid or renewed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the agent's host does not hold the authority.
+    pub fn certificates(&self, host: &HostName) -> Result<Vec<Issued>, ClientError> {
+        parse(&self.ask(Method::GET, &format!("/v1/certificates?host={host}"))?)
     }
 
     /// What the policy in force says about a call; `target` is `SERVICE[:PORT]`.

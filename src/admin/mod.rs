@@ -12,12 +12,14 @@
 //! | `GET /v1/policy/hosts` | which policy each other host of the graph runs, [`HostPolicy`] each; they are connected to for that |
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
+//! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
 //! An answer that is not 200 is `{"error": "..."}`. The socket has mode 0600, and only root and the agent's own user
 //! are answered, whatever the mode says.
 
 pub mod client;
+mod enrol;
 pub mod names;
 pub mod policy;
 pub mod server;
@@ -25,6 +27,7 @@ pub mod view;
 
 pub use crate::session::endpoints::{Standing, State};
 pub use client::{Client, ClientError};
+pub use enrol::{NewToken, TokenStatus};
 pub use policy::{HostPolicy, Kept, Reach, Running};
 pub use server::{AdminError, AdminSocket, serve};
 pub use view::{

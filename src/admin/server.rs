@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Status, names};
+use super::{AgentView, Explained, LiveSession, Status, enrol, names};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -26,7 +26,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// Open sessions shown at once: some 4 MB of JSON; whoever needs all of them reads the session records.
 const SESSIONS_SHOWN_MAX: usize = 10_000;
 
-type View = Arc<dyn AgentView>;
+pub(super) type View = Arc<dyn AgentView>;
 
 /// Why the admin socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -143,12 +143,13 @@ fn router(view: View) -> Router {
         .route("/v1/policy/hosts", get(hosts))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
+        .merge(enrol::router())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)
 }
 
-fn refuse(status: StatusCode, message: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(serde_json::json!({ "error": message }))).into_response()
 }
 

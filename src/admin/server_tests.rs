@@ -49,6 +49,8 @@ impl AgentView for Fake {
             started: "2026-01-01T00:00:00Z".into(),
             metrics: None,
             certificate_expires: "2027-01-01T00:00:00Z".into(),
+            certificate_warning: None,
+            authority: None,
             resolver: Resolver { v4, v6 },
             policy: PolicyStatus {
                 digest: "00".into(),

@@ -2,6 +2,7 @@
 
 use super::{HostPolicy, Kept, Running};
 use crate::{
+    authority::Authority,
     session::endpoints::{Standing, State},
     telemetry::Side,
 };
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -65,6 +67,14 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// Why this agent has no signed policy, as text.
     fn hosts(&self) -> Result<Vec<HostPolicy>, String>;
+    /// The fabric's authority, if this host holds it.
+    fn authority(&self) -> Option<Arc<Authority>> {
+        None
+    }
+    /// Where hosts that join find this one, `IP:PORT`.
+    fn enrolment_address(&self) -> String {
+        String::new()
+    }
 }
 
 /// How an agent is. Times are RFC 3339 in UTC.
@@ -84,6 +94,12 @@ pub struct Status {
     pub metrics: Option<String>,
     /// When its certificate expires.
     pub certificate_expires: String,
+    /// What is wrong with its certificate: that it is not renewed, or expires soon.
+    #[serde(default)]
+    pub certificate_warning: Option<String>,
+    /// The directory of the fabric's authority, if this host holds it.
+    #[serde(default)]
+    pub authority: Option<PathBuf>,
     /// Where workloads find the resolver, port 53.
     pub resolver: Resolver,
     /// The policy in force.

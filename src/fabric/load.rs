@@ -11,6 +11,9 @@ use std::{
     sync::Arc,
 };
 
+/// In the state directory: what keys of the QUIC endpoint are taken from where certificates change.
+const ENDPOINT_SECRET: &str = "endpoint.key";
+
 /// Where the policy comes from.
 pub(super) enum Source {
     /// A graph's file on this host.
@@ -40,7 +43,12 @@ impl Start {
 }
 
 pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
-    let identity = Identity::load(&config.certificate, &config.key, &config.ca)?;
+    // One that is renewed may have expired while the host was off: with it another one is asked for.
+    let identity = match config.authority.is_some() || config.renew.is_some() {
+        true => Identity::load_whenever(&config.certificate, &config.key, &config.ca)?
+            .with_endpoint_secret_of(&config.state.join(ENDPOINT_SECRET))?,
+        false => Identity::load(&config.certificate, &config.key, &config.ca)?,
+    };
     if *identity.host() != config.host {
         bail!(
             "{}: the certificate is of host `{}`, but the settings say `host: {}`; issue one with `ripstop ca issue host {}`",

@@ -11,13 +11,18 @@
 mod attachments;
 mod by_hand;
 mod carrier;
+mod certificate;
 mod containers;
 mod data;
+mod enrolment;
 mod forward;
 mod load;
+mod members;
 mod neighbours;
 mod plan;
 mod process;
+mod renewal;
+mod schedule;
 mod services;
 mod shared;
 mod signed;
@@ -30,6 +35,7 @@ use crate::{
     telemetry::{self, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
+use enrolment::Enrolment;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
@@ -108,7 +114,6 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
     let starting = readiness.hold("starting");
     let metrics = instruments::install().context("failed to set up metrics")?;
     instruments::build_info();
-    instruments::certificate_expires(identity.not_after());
     if let Some(address) = config.metrics {
         let listener = telemetry::http::bind(address).await?;
         tokio::spawn(telemetry::http::serve(listener, metrics, readiness.clone()));
@@ -116,11 +121,12 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
         tokio::spawn(telemetry::http::upkeep(metrics));
     }
     let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
+    let enrolment = Enrolment::prepare(&config, &identity).await?;
     let records = RecordLog::start(&config.sessions)?;
     let forward::Forward { queries, ranges } = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let control = Control { forward: queries, requests, policies: start.policies() };
-    let (expires, policy) = (identity.not_after(), Arc::clone(&start.policy));
+    let policy = Arc::clone(&start.policy);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         host = %config.host,
@@ -135,12 +141,14 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
         tracing::error!("{error}");
     }
     let data = data::start(&config, identity, policy, records.clone(), control).await?;
-    let shared = Shared::new(config, start, expires, data.handle(), ranges);
+    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), ranges);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();
+    let renewing = enrolment.begin(&shared);
     let stopped = run_until_told(&shared, &kernel, signals, starting).await;
     let stopping = readiness.hold("stopping");
+    drop(renewing);
     tracing::info!("stopping");
     data.stop().await;
     let written = records.finish(RECORDS_MAX).context("failed to write the last session records");

@@ -2,10 +2,11 @@
 
 use super::{
     by_hand::{self, ByHand, Hand},
+    certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
     load::{self, Source, Start},
-    neighbours,
+    members, neighbours,
     plan::Sources,
     signed::Signed,
 };
@@ -14,6 +15,7 @@ use crate::{
         AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Standing, Status, WorkloadState,
         WorkloadStatus, names,
     },
+    authority::Authority,
     telemetry::instruments,
 };
 use ripstop_config::{AgentConfig, HostName, PolicyVersion, WorkloadId, graph::Ranges};
@@ -41,7 +43,8 @@ pub(super) struct Shared {
     config: AgentConfig,
     source: Source,
     started: OffsetDateTime,
-    expires: SystemTime,
+    certificate: Certificate,
+    authority: Option<Arc<Authority>>,
     data: DataHandle,
     /// Tells DNS forwarding the fabric's ranges.
     ranges: watch::Sender<Ranges>,
@@ -72,7 +75,7 @@ impl Shared {
     pub(super) fn new(
         config: AgentConfig,
         start: Start,
-        expires: SystemTime,
+        authority: Option<Arc<Authority>>,
         data: DataHandle,
         ranges: watch::Sender<Ranges>,
     ) -> Arc<Self> {
@@ -83,7 +86,8 @@ impl Shared {
             config,
             source,
             started: now,
-            expires,
+            certificate: Certificate::of(&data.transport().identity()),
+            authority,
             data,
             ranges,
             loaded: Mutex::new(Loaded { policy, at: now, error, text }),
@@ -120,6 +124,19 @@ impl Shared {
     /// Which one that is; the default while there is none.
     pub(super) fn bundle_id(&self) -> BundleId {
         self.bundle().map(|bundle| bundle.id()).unwrap_or_default()
+    }
+
+    pub(super) fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    pub(super) fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Where the policy says that a host is.
+    pub(super) fn address_of(&self, host: &HostName) -> Option<SocketAddr> {
+        self.policy().graph().hosts.get(host)?.address
     }
 
     pub(super) fn host(&self) -> &HostName {
@@ -290,9 +307,10 @@ impl Shared {
         };
         let peers: BTreeMap<HostName, SocketAddr> = called
             .chain(spread)
-            .filter(|host| **host != self.config.host)
+            .filter(|host| **host != self.config.host && !policy.revoked().hosts.contains(*host))
             .filter_map(|host| Some((host.clone(), hosts.get(host)?.address?)))
             .collect();
+        self.data.transport().revoke(members::shut_out(&policy));
         self.data.transport().retain_hosts(&hosts.keys().cloned().collect());
         self.data.transport().set_peers(peers);
     }
@@ -375,7 +393,9 @@ impl AgentView for Shared {
             pid: std::process::id(),
             started: rfc3339(self.started),
             metrics: self.config.metrics.map(|address| address.to_string()),
-            certificate_expires: rfc3339(self.expires.into()),
+            certificate_expires: rfc3339(self.certificate.expires().into()),
+            certificate_warning: self.certificate.warning(SystemTime::now()),
+            authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
             resolver: Resolver { v4, v6 },
             policy: self.policy_status(),
             peers: self.data.transport().peers(),
@@ -439,6 +459,16 @@ impl AgentView for Shared {
             self.connect_peers();
         }
         Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.clone()
+    }
+
+    /// As the graph says; a port alone where it does not.
+    fn enrolment_address(&self) -> String {
+        let address = self.address_of(&self.config.host);
+        address.map_or_else(|| format!("HOST:{}", self.config.listen.port()), |address| address.to_string())
     }
 }
 

@@ -184,7 +184,8 @@ impl Signed {
     pub(super) fn hosts(&self, policy: &Policy, own: &HostName, peers: Vec<PeerStatus>) -> Vec<HostPolicy> {
         let states: BTreeMap<HostName, PeerState> = peers.into_iter().map(|peer| (peer.host, peer.state)).collect();
         let heard = self.policies.heard();
-        let others = policy.graph().hosts.iter().filter(|(host, _)| *host != own);
+        let shut_out = &policy.revoked().hosts;
+        let others = policy.graph().hosts.iter().filter(|(host, _)| *host != own && !shut_out.contains(*host));
         let one = |(host, entry): (&HostName, &ripstop_config::graph::Host)| {
             let reach = match (states.get(host), entry.address) {
                 (Some(PeerState::Up), _) => Reach::Up,
