@@ -1,5 +1,7 @@
 //! The command line as its users meet it: what it prints, and the exit codes 0, 1, 2, 3 and 4.
 
+use ripstop_config::AgentConfig;
+use ripstop_transport::enrol::{Pin, Token};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -312,4 +314,78 @@ fn a_reader_that_stops_reading_is_no_failure() {
         Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(bench.directory.path()).output();
     let output = output.expect("bash runs");
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn init_makes_a_whole_first_host_or_nothing() {
+    let bench = Bench::new();
+    let line = [
+        "init",
+        "--fabric",
+        "shop.example",
+        "--host",
+        "alpha",
+        "--address",
+        "192.0.2.7",
+        "--dir",
+        "etc",
+        "--state",
+        "state",
+    ];
+    let said = bench.run(&line).exits(0).stdout();
+    assert!(said.contains("ripstop join 192.0.2.7:7477 --token rsj1_") && said.contains("agent --config"), "{said}");
+    let settings = fs::read_to_string(bench.path("etc/agent.yaml")).unwrap();
+    let config = AgentConfig::parse("etc/agent.yaml", &settings).unwrap();
+    assert_eq!((config.host.as_str(), &config.certificate), ("alpha", &config.key));
+    let authority = config.authority.expect("it holds the authority");
+    assert_eq!((authority.certificates.as_secs(), config.renew), (86_400, None));
+    for secret in ["etc/operator.key", "state/host.pem", "state/authority/ca.key", "state/authority/tokens.json"] {
+        assert_eq!(mode(&bench.path(secret)), 0o600, "{secret}");
+    }
+    assert_eq!(mode(&bench.path("state")), 0o700);
+    let again = bench.run(&line).exits(1);
+    assert!(again.stderr().contains("one of a fabric already"), "{}", again.stderr());
+    fs::remove_file(bench.path("etc/agent.yaml")).unwrap();
+    let left = bench.run(&line).exits(1).stderr();
+    assert!(left.contains("is left of another fabric"), "{left}");
+    // What stands in the way later is found, and what was made by then goes.
+    fs::remove_dir_all(bench.path("state")).unwrap();
+    let late = bench.run(&line).exits(1).stderr();
+    assert!(late.contains("exists already and is left as it is"), "{late}");
+    assert_eq!(fs::read_dir(bench.path("state")).unwrap().count(), 0, "nothing of it is left");
+    assert!(bench.path("etc/operator.key").exists());
+}
+
+#[test]
+fn joining_says_what_is_wrong_and_leaves_nothing() {
+    let bench = Bench::new();
+    let join = |authority: &str, token: &str| {
+        bench.run(&["join", authority, "--token", token, "--host", "beta", "--dir", "etc", "--state", "state"]).stderr()
+    };
+    let cut = join("192.0.2.7:7477", "rsj1_abc");
+    assert!(cut.contains("not a whole token") && !cut.contains("abc"), "{cut}");
+    let token = Token::generate(Pin([3; 32])).unwrap().reveal();
+    let nobody = join("127.0.0.1:1", &token);
+    assert!(nobody.contains("no authority answers at 127.0.0.1:1"), "{nobody}");
+    assert!(!nobody.contains(&token[5..]), "{nobody}");
+    assert!(!bench.path("etc/agent.yaml").exists());
+    assert_eq!(fs::read_dir(bench.path("state")).unwrap().count(), 0);
+}
+
+#[test]
+fn changes_need_an_agent_and_make_sense() {
+    let bench = Bench::new();
+    for line in [
+        &["token", "create"][..],
+        &["token", "list"],
+        &["host", "revoke", "beta", "--key", "operator.key"],
+        &["workload", "add", "web", "--on", "alpha", "--run", "netns:web", "--key", "operator.key"],
+    ] {
+        assert!(!bench.run(line).0.status.success(), "{line:?}");
+    }
+    bench.run(&["token", "list"]).exits(4);
+    bench.run(&["token", "create", "a_b"]).exits(2);
+    bench.run(&["expose", "api", "--on", "alpha"]).exits(2);
+    let run = bench.run(&["workload", "add", "web", "--on", "alpha", "--run", "docker:web"]).stderr();
+    assert!(run.contains("`netns:NAME` or `user:NAME`"), "{run}");
 }

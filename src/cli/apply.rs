@@ -87,7 +87,7 @@ fn target(text: &str, history: &[Kept]) -> anyhow::Result<PolicyVersion> {
 }
 
 /// The operators' keys. A default that is not there is an error as well: nothing is published unsigned.
-fn load(paths: &[std::path::PathBuf]) -> anyhow::Result<Vec<SigningKey>> {
+pub(super) fn load(paths: &[std::path::PathBuf]) -> anyhow::Result<Vec<SigningKey>> {
     paths
         .iter()
         .map(|path| SigningKey::load(path).context("failed to sign; name an operator's key with --key"))
@@ -137,7 +137,7 @@ fn save(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Waits until every host that lives runs the policy, and shows which do not.
-fn follow(client: &Client, id: BundleId, most: Duration, output: &Output) -> anyhow::Result<Exit> {
+pub(super) fn follow(client: &Client, id: BundleId, most: Duration, output: &Output) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let hosts = loop {
         let hosts = client.hosts()?;

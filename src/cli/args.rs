@@ -1,8 +1,9 @@
 //! The arguments of every command. Their doc comments are the help texts.
 
+pub(super) mod enrol;
 mod policy;
 
-pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback};
+pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::{ffi::OsString, path::PathBuf};
@@ -37,7 +38,22 @@ pub(super) enum Command {
     DemoServe(crate::demo::ServeArgs),
     /// Run a command as a workload: its namespace or user, its resolver
     Exec(Exec),
-    /// Make the fabric's certificates
+    /// Make a fabric: its authority, and this host as its first
+    Init(enrol::Init),
+    /// Make this host one of a fabric, with a token
+    Join(enrol::Join),
+    /// Tokens, with which hosts join
+    #[command(subcommand)]
+    Token(enrol::TokenCommand),
+    /// Shut a host out
+    #[command(subcommand)]
+    Host(enrol::HostCommand),
+    /// Add a workload to the graph
+    #[command(subcommand)]
+    Workload(enrol::WorkloadCommand),
+    /// Add a service to the graph, and who may call it; sign it and put it in force
+    Expose(enrol::Expose),
+    /// Make the fabric's certificates by hand, offline
     #[command(subcommand)]
     Ca(CaCommand),
     /// Look at a service graph's file

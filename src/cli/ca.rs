@@ -5,6 +5,7 @@ use super::{
     files::{self, NewFile},
     output,
 };
+use crate::authority::{CA_CERTIFICATE, CA_KEY, read_secret};
 use anyhow::Context;
 use ripstop_transport::pki::Authority;
 use std::{
@@ -14,8 +15,6 @@ use std::{
     time::Duration,
 };
 
-const CA_CERTIFICATE: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Makes an authority.
@@ -70,7 +69,7 @@ fn open(directory: &Path) -> anyhow::Result<(String, Authority)> {
         )
     };
     let certificate = crate::files::read(&directory.join(CA_CERTIFICATE)).with_context(hint)?;
-    let key = crate::files::read(&directory.join(CA_KEY)).with_context(hint)?;
+    let key = read_secret(&directory.join(CA_KEY)).with_context(hint)?;
     let authority = Authority::from_pem(&certificate, &key)
         .with_context(|| format!("{CA_CERTIFICATE} and {CA_KEY} in {} are not an authority", directory.display()))?;
     Ok((certificate, authority))

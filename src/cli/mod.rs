@@ -13,6 +13,7 @@ mod apply;
 mod args;
 mod attach;
 mod ca;
+mod change;
 mod diff;
 mod drain;
 mod exec;
@@ -20,14 +21,22 @@ mod explain;
 mod files;
 mod graph;
 mod history;
+mod init;
+mod join;
 mod output;
+mod place;
 mod socket;
+mod start;
 mod status;
+mod token;
 mod workloads;
 
 use crate::{admin::ClientError, demo, kernel};
 use anyhow::{Context, bail};
-use args::{Arguments, CaCommand, Command, GraphCommand, OperatorCommand};
+use args::{
+    Arguments, CaCommand, Command, GraphCommand, OperatorCommand,
+    enrol::{HostCommand, TokenCommand, WorkloadCommand},
+};
 use clap::{CommandFactory, Parser};
 use output::Output;
 use std::process::ExitCode;
@@ -64,6 +73,14 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Demo(demo) => demo::run(demo.once).map(|()| Exit::Ok),
         Command::DemoServe(serve) => demo::serve(serve).map(|()| Exit::Ok),
         Command::Exec(command) => exec::run(&command),
+        Command::Init(init) => init::run(&init, &output),
+        Command::Join(join) => join::run(&join, &output),
+        Command::Token(TokenCommand::Create(create)) => token::create(&create, &output),
+        Command::Token(TokenCommand::List(list)) => token::list(&list, &output),
+        Command::Token(TokenCommand::Revoke(revoke)) => token::revoke(&revoke, &output),
+        Command::Host(HostCommand::Revoke(host)) => change::revoke(&host, &output),
+        Command::Workload(WorkloadCommand::Add(add)) => change::workload_add(&add, &output),
+        Command::Expose(expose) => change::expose(&expose, &output),
         Command::Ca(CaCommand::Init(init)) => ca::init(&init),
         Command::Ca(CaCommand::Issue(args::Issue::Host(host))) => ca::issue_host(&host),
         Command::Graph(GraphCommand::Check(file)) => graph::check(&file.file, &output),

@@ -38,6 +38,9 @@ fn agent(status: &Status) -> String {
     line("sessions", &format!("{} open", status.sessions_open));
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
     line("certificate", &format!("good until {}", status.certificate_expires));
+    if let Some(warning) = &status.certificate_warning {
+        line("", &format!("WARNING: {warning}"));
+    }
     line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
     if let Some(error) = &policy.last_error {
