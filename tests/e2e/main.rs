@@ -17,6 +17,7 @@ mod denied;
 mod dns;
 mod dns_upstream;
 mod drain;
+mod enrol;
 mod exec;
 mod failover;
 mod fairness;
