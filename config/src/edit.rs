@@ -7,7 +7,7 @@ mod place;
 
 use crate::{
     Diagnostics, Graph, HostName, Port, ServiceId, WorkloadId, WorkloadName,
-    graph::{GRAPH_MAX, Run, User},
+    graph::{Container, GRAPH_MAX, Run, User},
     yaml::{self, Node, Report, Value},
 };
 use place::{Missing, Source};
@@ -132,7 +132,7 @@ impl Edit {
             Self::Workload { id, on, run, isolated } => {
                 let on: Vec<_> = on.iter().map(HostName::as_str).collect();
                 let isolated = if *isolated { ", isolated: true" } else { "" };
-                let value = format!("{{ on: [{}], run: {{ {} }}{isolated} }}", on.join(", "), written_run(run));
+                let value = format!("{{ on: [{}], run: {}{isolated} }}", on.join(", "), written_run(run));
                 let path = keys(&["tenants", id.tenant.as_str(), "workloads"]);
                 Piece { path, key: Some(id.name.to_string()), value }
             }
@@ -261,9 +261,15 @@ fn written_address(address: SocketAddr) -> String {
 
 fn written_run(run: &Run) -> String {
     match run {
-        Run::Netns(name) => format!("netns: {}", quoted(name)),
-        Run::User(User::Name(name)) => format!("user: {}", quoted(name)),
-        Run::User(User::Id(id)) => format!("user: {id}"),
+        Run::Netns(name) => format!("{{ netns: {} }}", quoted(name)),
+        Run::User(User::Name(name)) => format!("{{ user: {} }}", quoted(name)),
+        Run::User(User::Id(id)) => format!("{{ user: {id} }}"),
+        Run::Cgroup(path) => format!("{{ cgroup: {} }}", quoted(path)),
+        Run::Container(Container::Name(name)) => format!("{{ container: {{ name: {} }} }}", quoted(name)),
+        Run::Container(Container::Label(key, value)) => {
+            format!("{{ container: {{ label: {} }} }}", quoted(&format!("{key}={value}")))
+        }
+        Run::Host => "host".to_owned(),
     }
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, anyhow, bail};
 use ripstop_config::{
     Graph, HostName, ServiceId, TenantName, WorkloadId,
     edit::{Edit, edit},
-    graph::{Run, User},
+    graph::{Container, Run, User},
     suggest::nearest,
 };
 use ripstop_policy::{Content, RevokedCertificate};
@@ -155,16 +155,24 @@ fn known_hosts(graph: &Graph, hosts: &[HostName]) -> anyhow::Result<()> {
     bail!("the fabric has no host `{unknown}`; it has {}", known.join(", "))
 }
 
-/// `netns:NAME` or `user:NAME`.
+/// `netns:NAME`, `user:NAME`, `cgroup:PATH`, `container:NAME` or `host`.
 fn run_of(text: &str) -> anyhow::Result<Run> {
     let run = match text.split_once(':') {
         Some(("netns", name)) if !name.is_empty() => Some(Run::Netns(name.to_owned())),
         Some(("user", name)) if !name.is_empty() => {
             Some(Run::User(name.parse().map_or_else(|_| User::Name(name.to_owned()), User::Id)))
         }
+        Some(("cgroup", path)) if path.starts_with('/') => Some(Run::Cgroup(path.to_owned())),
+        Some(("container", name)) if !name.is_empty() => Some(Run::Container(Container::Name(name.to_owned()))),
+        None if text == "host" => Some(Run::Host),
         Some(_) | None => None,
     };
-    run.with_context(|| format!("`{text}` does not say what a workload is: write `netns:NAME` or `user:NAME`"))
+    run.with_context(|| {
+        format!(
+            "`{text}` does not say what a workload is: write `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` \
+             or `host`"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -155,14 +155,23 @@ fn owner_of<'j>(
     is_left: impl Fn(&Attachment) -> bool,
     place: &Place,
 ) -> Option<(&'j str, String)> {
-    let (is, whose): (Box<dyn Fn(&Attachment) -> bool>, _) = match place {
+    let whose = match place {
         Place::Netns(_) => return None,
-        Place::User { uid } => (Box::new(|other| other.uid == Some(*uid)), format!("user {uid}")),
-        Place::Cgroup(cgroup) => (Box::new(|other| other.cgroup == Some(cgroup.id)), format!("cgroup {}", cgroup.path)),
-        Place::Host => (Box::new(|other| other.host), "the host".to_owned()),
+        Place::User { uid } => format!("user {uid}"),
+        Place::Cgroup(cgroup) => format!("cgroup {}", cgroup.path),
+        Place::Host => "the host".to_owned(),
     };
-    let found = journal.entries().iter().find(|other| is(other) && !is_left(other))?;
+    let found = journal.entries().iter().find(|other| is_of(place, other) && !is_left(other))?;
     Some((&found.link, whose))
+}
+
+fn is_of(place: &Place, other: &Attachment) -> bool {
+    match place {
+        Place::Netns(_) => false,
+        Place::User { uid } => other.uid == Some(*uid),
+        Place::Cgroup(cgroup) => other.cgroup == Some(cgroup.id),
+        Place::Host => other.host,
+    }
 }
 
 fn free_slot(journal: &Journal) -> Option<u32> {

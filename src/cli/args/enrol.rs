@@ -126,7 +126,7 @@ pub(in crate::cli) struct WorkloadAdd {
     /// The host it runs on; several with several --on
     #[arg(long, value_name = "HOST", required = true)]
     pub(in crate::cli) on: Vec<HostName>,
-    /// What it is there: `netns:NAME` or `user:NAME`
+    /// What it is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` or `host`
     #[arg(long, value_name = "KIND:NAME")]
     pub(in crate::cli) run: String,
     /// Make the fabric its only network
@@ -155,7 +155,7 @@ pub(in crate::cli) struct Expose {
     /// Add the workload that serves it too, on this host; several with several --on
     #[arg(long, value_name = "HOST", requires = "run")]
     pub(in crate::cli) on: Vec<HostName>,
-    /// What that workload is there: `netns:NAME` or `user:NAME`
+    /// What that workload is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` or `host`
     #[arg(long, value_name = "KIND:NAME", requires = "on")]
     pub(in crate::cli) run: Option<String>,
     #[command(flatten)]
