@@ -16,7 +16,7 @@ pub(super) fn operator(directory: &Path) -> String {
 impl Lab {
     /// Gives the first of the running hosts the lab's graph, and waits until all have it.
     pub(super) fn first_policy(&self, running: &[&str]) {
-        self.apply(running[0], ToOwned::to_owned);
+        self.apply(running[0], str::to_owned);
         let first = self.agent(running[0]).version();
         for host in running {
             within(AGENT_WAIT, &format!("the first policy on {host}"), || self.agent(host).version() == first);
