@@ -155,23 +155,15 @@ fn owner_of<'j>(
     is_left: impl Fn(&Attachment) -> bool,
     place: &Place,
 ) -> Option<(&'j str, String)> {
-    let whose = match place {
-        Place::Netns(_) => return None,
-        Place::User { uid } => format!("user {uid}"),
-        Place::Cgroup(cgroup) => format!("cgroup {}", cgroup.path),
-        Place::Host => "the host".to_owned(),
-    };
-    let found = journal.entries().iter().find(|other| is_of(place, other) && !is_left(other))?;
-    Some((&found.link, whose))
-}
-
-fn is_of(place: &Place, other: &Attachment) -> bool {
-    match place {
+    let whose = place.programs()?.to_string();
+    let is = |other: &Attachment| match place {
         Place::Netns(_) => false,
         Place::User { uid } => other.uid == Some(*uid),
         Place::Cgroup(cgroup) => other.cgroup == Some(cgroup.id),
         Place::Host => other.host,
-    }
+    };
+    let found = journal.entries().iter().find(|other| is(other) && !is_left(other))?;
+    Some((&found.link, whose))
 }
 
 fn free_slot(journal: &Journal) -> Option<u32> {
