@@ -148,7 +148,7 @@ run_unit_tests() {
 
 run_e2e() {
   if can_make_hosts; then
-    tests "end-to-end tests" cargo test --locked --test e2e -- --test-threads=1 ${filter:+"$filter"} "$@"
+    tests "end-to-end tests" cargo test --workspace --locked --test e2e -- --test-threads=1 ${filter:+"$filter"} "$@"
   else
     skip "the end-to-end tests need root, /dev/net/tun and network namespaces (in a container: --privileged)"
   fi
@@ -188,7 +188,7 @@ case $mode in
       step "the static release binary, and its demo" static_release
       # What is promised of memory and speed is promised of this binary.
       RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale and limits of the release binary" \
-        cargo test --locked --test e2e -- --test-threads=1 scale:: limits::
+        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi
