@@ -35,6 +35,13 @@ const TABLE_BASE: u32 = 214_000;
 /// The rule priority of the first interface on the host; the others follow. Before main (32766) and the usual VPN rules.
 const PRIORITY_BASE: u32 = 2_140;
 
+/// The priority of the rules for marks. Before all others of ours: what is marked may have the source address of the main
+/// table's choice, or the user of another workload.
+const MARK_PRIORITY: u32 = PRIORITY_BASE - 2;
+/// The priority of the rules for what has the address of a control group or of the host, behind all others of ours: only
+/// what none of them knows is what the kernel itself answers.
+const ANSWER_PRIORITY: u32 = PRIORITY_BASE + HOST_INTERFACES;
+
 /// The routing table of an isolated namespace, which has no other.
 const ISOLATED_TABLE: u32 = TABLE_BASE - 1;
 /// The priority of the rule that leads to it.
@@ -298,8 +305,11 @@ fn rules_for(plan: &AttachPlan, slot: Option<u32>, to: IpNet) -> Vec<Rule> {
         // Only root could use the second otherwise.
         Place::User { uid } => vec![Rule { uid: Some(*uid), ..rule }, Rule { uid: Some(0), ..answers }],
         // What others send there is refused by the guard.
-        Place::Cgroup(_) => vec![Rule { mark: slot.map(guard::mark_of), ..rule }, answers],
-        Place::Host => vec![answers],
+        Place::Cgroup(_) => {
+            let marked = Rule { mark: slot.map(guard::mark_of), priority: MARK_PRIORITY, ..rule };
+            vec![marked, Rule { priority: ANSWER_PRIORITY, ..answers }]
+        }
+        Place::Host => vec![Rule { priority: ANSWER_PRIORITY, ..answers }],
     }
 }
 

@@ -151,8 +151,8 @@ tenants:
         assert_eq!(record["verdict"], "allow", "{record}");
     }
     let name = "http://api.shop.lab.test:8080/";
-    assert_eq!(one.ok(&alpha, &["curl", "-sS", "--http0.9", "-m", "5", name]), address(&lab, "shop/one"));
-    let by_exec = alpha.ok(&[ripstop(), "exec", "two", "--", "curl", "-sS", "--http0.9", "-m", "5", name]);
+    assert_eq!(one.ok(&alpha, &["curl", "-4sS", "--http0.9", "-m", "5", name]), address(&lab, "shop/one"));
+    let by_exec = alpha.ok(&[ripstop(), "exec", "two", "--", "curl", "-4sS", "--http0.9", "-m", "5", name]);
     assert_eq!(by_exec, address(&lab, "shop/two"));
 }
 
@@ -206,7 +206,7 @@ tenants:
 fn the_host_is_whatever_is_no_other_workload() {
     let lab = Lab::of(&["alpha", "beta"]).graph(HOST).start();
     let _server = lab.workload("api").serve(8080, tell_address);
-    let call = ["curl", "-sS", "--http0.9", "-m", "5", "http://api.shop.lab.test:8080/"];
+    let call = ["curl", "-4sS", "--http0.9", "-m", "5", "http://api.shop.lab.test:8080/"];
     let alpha = lab.host("alpha");
     let (rest, job) = (address(&lab, "shop/rest"), address(&lab, "shop/job"));
     assert_eq!(alpha.ok(&call), rest, "root");

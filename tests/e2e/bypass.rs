@@ -223,7 +223,7 @@ fn no_way_past_the_fabric_is_known() {
     ];
     // A session of one who may, so that others can try to be taken for it.
     let vault = lab.service("shop/vault", PORT);
-    let _session = lab.workload("good").inside(move || {
+    let session = lab.workload("good").inside(move || {
         let caller = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         caller.bind(&SocketAddr::from(([0; 4], SESSION)).into()).unwrap();
         caller.connect(&vault.into()).expect("it has an edge");
@@ -261,6 +261,7 @@ fn no_way_past_the_fabric_is_known() {
     let sent = outcomes.values().filter(|outcome| *outcome == "sent").count();
     eprintln!("{} ways, {sent} taken by the kernel, none delivered", outcomes.len());
     assert!(outcomes.len() >= CELLS, "{}", outcomes.len());
+    drop(session);
     assert_counted(&lab, &servers);
 }
 
