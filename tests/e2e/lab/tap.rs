@@ -42,12 +42,12 @@ impl Tap {
         let (stopped, finds) = (Arc::clone(&stop), Arc::clone(&found));
         let listening = thread::spawn(move || {
             let mut packet = vec![0; 65_536];
+            // Looked at after each packet: where somebody sends all the time there is no pause.
             while !stopped.load(Ordering::Relaxed) {
-                while let Ok((length, from)) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut packet) {
-                    let by = from.map_or(0, |from| from.ifindex());
-                    if (devices.is_empty() || devices.contains(&by)) && wanted(&packet[..length]) {
-                        finds.lock().unwrap().push(packet[..length.min(KEPT)].to_vec());
-                    }
+                let Ok((length, from)) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut packet) else { continue };
+                let by = from.map_or(0, |from| from.ifindex());
+                if (devices.is_empty() || devices.contains(&by)) && wanted(&packet[..length]) {
+                    finds.lock().unwrap().push(packet[..length.min(KEPT)].to_vec());
                 }
             }
         });
