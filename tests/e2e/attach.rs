@@ -6,8 +6,8 @@ use crate::{
 };
 use std::{
     fs,
-    io::Write,
-    net::TcpStream,
+    io::{self, Write},
+    net::{Shutdown, TcpStream},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -71,7 +71,10 @@ impl Drop for Group {
 
 fn tell_address(mut stream: TcpStream) {
     let from = stream.peer_addr().map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
-    let _ = stream.write_all(from.as_bytes());
+    let _ = stream.write_all(from.as_bytes()).and_then(|()| stream.shutdown(Shutdown::Write));
+    // A request that is not read would make closing a reset, which may overtake the answer.
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let _ = io::copy(&mut stream, &mut io::sink());
 }
 
 fn address(lab: &Lab, workload: &str) -> String {
