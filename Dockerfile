@@ -7,7 +7,7 @@
 #
 #   docker run --rm --name ripstop --network host \
 #     --cap-add NET_ADMIN --cap-add SYS_ADMIN --device /dev/net/tun \
-#     -v /etc/ripstop:/etc/ripstop:ro -v /run/ripstop:/run/ripstop \
+#     -v /etc/ripstop:/etc/ripstop -v /run/ripstop:/run/ripstop -v /var/lib/ripstop:/var/lib/ripstop \
 #     -v /run/netns:/run/netns:rslave \
 #     ripstop agent --config /etc/ripstop/agent.yaml
 #
@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="Ripstop" \
       org.opencontainers.image.source="https://github.com/ripstop/ripstop" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /out/ripstop /ripstop
-EXPOSE 7477/udp 7478/tcp
+EXPOSE 7477/udp 7477/tcp 7478/tcp
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/ripstop"]
 CMD ["agent", "--config", "/etc/ripstop/agent.yaml"]
