@@ -4,7 +4,7 @@ use super::{
     buffers::Buffers,
     device::{TunPort, Turn},
 };
-use crate::packet::FlowKey;
+use crate::packet::{self, FlowKey};
 use self_cell::MutBorrow;
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
@@ -29,6 +29,8 @@ pub(super) struct Connection {
     handle: SocketHandle,
     /// Bytes that went through the buffers.
     used: Rc<Cell<usize>>,
+    /// The number that the workload was told to go on with.
+    told: Cell<Option<u32>>,
 }
 
 impl Connection {
@@ -47,13 +49,14 @@ impl Connection {
         });
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut Turn { packet: None, port }, Instant::ZERO);
+        let told = Cell::default();
+        let mut interface = Interface::new(config, &mut Turn { packet: None, port, told: &told }, Instant::ZERO);
         // A prefix of zero puts every peer on the link: there is nothing to route.
         interface.update_ip_addrs(|addresses| {
             // The list is empty and has room for two.
             let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
         });
-        Ok(Self { interface, memory, handle, used })
+        Ok(Self { interface, memory, handle, used, told })
     }
 
     /// Waits for the SYN that comes next.
@@ -118,17 +121,37 @@ impl Connection {
     }
 
     /// Takes one packet.
+    ///
+    /// smoltcp does not look at the acknowledgement of a segment outside its receive window, as RFC 9293 section 3.10.7.4
+    /// wants where that window is closed. A workload's kernel that sent a byte into a window which was just then closed
+    /// counts on from there, so nothing that it acknowledged would count until the window opens: for ever, where the
+    /// workload reads nothing before it has written. So the acknowledgement of what lies ahead comes on its own first.
     pub(super) fn ingress(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
         self.used.update(|used| used.saturating_add(packet.len()));
+        let ahead = self.told.get().and_then(|told| {
+            let answer = packet::answer(packet).filter(packet::Answer::acknowledges)?;
+            let is_ahead = answer.sequence != told && answer.sequence.wrapping_sub(told) < 1 << 31;
+            is_ahead.then(|| packet::acknowledgement_alone(packet, told)).flatten()
+        });
+        let says_more = ahead.as_ref().is_none_or(|(_, says_more)| *says_more);
+        if let Some((alone, _)) = &ahead {
+            self.take(now, alone, port);
+        }
+        if says_more {
+            self.take(now, packet, port);
+        }
+    }
+
+    fn take(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
         let interface = &mut self.interface;
-        let mut turn = Turn { packet: Some(packet), port };
+        let mut turn = Turn { packet: Some(packet), port, told: &self.told };
         self.memory.with_dependent_mut(|_, sockets| interface.poll_ingress_single(now, &mut turn, sockets));
     }
 
     /// Sends what is due, at most so many packets; returns how many there were.
     pub(super) fn egress(&mut self, now: Instant, port: &TunPort, packets: usize) -> usize {
         let interface = &mut self.interface;
-        let mut turn = Turn { packet: None, port };
+        let mut turn = Turn { packet: None, port, told: &self.told };
         self.memory.with_dependent_mut(|_, sockets| {
             (0..packets).take_while(|_| interface.poll_egress(now, &mut turn, sockets) != PollResult::None).count()
         })

@@ -1,6 +1,6 @@
 //! The way of packets from the agent into an interface.
 
-use crate::packet::{TCP, checksum, craft::DatagramHead};
+use crate::packet::{self, TCP, checksum, craft::DatagramHead};
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -133,6 +133,8 @@ fn needs_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER] {
 pub(super) struct Turn<'t> {
     pub(super) packet: Option<&'t [u8]>,
     pub(super) port: &'t TunPort,
+    /// The number that the workload was told to go on with, by what was sent last.
+    pub(super) told: &'t Cell<Option<u32>>,
 }
 
 impl Device for Turn<'_> {
@@ -146,11 +148,11 @@ impl Device for Turn<'_> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
-        Some((Received(self.packet.take()?), Sending(self.port)))
+        Some((Received(self.packet.take()?), Sending { port: self.port, told: self.told }))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(self.port))
+        Some(Sending { port: self.port, told: self.told })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -172,10 +174,19 @@ impl RxToken for Received<'_> {
     }
 }
 
-pub(super) struct Sending<'a>(&'a TunPort);
+pub(super) struct Sending<'a> {
+    port: &'a TunPort,
+    told: &'a Cell<Option<u32>>,
+}
 
 impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        self.0.build(length, fill)
+        self.port.build(length, |packet| {
+            let result = fill(packet);
+            if let Some(answer) = packet::answer(packet).filter(packet::Answer::acknowledges) {
+                self.told.set(Some(answer.acknowledged));
+            }
+            result
+        })
     }
 }

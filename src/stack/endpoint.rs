@@ -348,11 +348,11 @@ impl Inner {
         let now = self.now();
         let before = self.state();
         if let Some(packet) = packet {
-            let (acknowledged, is_reset) = packet::answer(packet).unwrap_or((self.acknowledged, false));
-            self.acknowledged = acknowledged;
+            let answer = packet::answer(packet);
+            self.acknowledged = answer.map_or(self.acknowledged, |answer| answer.acknowledged);
             self.silence.heard(now, &mut self.connection);
             self.connection.ingress(now, packet, &self.port);
-            if is_reset {
+            if answer.is_some_and(|answer| answer.is_reset()) {
                 self.obey_reset();
             }
             // Each of these is seen here before the next one follows.
