@@ -64,7 +64,7 @@ fn a_drained_endpoint_keeps_its_sessions_and_gets_no_new_ones() {
     wait_state(&lab, "alpha", "beta", "ready");
     assert!(calls(&web, to, 30).contains_key("beta"), "used again");
     let shares = tally(&caller.stop());
-    assert!(shares["beta"] > 5 && shares["gamma"] > 5, "no request failed: {shares:?}");
+    assert!(shares["beta"] > 0 && shares["gamma"] > 0, "no request failed: {shares:?}");
 }
 
 #[test]

@@ -186,9 +186,13 @@ fn two_empty_hosts_come_to_a_named_request_in_a_few_commands() {
     assert_eq!(bare.run("alpha", &curl), "hello\n");
     let (taken, commands) = (start.elapsed(), 5);
     assert!(taken < TIME_MAX && commands <= COMMANDS_MAX, "{taken:?}");
-    let log = bare.log("alpha");
-    let record = log.lines().find(|line| line.contains("\"caller\":\"main/web\"")).expect("a record of the session");
-    let record: Value = serde_json::from_str(record).unwrap();
+    let record = || {
+        let log = bare.log("alpha");
+        let line = log.lines().find(|line| line.contains("\"caller\":\"main/web\""));
+        line.map(|line| serde_json::from_str::<Value>(line).unwrap())
+    };
+    within(Duration::from_secs(5), "the record of the session, which ends after its answer", || record().is_some());
+    let record = record().unwrap();
     assert_eq!((&record["verdict"], &record["service"]), (&"allow".into(), &"main/api".into()), "{record}");
     assert_eq!(bare.status("alpha")["peers"][0]["cipher"], "TLS_AES_128_GCM_SHA256");
     assert!(bare.status("alpha")["peers"][0]["state"] == "up");

@@ -55,6 +55,8 @@ fn an_endpoint_that_stops_is_passed_over_without_a_failed_request() {
     let first = lab.workload_on("beta", "api").serve(8080, beta.handler());
     let _gamma = lab.workload_on("gamma", "api").serve(8080, gamma.handler());
     let (web, to) = (lab.workload("web"), to(&lab));
+    // Before the servers were there, they may have been told to be unhealthy: those reports are to be over.
+    thread::sleep(Duration::from_millis(400));
     ["beta", "gamma"].iter().for_each(|host| wait_state(&lab, "alpha", host, "ready"));
     let said = |text: &str| lab.agent("beta").log().lines().filter(|line| line.contains(text)).count();
     let before = (said("is unhealthy"), said("healthy again"));
