@@ -12,7 +12,13 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
+    // Before much is allocated. Buffers of sessions are made large and used as far as needed: huge pages would make all of
+    // each resident.
+    let small_pages = nix::sys::prctl::set_thp_disable(true);
     log_to_stderr(&agent.log, agent.log_format)?;
+    if let Err(error) = small_pages {
+        tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
+    }
     let path = &agent.config;
     let text = files::read(path)
         .context("the agent's settings cannot be had; run it as root, and name their file with --config")?;

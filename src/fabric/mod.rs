@@ -104,10 +104,6 @@ impl Signals {
 
 async fn serve(config: AgentConfig, identity: Identity, start: load::Start, signals: Signals) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    // Buffers of sessions are made large and used as far as needed: huge pages would make all of each resident.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
-    }
     // First, as another agent that already runs would hold everything else too.
     let kernel = Arc::new(Kernel::lock(&config.run)?);
     let readiness = Readiness::new();

@@ -6,6 +6,7 @@ use crate::{
     demand::Demand,
     leaf::{CertificateId, Leaf, LeafError},
     report::Pace,
+    settings::SESSIONS_FIRST,
     shared::Shared,
     socket::{Followed, Socket},
     suite::PeerIdentity,
@@ -15,7 +16,7 @@ use ripstop_config::HostName;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -54,6 +55,9 @@ pub(crate) struct Link {
     silent: AtomicBool,
     /// Halves of streams that someone holds.
     halves: AtomicUsize,
+    /// Sessions that the peer may have open on it, now and at most.
+    places: AtomicU32,
+    places_max: u32,
     /// What its streams want of the path.
     pub(crate) demand: Demand,
     /// Datagrams that arrived.
@@ -87,6 +91,8 @@ impl Link {
             retired: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
+            places: AtomicU32::new(shared.settings.sessions.min(SESSIONS_FIRST)),
+            places_max: shared.settings.sessions,
             demand: Demand::default(),
             inbox: Arc::default(),
             small: Lane::small(),
@@ -131,6 +137,18 @@ impl Link {
     /// No session is left on it.
     pub(crate) fn is_unused(&self) -> bool {
         self.halves.load(Ordering::Relaxed) == 0
+    }
+
+    /// Doubles the sessions that the peer may have open when three quarters may be, up to the limit. For one task at a time.
+    pub(crate) fn make_room(&self) {
+        let places = self.places.load(Ordering::Relaxed);
+        // Sessions of both hosts are counted: where this one opens many too, the peer has room earlier.
+        let open = self.halves.load(Ordering::Relaxed) / 2;
+        if places < self.places_max && open >= places as usize / 4 * 3 {
+            let more = places.saturating_mul(2).min(self.places_max);
+            self.places.store(more, Ordering::Relaxed);
+            self.connection.set_max_concurrent_bi_streams(more.into());
+        }
     }
 
     pub(crate) fn close(&self, code: u32, why: &str) {

@@ -122,7 +122,9 @@ async fn accept_streams(shared: &Shared, link: &Arc<Link>) {
     let headers = Arc::new(Semaphore::new(HEADERS_MAX));
     while let Ok(permit) = Arc::clone(&headers).acquire_owned().await {
         let Ok(streams) = link.connection.accept_bi().await else { return };
-        let taken = incoming.send(IncomingStream::new(link, streams, permit)).await;
+        let stream = IncomingStream::new(link, streams, permit);
+        link.make_room();
+        let taken = incoming.send(stream).await;
         if taken.is_err() {
             return;
         }

@@ -25,16 +25,17 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// first probe after the last answer (RFC 9000 section 10.1), so the end comes [`KEEP_ALIVE`] + this after the last sign of
 /// life at most. No new session waits for it: see the states of a peer.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// Payload of one session that may wait unread at a receiver: 100 Mbit/s at 100 ms of round trip.
-pub const STREAM_WINDOW: u32 = 1_250_000;
+/// Payload of one session that may wait unread at a receiver: 1.6 Gbit/s at 20 ms of round trip, as Linux's own TCP comes to
+/// without being tuned.
+pub const STREAM_WINDOW: u32 = 4 << 20;
 /// Payload of all sessions of a connection that may wait unread.
 ///
 /// A session whose workload does not read takes up to a [`STREAM_WINDOW`] of it and gives nothing back. quinn announces
-/// new credit in eighths of the window, so with `stalled sessions × STREAM_WINDOW` beyond seven eighths of it, 751
+/// new credit in eighths of the window, so with `stalled sessions × STREAM_WINDOW` beyond seven eighths of it, 448
 /// sessions, **all** sessions of that direction stand still until one of the stalled ones is read or ends. A smaller
 /// window stalls earlier. A larger one costs memory: this much per connection at worst, of an honest peer at most a
 /// stream window for each of its sessions that policy admits here.
-pub const CONNECTION_WINDOW: u32 = 1 << 30;
+pub const CONNECTION_WINDOW: u32 = 1 << 31;
 /// Payload that a connection keeps until it is acknowledged, over all its sessions.
 ///
 /// Only what both windows of the receiver have room for is taken from a writer, and the receiver acknowledges it whether
@@ -47,6 +48,9 @@ pub const SEND_WINDOW: u64 = CONNECTION_WINDOW as u64;
 /// Sessions that a peer may have open towards this host on one connection. Session one more waits for one to end, so
 /// this is what one host's agent admits of sessions at most (DESIGN section 12).
 pub const SESSIONS: u32 = 65_536;
+/// How many of them it may open at first. quinn keeps two entries of 80 bytes in all for each that may be opened, so that
+/// connections begin with few places and get more as they are taken: see [`Link::make_room`](crate::link::Link::make_room).
+pub(crate) const SESSIONS_FIRST: u32 = 1_024;
 /// Largest UDP payload tried on a path. quinn sends ten segments at once, and 10 × 6 500 stays below the 65 535 bytes
 /// of one send; beyond, it falls back to 1 200.
 pub const MTU_MAX: u16 = 6_500;
@@ -151,7 +155,7 @@ impl Settings {
             .max_ack_delay(Some(ACK_AFTER));
         let mut config = TransportConfig::default();
         config
-            .max_concurrent_bidi_streams(self.sessions.into())
+            .max_concurrent_bidi_streams(self.sessions.min(SESSIONS_FIRST).into())
             .max_concurrent_uni_streams(unidirectional::STREAMS.into())
             .stream_receive_window(self.stream_window.into())
             .receive_window(self.connection_window.into())
@@ -214,8 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn seven_hundred_and_fifty_stalled_sessions_leave_room_for_others() {
-        assert_eq!((CONNECTION_WINDOW - CONNECTION_WINDOW / 8) / STREAM_WINDOW, 751);
+    fn some_hundred_stalled_sessions_leave_room_for_others() {
+        assert_eq!((CONNECTION_WINDOW - CONNECTION_WINDOW / 8) / STREAM_WINDOW, 448);
         assert!(SEND_WINDOW >= CONNECTION_WINDOW.into(), "the receiver's window closes first");
     }
 }
