@@ -25,6 +25,7 @@ mod datagram;
 mod demand;
 mod dial;
 pub mod enrol;
+mod gather;
 mod header;
 mod identity;
 mod incoming;

@@ -5,7 +5,10 @@
 //! 2. quinn answers from the address that a packet came to. When this host has lost that address, the kernel would refuse to
 //!    send from it, so it is left to the kernel to choose.
 
-use crate::moves::{ID_LENGTH, Moves};
+use crate::{
+    gather::Gathering,
+    moves::{ID_LENGTH, Moves},
+};
 use quinn::{
     AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller,
     udp::{RecvMeta, Transmit},
@@ -73,7 +76,7 @@ impl fmt::Debug for Socket {
 impl Socket {
     /// Binds the socket; `id_key` is that of the connection IDs that this host issues.
     pub(crate) fn bind(address: SocketAddr, id_key: u64) -> io::Result<Arc<Self>> {
-        let inner = TokioRuntime.wrap_udp_socket(bind(address)?)?;
+        let inner = Gathering::over(TokioRuntime.wrap_udp_socket(bind(address)?)?);
         Ok(Arc::new(Self {
             inner,
             ids: HashedConnectionIdGenerator::from_key(id_key),
