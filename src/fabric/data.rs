@@ -233,7 +233,7 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
     let workload = owner.workload.clone();
     let tun = Rc::new(tun);
     let port = TunPort::new(Rc::clone(&tun) as _);
-    let interface = Interface::new(context, owner, port);
+    let interface = Interface::new(context, owner, port.clone());
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
@@ -244,7 +244,9 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
+        let shared = tokio::task::spawn_local(async move { port.run().await });
         serving.await;
+        shared.abort();
         // Unless another took its place, it went by itself: its namespace is gone.
         let current = context.interface(&workload);
         if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {

@@ -265,6 +265,12 @@ impl Answer {
         self.flags & Self::RST != 0
     }
 
+    /// It opens a connection.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.flags & (Self::SYN | Self::RST) == Self::SYN
+    }
+
     /// It acknowledges something, and opens or resets nothing.
     #[must_use]
     pub fn acknowledges(&self) -> bool {

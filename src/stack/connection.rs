@@ -3,16 +3,18 @@
 use super::{
     buffers::Buffers,
     device::{TunPort, Turn},
+    soon::ACK_DELAY,
 };
 use crate::packet::{self, FlowKey};
+use bytes::Bytes;
 use self_cell::MutBorrow;
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
-    socket::tcp::{SendError, Socket, SocketBuffer},
+    socket::tcp::{RecvError, SendError, Socket, SocketBuffer, State},
     time::Instant,
     wire::{HardwareAddress, IpCidr, IpEndpoint},
 };
-use std::{cell::Cell, io, net::SocketAddr, rc::Rc};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, task::Waker};
 
 self_cell::self_cell!(
     struct Memory {
@@ -29,8 +31,9 @@ pub(super) struct Connection {
     handle: SocketHandle,
     /// Bytes that went through the buffers.
     used: Rc<Cell<usize>>,
-    /// The number that the workload was told to go on with.
-    told: Cell<Option<u32>>,
+    /// The number of the first byte that the workload sends, and how many of its bytes were read.
+    first: Option<u32>,
+    read: u32,
 }
 
 impl Connection {
@@ -42,21 +45,20 @@ impl Connection {
             let (receive, send) = buffers.borrow_mut().halves();
             let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
             socket.set_nagle_enabled(false);
-            socket.set_ack_delay(None);
+            socket.set_ack_delay(Some(ACK_DELAY.into()));
             let mut sockets = SocketSet::new(Vec::with_capacity(1));
             handle = sockets.add(socket);
             sockets
         });
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let told = Cell::default();
-        let mut interface = Interface::new(config, &mut Turn { packet: None, port, told: &told }, Instant::ZERO);
+        let mut interface = Interface::new(config, &mut Turn { packet: None, port }, Instant::ZERO);
         // A prefix of zero puts every peer on the link: there is nothing to route.
         interface.update_ip_addrs(|addresses| {
             // The list is empty and has room for two.
             let _ = addresses.push(IpCidr::new(fabric.ip().into(), 0));
         });
-        Ok(Self { interface, memory, handle, used, told })
+        Ok(Self { interface, memory, handle, used, first: None, read: 0 })
     }
 
     /// Waits for the SYN that comes next.
@@ -90,6 +92,11 @@ impl Connection {
             let flow = FlowKey { workload: address(workload), fabric: address(fabric) };
             (socket.send_queue() > 0).then_some(flow)
         })
+    }
+
+    /// Something waits to be sent, or to be acknowledged.
+    pub(super) fn is_sending(&mut self) -> bool {
+        self.socket(|socket| socket.send_queue() > 0)
     }
 
     /// Has a FIN sent after what waits.
@@ -128,11 +135,15 @@ impl Connection {
     /// workload reads nothing before it has written. So the acknowledgement of what lies ahead comes on its own first.
     pub(super) fn ingress(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
         self.used.update(|used| used.saturating_add(packet.len()));
-        let ahead = self.told.get().and_then(|told| {
-            let answer = packet::answer(packet).filter(packet::Answer::acknowledges)?;
-            let is_ahead = answer.sequence != told && answer.sequence.wrapping_sub(told) < 1 << 31;
-            is_ahead.then(|| packet::acknowledgement_alone(packet, told)).flatten()
+        let answer = packet::answer(packet);
+        let ahead = self.expected().zip(answer).and_then(|(expected, answer)| {
+            let ahead = answer.sequence.wrapping_sub(expected);
+            let is_ahead = answer.acknowledges() && ahead != 0 && ahead < 1 << 31;
+            is_ahead.then(|| packet::acknowledgement_alone(packet, expected)).flatten()
         });
+        if self.first.is_none() {
+            self.first = answer.filter(packet::Answer::opens).map(|opening| opening.sequence.wrapping_add(1));
+        }
         let says_more = ahead.as_ref().is_none_or(|(_, says_more)| *says_more);
         if let Some((alone, _)) = &ahead {
             self.take(now, alone, port);
@@ -142,16 +153,52 @@ impl Connection {
         }
     }
 
+    /// The number that the workload is to go on with, when its first one is known.
+    fn expected(&mut self) -> Option<u32> {
+        let (first, read) = (self.first?, self.read);
+        let (waiting, ended) = self.socket(|socket| (socket.recv_queue(), has_ended(socket.state())));
+        let waiting = u32::try_from(waiting).unwrap_or(0); // the buffer holds 256 KiB
+        Some(first.wrapping_add(read).wrapping_add(waiting).wrapping_add(u32::from(ended)))
+    }
+
+    /// Bytes that the workload sent, at most `max` of them that lie in one piece; what comes next has `waker` woken when
+    /// there are none.
+    ///
+    /// # Errors
+    /// When there will be none any more.
+    pub(super) fn receive(&mut self, max: usize, waker: &Waker) -> Result<Bytes, RecvError> {
+        let piece = self.socket(|socket| {
+            let piece = socket.recv(|data| {
+                let length = data.len().min(max);
+                (length, Bytes::copy_from_slice(&data[..length]))
+            });
+            if piece.as_ref().is_ok_and(Bytes::is_empty) {
+                socket.register_recv_waker(waker);
+            }
+            piece
+        })?;
+        self.read = self.read.wrapping_add(u32::try_from(piece.len()).unwrap_or(0));
+        Ok(piece)
+    }
+
+    /// Acknowledges at once what was not acknowledged yet.
+    pub(super) fn acknowledge(&mut self) {
+        self.socket(|socket| {
+            socket.set_ack_delay(None);
+            socket.set_ack_delay(Some(ACK_DELAY.into()));
+        });
+    }
+
     fn take(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
         let interface = &mut self.interface;
-        let mut turn = Turn { packet: Some(packet), port, told: &self.told };
+        let mut turn = Turn { packet: Some(packet), port };
         self.memory.with_dependent_mut(|_, sockets| interface.poll_ingress_single(now, &mut turn, sockets));
     }
 
     /// Sends what is due, at most so many packets; returns how many there were.
     pub(super) fn egress(&mut self, now: Instant, port: &TunPort, packets: usize) -> usize {
         let interface = &mut self.interface;
-        let mut turn = Turn { packet: None, port, told: &self.told };
+        let mut turn = Turn { packet: None, port };
         self.memory.with_dependent_mut(|_, sockets| {
             (0..packets).take_while(|_| interface.poll_egress(now, &mut turn, sockets) != PollResult::None).count()
         })
@@ -161,5 +208,19 @@ impl Connection {
     pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let interface = &mut self.interface;
         self.memory.with_dependent(|_, sockets| interface.poll_at(now, sockets))
+    }
+}
+
+/// Whether the workload has sent its FIN, behind all of its bytes.
+pub(super) fn has_ended(state: State) -> bool {
+    match state {
+        State::CloseWait | State::LastAck | State::Closing | State::TimeWait => true,
+        State::Closed
+        | State::Listen
+        | State::SynSent
+        | State::SynReceived
+        | State::Established
+        | State::FinWait1
+        | State::FinWait2 => false,
     }
 }

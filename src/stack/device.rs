@@ -1,6 +1,7 @@
 //! The way of packets from the agent into an interface.
 
-use crate::packet::{self, TCP, checksum, craft::DatagramHead};
+use super::soon::Waiting;
+use crate::packet::{TCP, checksum, craft::DatagramHead};
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -46,13 +47,24 @@ struct Shared {
     /// One packet is built at a time, so one buffer serves every session.
     scratch: RefCell<Vec<u8>>,
     refused: Cell<u64>,
+    waiting: Rc<Waiting>,
 }
 
 impl TunPort {
     /// A port over a device.
     #[must_use]
     pub fn new(sink: Rc<dyn PacketSink>) -> Self {
-        Self(Rc::new(Shared { sink, scratch: RefCell::new(vec![0; MTU]), refused: Cell::new(0) }))
+        let waiting = Rc::default();
+        Self(Rc::new(Shared { sink, scratch: RefCell::new(vec![0; MTU]), refused: Cell::new(0), waiting }))
+    }
+
+    /// Runs what the sessions of this interface share, acknowledgements that wait above all; never resolves.
+    pub async fn run(&self) {
+        Rc::clone(&self.0.waiting).run().await;
+    }
+
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.0.waiting
     }
 
     /// Sends a packet whose checksums are complete. A packet that the device refuses is counted: TCP sends it again,
@@ -133,8 +145,6 @@ fn needs_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER] {
 pub(super) struct Turn<'t> {
     pub(super) packet: Option<&'t [u8]>,
     pub(super) port: &'t TunPort,
-    /// The number that the workload was told to go on with, by what was sent last.
-    pub(super) told: &'t Cell<Option<u32>>,
 }
 
 impl Device for Turn<'_> {
@@ -148,11 +158,11 @@ impl Device for Turn<'_> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
-        Some((Received(self.packet.take()?), Sending { port: self.port, told: self.told }))
+        Some((Received(self.packet.take()?), Sending(self.port)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending { port: self.port, told: self.told })
+        Some(Sending(self.port))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -174,19 +184,10 @@ impl RxToken for Received<'_> {
     }
 }
 
-pub(super) struct Sending<'a> {
-    port: &'a TunPort,
-    told: &'a Cell<Option<u32>>,
-}
+pub(super) struct Sending<'a>(&'a TunPort);
 
 impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        self.port.build(length, |packet| {
-            let result = fill(packet);
-            if let Some(answer) = packet::answer(packet).filter(packet::Answer::acknowledges) {
-                self.told.set(Some(answer.acknowledged));
-            }
-            result
-        })
+        self.0.build(length, fill)
     }
 }

@@ -1,6 +1,11 @@
 //! One TCP connection between a workload and the agent.
 
-use super::{connection::Connection, device::TunPort, silence::Silence};
+use super::{
+    connection::{Connection, has_ended},
+    device::TunPort,
+    silence::Silence,
+    soon::SOON,
+};
 use crate::packet::{self, craft};
 use bytes::Bytes;
 use ripstop_config::Reason;
@@ -12,7 +17,7 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -45,6 +50,9 @@ pub struct Endpoint(RefCell<Inner>);
 struct Inner {
     connection: Connection,
     port: TunPort,
+    /// The endpoint itself, and whether the interface's shared timer looks after it.
+    me: Weak<Endpoint>,
+    is_waiting: bool,
     started: Instant,
     /// Time stands still from TIME-WAIT on: its end would throw away what was not read yet, and nothing is left to time.
     stopped: Option<StackInstant>,
@@ -94,18 +102,22 @@ impl Endpoint {
             tracing::error!(%error, "failed to get memory for a connection");
             Reason::AgentFull
         })?;
-        Ok(Rc::new(Self(RefCell::new(Inner {
-            connection,
-            port: port.clone(),
-            started: Instant::now(),
-            stopped: None,
-            acknowledged: 0,
-            finished: false,
-            silence: Silence::new(seed),
-            armed: None,
-            driver: None,
-            watcher: None,
-        }))))
+        Ok(Rc::new_cyclic(|me| {
+            Self(RefCell::new(Inner {
+                connection,
+                port: port.clone(),
+                me: me.clone(),
+                is_waiting: false,
+                started: Instant::now(),
+                stopped: None,
+                acknowledged: 0,
+                finished: false,
+                silence: Silence::new(seed),
+                armed: None,
+                driver: None,
+                watcher: None,
+            }))
+        }))
     }
 
     /// Takes a packet of this flow and answers it.
@@ -122,6 +134,13 @@ impl Endpoint {
             done = self.handshake() => done,
             never = self.drive() => match never {},
         }
+    }
+
+    /// The interface's shared timer ran.
+    pub(super) fn tick(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.is_waiting = false;
+        inner.turn(None);
     }
 
     async fn handshake(&self) -> Result<(), Broken> {
@@ -154,7 +173,7 @@ impl Endpoint {
     async fn next_deadline(&self) -> Instant {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            inner.armed = inner.deadline();
+            inner.armed = inner.later();
             match inner.armed {
                 Some(at) => Poll::Ready(at),
                 None => {
@@ -187,16 +206,7 @@ impl Endpoint {
     pub async fn read(&self, max: usize, reset: Reason) -> Result<Option<Bytes>, Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            let piece = inner.connection.socket(|socket| {
-                let piece = socket.recv(|data| {
-                    let length = data.len().min(max).min(PIECE);
-                    (length, Bytes::copy_from_slice(&data[..length]))
-                });
-                if piece.as_ref().is_ok_and(Bytes::is_empty) {
-                    socket.register_recv_waker(cx.waker());
-                }
-                piece
-            });
+            let piece = inner.connection.receive(max.min(PIECE), cx.waker());
             match piece {
                 Ok(piece) if piece.is_empty() => Poll::Pending,
                 Ok(piece) => {
@@ -356,10 +366,18 @@ impl Inner {
                 self.obey_reset();
             }
             // Each of these is seen here before the next one follows.
-            self.finished |=
-                matches!(self.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+            self.finished |= has_ended(self.state());
         }
-        self.transmit_at(now);
+        match (before, self.state()) {
+            // Nothing will follow that the last acknowledgement could go with.
+            (_, State::TimeWait) => {
+                self.connection.acknowledge();
+                self.transmit_at(now);
+            }
+            // The other end's FIN will follow as a rule, and take the acknowledgement of this one along.
+            (State::Established, State::CloseWait) if !self.connection.is_sending() => self.rearm(),
+            _ => self.transmit_at(now),
+        }
         if self.state() != before
             && let Some(watcher) = self.watcher.take()
         {
@@ -410,9 +428,21 @@ impl Inner {
         Some(Instant::now() + wait)
     }
 
+    /// The time for the driver, once there is one: what is due soon is left to the interface's shared timer.
+    fn later(&mut self) -> Option<Instant> {
+        let deadline = self.deadline()?;
+        if deadline > Instant::now() + SOON {
+            return Some(deadline);
+        }
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            self.port.waiting().add(self.me.clone());
+        }
+        None
+    }
+
     /// Wakes the driver only when it would come too late: a timer that moves on costs nothing.
     fn rearm(&mut self) {
-        let Some(deadline) = self.deadline() else { return };
+        let Some(deadline) = self.later() else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.armed = Some(deadline);
             if let Some(driver) = self.driver.take() {

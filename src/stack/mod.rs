@@ -5,7 +5,8 @@
 //!
 //! 1. Make it with [`Endpoint::accept`] from the SYN that was held, or with [`Endpoint::connect`] toward a workload.
 //! 2. Hand every later packet of the flow to [`Endpoint::ingest`].
-//! 3. Keep [`Endpoint::drive`] polled while the endpoint lives: it runs the retransmission timers.
+//! 3. Keep [`Endpoint::drive`] polled while the endpoint lives: it runs the retransmission timers. Keep [`TunPort::run`]
+//!    polled while the interface does: it sends acknowledgements that nothing took along.
 //! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`]; end with [`Endpoint::finish`] or
 //!    [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
 
@@ -14,6 +15,7 @@ mod connection;
 mod device;
 mod endpoint;
 mod silence;
+mod soon;
 #[cfg(test)]
 mod tests;
 

@@ -57,6 +57,7 @@ fn segment(flags: u8, sequence: u32, acknowledgement: u32, window: u16, options:
 
 struct Talk {
     kept: Rc<Kept>,
+    port: TunPort,
     endpoint: Rc<Endpoint>,
     /// The endpoint's initial sequence number.
     isn: u32,
@@ -69,7 +70,7 @@ impl Talk {
         let port = TunPort::new(Rc::clone(&kept) as _);
         let syn = segment(SYN, ISN, 0, 65_535, options, &[]);
         let endpoint = Endpoint::accept(&port, SocketAddr::from(FABRIC), &syn, 7).unwrap();
-        let mut talk = Self { kept, endpoint, isn: 0 };
+        let mut talk = Self { kept, port, endpoint, isn: 0 };
         let answer = talk.sent().pop()?;
         assert!(answer.syn && answer.ack && answer.acknowledgement == ISN + 1);
         talk.isn = answer.sequence;
@@ -87,6 +88,12 @@ impl Talk {
             other => panic!("not TCP: {other:?}"),
         };
         packets.iter().map(read).collect()
+    }
+
+    /// What was sent when acknowledgements had waited for long enough.
+    async fn sent_soon(&self) -> Vec<Segment> {
+        drop(tokio::time::timeout(Duration::from_millis(15), self.port.run()).await);
+        self.sent()
     }
 
     fn send(&self, flags: u8, offset: u32, acknowledged: u32, window: u16, data: &[u8]) {
@@ -295,6 +302,42 @@ fn a_closed_window_is_not_silence() {
 }
 
 #[test]
+fn an_acknowledgement_goes_with_the_answer_or_a_moment_later() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.send(ACK, 0, 0, 65_535, b"question");
+        assert_eq!(talk.sent().len(), 0, "it waits");
+        talk.endpoint.write(&[bytes::Bytes::from_static(b"answer")], Reason::CallerReset).await.unwrap();
+        let [answer] = &talk.sent()[..] else { panic!("one packet") };
+        assert_eq!((answer.length, answer.acknowledgement), (6, ISN + 1 + 8));
+        talk.send(ACK, 8, 6, 65_535, b"thanks");
+        let sent = talk.sent_soon().await;
+        let [alone] = &sent[..] else { panic!("one acknowledgement: {sent:?}") };
+        assert_eq!((alone.length, alone.acknowledgement), (0, ISN + 1 + 14));
+        assert!(talk.sent_soon().await.is_empty(), "once");
+        talk.send(ACK | FIN, 14, 6, 65_535, &[]);
+        assert!(talk.sent().is_empty(), "that of the FIN waits as well");
+        talk.endpoint.finish();
+        let [both] = &talk.sent()[..] else { panic!("one FIN") };
+        assert_eq!((both.fin, both.acknowledgement), (true, ISN + 1 + 15));
+    });
+}
+
+#[test]
+fn the_last_acknowledgement_waits_for_nothing() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.endpoint.finish();
+        talk.sent();
+        talk.send(ACK | FIN, 0, 1, 65_535, b"");
+        assert!(talk.endpoint.is_gone());
+        assert_eq!(talk.sent().pop().map(|last| last.acknowledgement), Some(ISN + 2));
+    });
+}
+
+#[test]
 fn what_is_acknowledged_from_beyond_a_closed_window_counts() {
     run(async {
         let talk = Talk::start(OPTIONS);
@@ -303,7 +346,11 @@ fn what_is_acknowledged_from_beyond_a_closed_window_counts() {
             talk.send(ACK, offset, 0, 65_535, &vec![7; 65_000]);
         }
         talk.send(ACK, 260_000, 0, 65_535, &[7; 2_140]);
-        assert_eq!(talk.sent().pop().map(|last| last.acknowledgement), Some(ISN + 1 + 262_140), "the buffer is full");
+        assert_eq!(
+            talk.sent_soon().await.pop().map(|last| last.acknowledgement),
+            Some(ISN + 1 + 262_140),
+            "the buffer is full"
+        );
         talk.endpoint.write(&[bytes::Bytes::from_static(b"answer")], Reason::CallerReset).await.unwrap();
         talk.sent();
         // A byte into the closed window, as its kernel may have sent it before it was told, is asked for again.
