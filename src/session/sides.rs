@@ -6,15 +6,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ripstop_config::Reason;
 use ripstop_transport::{
-    ReadError, RecvStream, SendStream, VarInt, WriteError,
+    ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError,
     code::{self, End},
 };
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, IoSlice},
     os::fd::AsFd,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{self, Poll, ready},
     time::{Duration, Instant},
@@ -108,7 +108,34 @@ pub struct QuicSource {
 
 /// What the halves of a stream tell each other: the other end's application has reset the session behind so many bytes.
 #[derive(Default)]
-struct Tail(Cell<Option<(u64, Broken)>>);
+struct Tail {
+    behind: Cell<Option<(u64, Broken)>>,
+    /// Of a sending half that is finished, and that nobody waits for any more: whether it is stopped all the same.
+    finished: RefCell<Option<Stopped>>,
+}
+
+type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>>>>;
+
+impl Tail {
+    /// The sending half was stopped by `other`, the end of the session at the other host.
+    fn stopped(&self, code: VarInt, other: End) -> Broken {
+        let broken = Broken(code::to_reason(code, other));
+        self.behind.set(code::bytes_before(code).map(|bytes| (bytes, broken)));
+        broken
+    }
+
+    /// What is known by now.
+    fn poll(&self, other: End, cx: &mut task::Context<'_>) -> Option<(u64, Broken)> {
+        let mut finished = self.finished.borrow_mut();
+        if let Some(Poll::Ready(stopped)) = finished.as_mut().map(|stopped| stopped.as_mut().poll(cx)) {
+            *finished = None;
+            if let Ok(Some(code)) = stopped {
+                self.stopped(code, other);
+            }
+        }
+        self.behind.get()
+    }
+}
 
 /// Both halves of a session's stream to the end of the session at the other host.
 #[must_use]
@@ -130,11 +157,12 @@ impl Source for QuicSource {
     async fn broken(&mut self) -> Broken {
         // Not a reset of the stream itself: quinn keeps the waker of who waits for one, also when nobody does any more. A
         // reset that comes by itself is seen by the next read.
-        poll_fn(|_| self.tail.0.get().map_or(Poll::Pending, |(_, broken)| Poll::Ready(broken))).await
+        poll_fn(|_| self.tail.behind.get().map_or(Poll::Pending, |(_, broken)| Poll::Ready(broken))).await
     }
 
     fn stop_behind(&mut self, reason: Reason, written: u64) -> bool {
-        code::behind(reason, written).is_some_and(|code| self.stream.stop(code).is_ok())
+        // A direction whose end has arrived cannot be stopped any more, though nobody has read so far.
+        !self.has_ended() && code::behind(reason, written).is_some_and(|code| self.stream.stop(code).is_ok())
     }
 
     fn stop(&mut self, reason: Reason) {
@@ -144,11 +172,23 @@ impl Source for QuicSource {
 }
 
 impl QuicSource {
+    /// Throws away what has arrived, a stream window at most; says whether that was all.
+    fn has_ended(&mut self) -> bool {
+        let (mut unwanted, mut cx) = (Vec::new(), task::Context::from_waker(task::Waker::noop()));
+        loop {
+            match self.poll_pieces(&mut unwanted, &mut cx) {
+                Poll::Ready(Ok(Some(_))) => unwanted.clear(),
+                Poll::Ready(Ok(None) | Err(_)) => return true,
+                Poll::Pending => return false,
+            }
+        }
+    }
+
     async fn read_to_tail(&mut self, max: usize, pieces: &mut Vec<Bytes>) -> Result<Got, Broken> {
-        let (tail, read) = (Rc::clone(&self.tail), self.read);
+        let (tail, read, sender) = (Rc::clone(&self.tail), self.read, self.sender);
         let mut reading = pin!(self.read_pieces(max, pieces));
         // The halves of a session are polled by one task: what the other one learns is seen in the same turn.
-        poll_fn(|cx| match (reading.as_mut().poll(cx), tail.0.get()) {
+        poll_fn(|cx| match (reading.as_mut().poll(cx), tail.poll(sender, cx)) {
             (Poll::Ready(got), _) => Poll::Ready(got),
             (Poll::Pending, Some((bytes, broken))) if bytes <= read => Poll::Ready(Err(broken)),
             (Poll::Pending, _) => Poll::Pending,
@@ -200,7 +240,7 @@ impl Sink for QuicSink {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         let written = self.stream.write_all_chunks(pieces).await;
         written.map_err(|error| match error {
-            WriteError::Stopped(code) => self.stopped(code),
+            WriteError::Stopped(code) => self.tail.stopped(code, self.receiver),
             error => Broken(code::of_write(&error, self.receiver)),
         })?;
         self.written += length as u64;
@@ -211,6 +251,7 @@ impl Sink for QuicSink {
     fn finish(&mut self) {
         // An error means that the stream was reset before, which the reading half reports.
         let _ = self.stream.finish();
+        self.tail.finished.replace(Some(Box::pin(self.stream.stopped())));
     }
 
     fn written(&self) -> u64 {
@@ -231,19 +272,11 @@ impl Sink for QuicSink {
 
     async fn broken(&mut self) -> Broken {
         match self.stream.stopped().await {
-            Ok(Some(code)) => self.stopped(code),
+            Ok(Some(code)) => self.tail.stopped(code, self.receiver),
             // Everything sent was taken: only the other direction is left to break.
             Ok(None) => std::future::pending().await,
             Err(_) => Broken(Reason::PeerLost),
         }
-    }
-}
-
-impl QuicSink {
-    fn stopped(&self, code: VarInt) -> Broken {
-        let broken = Broken(code::to_reason(code, self.receiver));
-        self.tail.0.set(code::bytes_before(code).map(|bytes| (bytes, broken)));
-        broken
     }
 }
 

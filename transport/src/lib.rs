@@ -62,7 +62,7 @@ pub use incoming::{
 };
 pub use leaf::{CertificateId, LeafError};
 /// quinn's own types that appear here: errors of streams, and codes.
-pub use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+pub use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 pub use report::{REPORT_MAX, Reports};
 pub use session::{OpenError, Opened};
 pub use settings::Settings;

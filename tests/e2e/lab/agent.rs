@@ -30,7 +30,7 @@ pub fn ripstop() -> &'static str {
 /// The longest that an agent may take to start, to stop, or to find its peers.
 pub const AGENT_WAIT: Duration = Duration::from_secs(20);
 /// The longest that a record may take to be written after its session has ended.
-const RECORD_WAIT: Duration = Duration::from_secs(10);
+const RECORD_WAIT: Duration = Duration::from_secs(20);
 
 /// A host's agent.
 pub struct Agent {
