@@ -79,23 +79,22 @@ impl View<'_> {
         }
     }
 
-    /// A tenant that the caller sees, or no service. Of several readings the one with the innermost tenant that the caller
-    /// may know of is told: its own.
+    /// A tenant that the caller sees, or no service. The caller is told of a service of its own tenant, or of the outermost
+    /// one, whichever reading of the name is that of something: what is hidden shows in the true reason alone.
     fn under_tenants(self, labels: &[&str]) -> Node {
         if labels.len() <= self.policy.tenant_depth() && self.sees_tenant(&path(labels)) {
             return Node::Empty;
         }
         let own = self.id().tenant.depth();
-        let is_there = |depth: &usize| {
-            let service = labels.get(*depth).and_then(|name| self.policy.service_named(&path(&labels[..*depth]), name));
-            service.is_some()
-        };
-        let depth = if labels.len() > own && path(&labels[..own]) == self.id().tenant.as_str() {
-            own
-        } else {
-            (1..=self.policy.tenant_depth()).find(is_there).unwrap_or(1)
-        };
-        Node::Missing(self.no_service(&path(&labels[..depth]), labels[depth]))
+        let is_own = labels.len() > own && path(&labels[..own]) == self.id().tenant.as_str();
+        let shown = if is_own { own } else { 1 };
+        let missing = self.no_service(&path(&labels[..shown]), labels[shown]);
+        let read = |depth: usize| self.policy.service_named(&path(&labels[..depth]), labels.get(depth)?);
+        let mut others = (1..=self.policy.tenant_depth().min(labels.len())).filter(|depth| *depth != shown);
+        match others.find_map(read) {
+            Some(hidden) => Missing { reason: self.policy.why_hidden(self.caller, hidden), ..missing }.into(),
+            None => missing.into(),
+        }
     }
 
     /// What an address stands for.
@@ -199,6 +198,12 @@ impl View<'_> {
             }
             None => self.unknown(ELSEWHERE),
         }
+    }
+}
+
+impl From<Missing> for Node {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn apply(apply: &args::Apply, output: &Output) -> anyhow::Result<Exit
     }
     let note = apply.signing.note.clone().unwrap_or_default();
     let content = Content { file, graph: text, note, ..before };
-    let envelope = publish::seal(&running.fabric, version(apply, &running)?, content, &keys)?;
+    let envelope = publish::seal(&running.fabric, version(apply, &running)?, running.id, content, &keys)?;
     finish(apply, &client, &envelope, output)
 }
 
