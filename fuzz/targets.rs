@@ -10,17 +10,17 @@ use ripstop_policy::{Addresses, Content, Envelope, compile};
 use ripstop_transport::SessionHeader;
 
 /// A target.
-pub type Target = fn(&[u8]);
+pub(crate) type Target = fn(&[u8]);
 
 /// All of them, each with the name of its corpus.
-pub const TARGETS: &[(&str, Target)] =
+pub(crate) const TARGETS: &[(&str, Target)] =
     &[("bundle", bundle), ("graph", graph), ("header", header), ("operators", operators), ("report", report)];
 
 /// Largest text that is compiled: mistakes are found in small ones.
 const COMPILED_MAX: usize = 64 << 10;
 
 /// A signed policy, as if whoever sent it had every key.
-pub fn bundle(bytes: &[u8]) {
+pub(crate) fn bundle(bytes: &[u8]) {
     let Ok(envelope) = Envelope::decode(bytes) else { return };
     assert_eq!(envelope.encode(), bytes, "one bundle has one form");
     let Ok(content) = envelope.look() else { return };
@@ -31,7 +31,7 @@ pub fn bundle(bytes: &[u8]) {
 }
 
 /// A graph: mistakes are shown, and what has none compiles, or there is no room for it.
-pub fn graph(bytes: &[u8]) {
+pub(crate) fn graph(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match Graph::parse("graph.yaml", text) {
         Err(mistakes) => assert!(!mistakes.to_string().is_empty(), "a mistake is told"),
@@ -47,7 +47,7 @@ pub fn graph(bytes: &[u8]) {
 }
 
 /// A session's header, as a peer writes it: the length, then so many bytes.
-pub fn header(bytes: &[u8]) {
+pub(crate) fn header(bytes: &[u8]) {
     let Some((length, body)) = bytes.split_first_chunk() else { return };
     let Ok(length) = SessionHeader::body_length(*length) else { return };
     let Some(body) = body.get(..length) else { return };
@@ -58,7 +58,7 @@ pub fn header(bytes: &[u8]) {
 }
 
 /// The file of operators.
-pub fn operators(bytes: &[u8]) {
+pub(crate) fn operators(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match Operators::parse("operators.yaml", text) {
         Err(mistakes) => assert!(!mistakes.to_string().is_empty(), "a mistake is told"),
@@ -70,7 +70,7 @@ pub fn operators(bytes: &[u8]) {
 }
 
 /// What a host says of itself.
-pub fn report(bytes: &[u8]) {
+pub(crate) fn report(bytes: &[u8]) {
     if let Err(error) = report::decode(bytes) {
         assert!(!error.to_string().is_empty(), "a mistake is told");
     }

@@ -402,9 +402,9 @@ fn graph_diff_says_what_another_graph_would_allow_deny_and_limit() {
     let said = bench.run(&["graph", "diff", &new, "--against", &old]).exits(0).stdout();
     for (change, what, rule) in [
         ("new", "host gamma", "-"),
-        ("allowed", "shop/web -> shop/db:5432/tcp", "new.yaml:16"),
-        ("denied", "shop/api -> shop/db:5432/tcp", "old.yaml:15"),
-        ("limits", "shop/web -> shop/api:8080/tcp", "new.yaml:15"),
+        ("allowed", "shop/web -> shop/db:5432/tcp", "new.yaml:17"),
+        ("denied", "shop/api -> shop/db:5432/tcp", "old.yaml:16"),
+        ("limits", "shop/web -> shop/api:8080/tcp", "new.yaml:16"),
     ] {
         let line = said.lines().find(|line| line.contains(what)).unwrap_or_default();
         assert!(line.starts_with(change) && line.trim_end().ends_with(rule), "{change} {what} {rule}:\n{said}");
@@ -424,7 +424,7 @@ fn graph_test_says_which_of_its_own_tests_do_not_hold() {
     assert_eq!(bench.run(&["graph", "test", &good]).exits(0).stdout(), "2 hold, 0 do not\n");
     let bad = bench.file("bad.yaml", &format!("{GRAPH}{}", tests.replace("shop/db", "shop/api")));
     let said = bench.run(&["graph", "test", &bad]).exits(1).stdout();
-    assert!(said.contains("bad.yaml:18: shop/web -> shop/api:8080/tcp must be denied, and is allowed\n"), "{said}");
+    assert!(said.contains("bad.yaml:19: shop/web -> shop/api:8080/tcp must be denied, and is allowed\n"), "{said}");
     assert!(said.ends_with("1 hold, 1 do not\n"), "{said}");
     let value = bench.run(&["graph", "test", &bad, "-o", "json"]).exits(1).json();
     assert_eq!((&value[0]["holds"], &value[1]["holds"]), (&true.into(), &false.into()));
@@ -450,7 +450,7 @@ fn between_tenants_each_side_is_told_what_its_consent_is() {
     assert!(said.contains("server's side shop/eu does not export it"), "{said}");
     let never = bench.file("never.yaml", &format!("never: [{{ between: [shop, shop/eu] }}]\n{text}"));
     let said = bench.run(&["graph", "check", &never]).exits(1).stderr();
-    assert!(said.contains("never.yaml:15") && said.contains("line 1 keeps `shop` and `shop/eu` apart"), "{said}");
+    assert!(said.contains("never.yaml:16") && said.contains("line 1 keeps `shop` and `shop/eu` apart"), "{said}");
 }
 
 #[test]
