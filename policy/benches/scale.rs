@@ -115,7 +115,7 @@ fn best<T>(mut of: impl FnMut() -> Outcome<T>) -> Outcome<(T, Duration)> {
     Ok((last.ok_or("no round")?, shortest))
 }
 
-fn row(what: &str, value: String) {
+fn row(what: &str, value: impl std::fmt::Display) {
     println!("| {what} | {value} |");
 }
 

@@ -95,6 +95,9 @@ fn graph(from: &'static str, to: &'static str) -> impl Fn(&mut Content) {
     }
 }
 
+/// A part, a change of it, and who may sign that.
+type Case<'c> = (&'c str, &'c dyn Fn(&mut Content), &'c [u8]);
+
 #[test]
 fn an_operator_of_a_tenant_changes_its_part_and_no_other() {
     let operators = limited(1);
@@ -112,7 +115,7 @@ fn an_operator_of_a_tenant_changes_its_part_and_no_other() {
     let export = graph(", export: [billing]", "");
     let edge = graph("to: shop/db }", "to: shop/db, port: 5432 }");
     let limit = graph("sessions: 9", "sessions: 99");
-    let cases: [(&str, &dyn Fn(&mut Content), &[u8]); 12] = [
+    let cases: [Case<'_>; 12] = [
         ("", &|_| {}, &[1, 3, 4, 5]),
         ("", &|content| content.graph.insert_str(0, "# a word\n"), &[1, 3, 4, 5]),
         ("workload shop/eu/web (g:12)", &web, &[1, 3, 4]),

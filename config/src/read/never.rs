@@ -54,19 +54,19 @@ pub(super) fn check(never: &[Never], edges: &[Edge], services: &Services, report
     }
     for edge in edges {
         if let Some(rule) = never.iter().find(|rule| rule.holds(&edge.from.tenant, &edge.to.tenant)) {
-            forbid(rule, &edge.at, format!("`{}` may never call `{}`", edge.from, edge.to), report);
+            forbid(rule, &edge.at, &format!("`{}` may never call `{}`", edge.from, edge.to), report);
         }
     }
     for (id, service) in services {
         for export in &service.value.export {
             if let Some(rule) = never.iter().find(|rule| rule.holds(&export.to, &id.tenant)) {
-                forbid(rule, &export.at, format!("`{id}` may never be exported to `{}`", export.to), report);
+                forbid(rule, &export.at, &format!("`{id}` may never be exported to `{}`", export.to), report);
             }
         }
     }
 }
 
-fn forbid(rule: &Never, at: &Location, what: String, report: &mut Report<'_>) {
+fn forbid(rule: &Never, at: &Location, what: &str, report: &mut Report<'_>) {
     let [first, second] = &rule.between;
     let mark = Mark { line: at.line, column: at.column, width: 1 };
     let message = format!("{what}: line {} keeps `{first}` and `{second}` apart", rule.at.line);
