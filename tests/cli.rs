@@ -439,7 +439,7 @@ fn between_tenants_each_side_is_told_what_its_consent_is() {
     let file = bench.file("g.yaml", &text);
     let said = bench.run(&["graph", "check", &file]).exits(0).stdout();
     let note =
-        "g.yaml:14: the edge from shop/web to shop/eu/api is not in force, as shop/eu/api is not exported to shop";
+        "g.yaml:15: the edge from shop/web to shop/eu/api is not in force, as shop/eu/api is not exported to shop";
     assert!(said.contains(note) && said.contains("write `export: [shop]` into the service"), "{said}");
     let said = bench.run(&["explain", "shop/web", "shop/eu/api:80", "--graph", &file]).exits(3).stdout();
     assert!(
