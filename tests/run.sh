@@ -137,10 +137,10 @@ purity() {
   cargo check --target wasm32-unknown-unknown -p ripstop-config -p ripstop-policy
 }
 
-# Unit and property tests of all crates, the command line's, and the rules of the layers.
+# Unit and property tests of all crates, the command line's, the corpora, and the rules of the layers.
 run_unit_tests() {
   local others=() file
-  for file in tests/*.rs; do
+  for file in tests/*.rs */tests/*.rs; do
     others+=(--test "$(basename "$file" .rs)")
   done
   tests "unit and property tests" cargo test --workspace --locked --lib --bins "${others[@]}" -q

@@ -148,9 +148,9 @@ impl Edit {
                 Piece { path, key: Some(id.name.to_string()), value }
             }
             Self::Edge { from, to } => {
-                let from = if from.tenant == to.tenant { from.name.to_string() } else { from.to_string() };
-                let value = format!("{{ from: {from}, to: {} }}", to.name);
-                Piece { path: keys(&["tenants", to.tenant.as_str(), "allow"]), key: None, value }
+                let service = if from.tenant == to.tenant { to.name.to_string() } else { to.to_string() };
+                let value = format!("{{ from: {}, to: {service} }}", from.name);
+                Piece { path: keys(&["tenants", from.tenant.as_str(), "allow"]), key: None, value }
             }
         }
     }

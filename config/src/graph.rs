@@ -1,6 +1,9 @@
 //! The service graph: hosts, tenants, workloads, services and the edges that may connect.
 
+mod crossing;
 mod show;
+
+pub use crossing::{Export, Never, exported_to};
 
 use crate::{
     diagnostic::{Diagnostics, Location},
@@ -31,17 +34,21 @@ pub struct Graph {
     pub workloads: BTreeMap<WorkloadId, Workload>,
     /// The services of all tenants.
     pub services: BTreeMap<ServiceId, Service>,
-    /// The `allow` edges, in the order of the file.
+    /// The `allow` edges, in the order of the file. One to another tenant's service is in force only while that is exported.
     pub edges: Vec<Edge>,
+    /// The `never` rules, above every edge; no edge and no export goes against one.
+    pub never: Vec<Never>,
     /// The `tests`: what must be allowed or denied for the graph to be signed.
     pub tests: Vec<Assertion>,
 }
 
 /// A namespace of workloads and services.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tenant {
-    /// What all its workloads together may do on one calling host.
+    /// What all its workloads, and those of the tenants below it, together may do on one calling host.
     pub limits: Limits,
+    /// Where the graph says so.
+    pub at: Location,
 }
 
 /// The address ranges of the fabric.
@@ -138,8 +145,8 @@ pub struct Service {
     /// service's own port. `to: :8080` is kept as `0.0.0.0:8080`: the usual address, another port. Ask
     /// [`Service::endpoint`]. Only services of one port have it.
     pub to: Option<SocketAddr>,
-    /// Other tenants that may be given edges to it.
-    pub export: Vec<TenantName>,
+    /// Other tenants that may call it, by edges of their own.
+    pub export: Vec<Export>,
     /// What all callers together may do: on each host of an endpoint, and from each calling host.
     pub limits: Limits,
     /// How its endpoints are checked by the agents next to them; unchecked if not given.

@@ -24,6 +24,11 @@ pub enum NameError {
 
 /// Longest label of a name (RFC 1035 section 2.3.4).
 pub const LABEL_MAX: usize = 63;
+/// Longest tenant with all above it, `shop/eu`: as long as one label, so that names in DNS, in session headers and in
+/// certificates keep their limits however deep it is.
+pub const TENANT_MAX: usize = LABEL_MAX;
+/// Tenants below each other at most: a session counts for the limits of each.
+pub const TENANT_DEPTH_MAX: usize = 8;
 /// Longest fabric name, so that `service.tenant.fabric` stays within the 253 characters of a DNS name.
 pub const FABRIC_MAX: usize = 120;
 
@@ -49,6 +54,16 @@ fn check_fabric(text: &str) -> Result<(), NameError> {
         return Err(NameError::TooLong(text.into(), FABRIC_MAX));
     }
     text.split('.').try_for_each(check_label)
+}
+
+fn check_tenant(text: &str) -> Result<(), NameError> {
+    if text.len() > TENANT_MAX {
+        return Err(NameError::TooLong(text.into(), TENANT_MAX));
+    }
+    if text.split('/').count() > TENANT_DEPTH_MAX {
+        return Err(NameError::Form(text.into(), "a tenant: at most 8 are below each other"));
+    }
+    text.split('/').try_for_each(check_label)
 }
 
 macro_rules! name {
@@ -129,9 +144,9 @@ name!(
     check_label
 );
 name!(
-    /// A namespace of workloads and services.
+    /// A namespace of workloads and services, after those it is below: `shop`, or `shop/eu`.
     TenantName,
-    check_label
+    check_tenant
 );
 name!(
     /// A workload's name within its tenant.
@@ -143,6 +158,38 @@ name!(
     ServiceName,
     check_label
 );
+
+impl TenantName {
+    /// It and the tenants above it, from the innermost to the outermost.
+    pub fn lineage(&self) -> impl Iterator<Item = &str> {
+        std::iter::successors(Some(self.as_str()), |below| below.rsplit_once('/').map(|(above, _)| above))
+    }
+
+    /// The tenant that it is directly below, if it is not one at the top.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        self.as_str().rsplit_once('/').map(|(above, _)| Self(above.into()))
+    }
+
+    /// Whether it is another tenant or below it.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        let below = self.as_str().strip_prefix(other.as_str());
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    /// How many tenants its [`lineage`](Self::lineage) has.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.lineage().count()
+    }
+
+    /// Its labels in DNS, the innermost first: `eu.shop`.
+    #[must_use]
+    pub fn dns_labels(&self) -> String {
+        self.as_str().rsplit('/').collect::<Vec<_>>().join(".")
+    }
+}
 
 macro_rules! qualified {
     ($(#[$doc:meta])* $type:ident, $name:ident, $form:literal) => {
@@ -166,7 +213,7 @@ macro_rules! qualified {
         impl FromStr for $type {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                let (tenant, name) = text.split_once('/').ok_or_else(|| NameError::Form(text.into(), $form))?;
+                let (tenant, name) = text.rsplit_once('/').ok_or_else(|| NameError::Form(text.into(), $form))?;
                 Ok(Self { tenant: TenantName::new(tenant)?, name: $name::new(name)? })
             }
         }
@@ -198,7 +245,8 @@ qualified!(
     "a workload: write TENANT/NAME"
 );
 qualified!(
-    /// A service in the fabric, written `tenant/name`; its DNS name is `name.tenant.fabric`.
+    /// A service in the fabric, written `tenant/name`; its DNS name is `name.tenant.fabric`, the labels of the tenant from
+    /// the innermost to the outermost: `shop/eu/api` is `api.eu.shop.fabric`.
     ServiceId,
     ServiceName,
     "a service: write TENANT/NAME"
@@ -208,7 +256,7 @@ impl ServiceId {
     /// The service's DNS name in a fabric, without the final dot.
     #[must_use]
     pub fn dns_name(&self, fabric: &FabricName) -> String {
-        format!("{}.{}.{fabric}", self.name, self.tenant)
+        format!("{}.{}.{fabric}", self.name, self.tenant.dns_labels())
     }
 }
 
@@ -226,7 +274,7 @@ pub struct Identity {
 pub enum Subject {
     /// A machine that runs an agent: `spiffe://FABRIC/host/NAME`.
     Host(HostName),
-    /// A workload: `spiffe://FABRIC/TENANT/NAME`.
+    /// A workload: `spiffe://FABRIC/TENANT/NAME`, `spiffe://FABRIC/shop/eu/web`.
     Workload(WorkloadId),
 }
 
@@ -263,6 +311,7 @@ impl FromStr for Identity {
         let fabric = FabricName::new(fabric)?;
         let subject = match path.strip_prefix("host/") {
             Some(host) => Subject::Host(HostName::new(host)?),
+            // A tenant at the top cannot be called `host`.
             None => Subject::Workload(path.parse()?),
         };
         Ok(Self { fabric, subject })
@@ -285,13 +334,40 @@ mod tests {
 
     #[test]
     fn identities_round_trip_and_hosts_are_not_workloads() {
-        for text in ["spiffe://shop.example/host/alpha", "spiffe://shop.example/shop/web"] {
+        for text in [
+            "spiffe://shop.example/host/alpha",
+            "spiffe://shop.example/shop/web",
+            "spiffe://shop.example/shop/eu/host/web",
+        ] {
             assert_eq!(text.parse::<Identity>().expect("valid").to_string(), text);
         }
-        for bad in
-            ["spiffe://shop.example", "spiffe://shop.example/a/b/c", "https://shop.example/host/a", "spiffe:///host/a"]
-        {
+        for bad in [
+            "spiffe://shop.example",
+            "spiffe://shop.example/a",
+            "spiffe://shop.example/a//c",
+            "spiffe://shop.example/host/a/b",
+            "https://shop.example/host/a",
+            "spiffe:///host/a",
+        ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn tenants_are_below_each_other() {
+        let tenant = |text: &str| TenantName::new(text).unwrap();
+        let (shop, eu, west) = (tenant("shop"), tenant("shop/eu"), tenant("shop/eu/west"));
+        assert_eq!(west.lineage().collect::<Vec<_>>(), ["shop/eu/west", "shop/eu", "shop"]);
+        assert_eq!((west.parent(), shop.parent(), west.depth()), (Some(eu.clone()), None, 3));
+        assert!(west.is_within(&shop) && eu.is_within(&eu) && !shop.is_within(&eu));
+        assert!(!tenant("shop-x").is_within(&shop) && !tenant("shopx/eu").is_within(&shop));
+        let web: WorkloadId = "shop/eu/web".parse().unwrap();
+        assert_eq!((&web.tenant, web.name.as_str(), web.to_string().as_str()), (&eu, "web", "shop/eu/web"));
+        let api: ServiceId = "shop/eu/west/api".parse().unwrap();
+        assert_eq!(api.dns_name(&FabricName::new("f.example").unwrap()), "api.west.eu.shop.f.example");
+        for bad in ["", "/", "shop/", "/eu", "shop//eu", "shop/EU", &"a/".repeat(40), "a/b/c/d/e/f/g/h/i"] {
+            assert!(TenantName::new(bad).is_err(), "{bad}");
+        }
+        assert!(TenantName::new("a/b/c/d/e/f/g/h").is_ok() && TenantName::new(&"x".repeat(63)).is_ok());
     }
 }

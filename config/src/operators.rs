@@ -2,9 +2,13 @@
 
 use crate::{
     Diagnostics,
-    name::{NameError, OperatorName},
+    name::{NameError, OperatorName, TenantName},
 };
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 /// Largest file of operators that is read, in bytes.
 pub const OPERATORS_FILE_MAX: usize = 64 << 10;
@@ -21,6 +25,9 @@ pub struct Operators {
     pub need: usize,
     /// Their keys; no key twice.
     pub keys: BTreeMap<OperatorName, OperatorKey>,
+    /// Who may change no more than the parts of some tenants and of those below them. Whoever is not in it may change
+    /// everything; at least `need` operators do.
+    pub limited: BTreeMap<OperatorName, BTreeSet<TenantName>>,
 }
 
 /// An operator's public key (Ed25519, RFC 8032), written `ed25519:` and 64 hexadecimal digits.
@@ -28,6 +35,19 @@ pub struct Operators {
 pub struct OperatorKey(pub [u8; 32]);
 
 impl Operators {
+    /// Operators who may change everything.
+    #[must_use]
+    pub fn of(need: usize, keys: BTreeMap<OperatorName, OperatorKey>) -> Self {
+        Self { need, keys, limited: BTreeMap::new() }
+    }
+
+    /// Whether an operator may change a tenant's part; `None` is what is no tenant's.
+    #[must_use]
+    pub fn may_change(&self, operator: &OperatorName, tenant: Option<&TenantName>) -> bool {
+        let Some(tenants) = self.limited.get(operator) else { return self.keys.contains_key(operator) };
+        tenant.is_some_and(|tenant| tenants.iter().any(|own| tenant.is_within(own)))
+    }
+
     /// Reads `operators.yaml`; `file` is only for showing.
     ///
     /// # Errors
@@ -47,7 +67,13 @@ impl Operators {
 impl fmt::Display for Operators {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "need: {}\noperators:", self.need)?;
-        self.keys.iter().try_for_each(|(name, key)| writeln!(f, "  {name}: {key}"))
+        self.keys.iter().try_for_each(|(name, key)| match self.limited.get(name) {
+            None => writeln!(f, "  {name}: {key}"),
+            Some(tenants) => {
+                let tenants: Vec<_> = tenants.iter().map(TenantName::as_str).collect();
+                writeln!(f, "  {name}: {{ key: {key}, tenants: [{}] }}", tenants.join(", "))
+            }
+        })
     }
 }
 

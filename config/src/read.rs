@@ -4,7 +4,7 @@
 //! 2. Collect the names of hosts, tenants, workloads and services, so that references may point forwards.
 //! 3. Read workloads, then services, then edges and tests, each against what is known by then. An entry with a mistake is left
 //!    out of the graph but keeps its name, so that what refers to it is not blamed.
-//! 4. Check what no entry shows alone: ranges, hosts' addresses, identities.
+//! 4. Check what no entry shows alone: ranges, hosts' addresses, identities, tenants that are kept apart.
 
 mod agent;
 mod assertions;
@@ -14,10 +14,12 @@ mod health;
 mod hosts;
 mod identity;
 mod limits;
+mod never;
 mod operators;
 mod ranges;
 mod run;
 mod services;
+mod tenants;
 mod workloads;
 
 pub(crate) use agent::agent;
@@ -25,13 +27,13 @@ pub(crate) use operators::operators;
 
 use crate::{
     Diagnostics, FabricName, Graph, HostName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{self, GRAPH_MAX, Host, Limits, Service, Workload},
+    graph::{GRAPH_MAX, Host, Limits, Service, Workload},
     yaml::{self, Entry, Node, Report, Shape, names},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-const GRAPH: Shape = Shape { what: "the graph", keys: &["fabric", "ranges", "hosts", "tenants", "tests"], later: &[] };
-const TENANT: Shape = Shape { what: "a tenant", keys: &["workloads", "services", "allow", "limit"], later: &[] };
+const GRAPH: Shape =
+    Shape { what: "the graph", keys: &["fabric", "ranges", "hosts", "tenants", "never", "tests"], later: &[] };
 
 /// What a graph's file declares, before the entries themselves are read.
 #[derive(Default)]
@@ -50,6 +52,7 @@ struct Declared {
 /// One tenant's entries, still to be read.
 struct Tenant<'n> {
     name: TenantName,
+    key: yaml::Mark,
     workloads: Vec<Entry<'n, WorkloadName>>,
     services: Vec<Entry<'n, ServiceName>>,
     allow: Option<&'n Node>,
@@ -73,20 +76,22 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
     let hosts = top.require("hosts", "write `hosts:` with a line for each machine", report);
     let hosts = hosts.map(|node| names(node, "`hosts`", report)).unwrap_or_default();
     let tenants = top.require("tenants", "write `tenants:` with a name for each", report);
-    let tenants = tenants.map(|node| tenants_of(node, report)).unwrap_or_default();
+    let tenants = tenants.map(|node| tenants::read(node, report)).unwrap_or_default();
 
     let known = known(&hosts, &tenants);
     let hosts = hosts::read(&hosts, report);
     let workloads = workloads::read(&tenants, &known, report);
     let services = services::read(&tenants, &known, &workloads, report);
     let edges = edges::read(&tenants, &known, &services, report);
+    let never = never::read(top.get("never"), &known, report);
+    never::check(&never, &edges, &services, report);
     let tests = assertions::read(top.get("tests"), &known, &services, report);
 
     identity::check(&workloads, report);
     let sizes = (services.len(), workloads.len());
     let ranges = ranges::read(top.get("ranges"), fabric.as_ref(), sizes, report);
     hosts::check(&hosts, ranges.as_ref(), report);
-    let tenants = tenants.into_iter().map(|tenant| (tenant.name, graph::Tenant { limits: tenant.limits })).collect();
+    let tenants = tenants::plain(tenants, report);
     let hosts = plain(hosts);
     Some(Graph {
         fabric: fabric?,
@@ -96,35 +101,10 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<Graph> {
         workloads: plain(workloads),
         services: plain(services),
         edges,
+        never,
         tests,
     })
 }
-
-fn tenants_of<'n>(node: &'n Node, report: &mut Report<'_>) -> Vec<Tenant<'n>> {
-    let entries = names::<TenantName>(node, "`tenants`", report);
-    entries.into_iter().map(|entry| tenant(entry, report)).collect()
-}
-
-fn tenant<'n>(entry: Entry<'n, TenantName>, report: &mut Report<'_>) -> Tenant<'n> {
-    let (workloads, services, limits) = (Vec::new(), Vec::new(), Limits::default());
-    let mut tenant = Tenant { name: entry.name, workloads, services, allow: None, limits };
-    if tenant.name.as_str() == RESERVED_TENANT {
-        let hint = "identities of hosts are written `spiffe://FABRIC/host/NAME`: choose another name";
-        report.hinted(entry.key, "a tenant cannot be called `host`", hint);
-    }
-    if let Some(fields) = TENANT.read(entry.node, entry.key, report) {
-        let workloads = fields.get("workloads");
-        tenant.workloads = workloads.map(|node| names(node, "`workloads`", report)).unwrap_or_default();
-        let services = fields.get("services");
-        tenant.services = services.map(|node| names(node, "`services`", report)).unwrap_or_default();
-        tenant.allow = fields.get("allow");
-        tenant.limits = limits::read(&fields, report).unwrap_or_default();
-    }
-    tenant
-}
-
-/// The word that stands where a tenant's name would in the identity of a host.
-const RESERVED_TENANT: &str = "host";
 
 fn known(hosts: &[Entry<'_, HostName>], tenants: &[Tenant<'_>]) -> Known {
     let mut known = Known { hosts: hosts.iter().map(|host| host.name.clone()).collect(), tenants: BTreeMap::new() };

@@ -63,7 +63,7 @@ reasons! {
     /// The calling workload's kernel no longer answers on an open session.
     CallerTimeout = 9, "caller_timeout", "the caller stopped answering";
 
-    /// No edge of the graph allows it.
+    /// No edge of the graph allows it. Of another tenant's service that is exported: the caller's side does not consent.
     NoEdge = 20, "no_edge", "no `allow` edge in the graph permits it";
     /// The address or name is of no service.
     NoService = 21, "no_service", "no such service";
@@ -73,10 +73,12 @@ reasons! {
     PortNotAllowed = 23, "port_not_allowed", "the edge does not include this port";
     /// The caller is of no workload in the policy.
     UnknownCaller = 24, "unknown_caller", "the policy does not know the calling workload";
-    /// The service belongs to another tenant and is not exported to the caller's.
+    /// The service belongs to another tenant and is not exported to the caller's: the service's side does not consent.
     NotExported = 25, "not_exported", "the service is not exported to the caller's tenant";
     /// The peer host may not speak for the workload it named.
     HostNotEntitled = 26, "host_not_entitled", "the calling host may not speak for that workload";
+    /// A rule of the graph keeps the caller's tenant and the service's apart.
+    KeptApart = 28, "kept_apart", "a `never` rule of the graph keeps the two tenants apart";
     /// The host that was asked does not serve the service.
     NotServedHere = 27, "not_served_here", "this host does not run that service";
 

@@ -54,7 +54,7 @@ fn a_whole_graph_is_read() {
     assert!(workload(&graph, "shop/db").isolated && !workload(&graph, "shop/web").isolated);
     let ports: Vec<_> = service(&graph, "shop/db").ports.iter().map(ToString::to_string).collect();
     assert_eq!(ports, ["5432/tcp", "5433/tcp", "53/udp"]);
-    assert_eq!(service(&graph, "shop/db").export[0].as_str(), "billing");
+    assert_eq!(service(&graph, "shop/db").export[0].to.as_str(), "billing");
     assert_eq!(graph.edges.len(), 4);
     let limits = &graph.edges[0].limits;
     assert_eq!(limits.session.unwrap().bytes_per_second(), 6_250_000);
@@ -246,7 +246,6 @@ fn each_mistake_has_its_message() {
         ("export: [billing]", "to: ':1', export: [billing]"),
         ("export: [billing]", "export: [biling]"),
         ("export: [billing]", "export: [shop]"),
-        (", export: [billing]", ""),
         ("ports: [5432, 5433/tcp, 53/udp]", "ports: [5432, 5432/tcp]"),
         ("ports: [5432, 5433/tcp, 53/udp]", "ports: []"),
         ("ports: [5432, 5433/tcp, 53/udp]", "port: 70000"),
@@ -264,6 +263,15 @@ fn each_mistake_has_its_message() {
         ("from: api, to: db", "from: shop/apo, to: db"),
         ("from: api, to: db", "from: shap/api, to: db"),
         ("from: api, to: db", "from: api, to: billing/db"),
+        ("from: api, to: db", "from: billing/report, to: db"),
+        ("  billing:\n", "  shop/eu/west: {}\n  billing:\n"),
+        ("  billing:\n", "  shop/front: {}\n  billing:\n"),
+        ("  billing:\n", "  shop/web: {}\n  billing:\n"),
+        ("  billing:\n", "  shop/: {}\n  billing:\n"),
+        ("hosts:", "never: [{ between: [shop, shop] }]\nhosts:"),
+        ("hosts:", "never: [{ between: [shop] }]\nhosts:"),
+        ("hosts:", "never: [{ between: [shop, biling] }]\nhosts:"),
+        ("hosts:", "never: { between: [shop, billing] }\nhosts:"),
         ("from: api, to: db", "form: api, to: db"),
         ("from: api, to: db", "from: [api], to: db"),
         ("  billing:\n", "  shop: {}\n  billing:\n"),
@@ -366,4 +374,54 @@ proptest! {
             }
         }
     }
+}
+
+/// Tenants below each other, and a rule that stands above them.
+const NESTED: &str = "\
+fabric: shop.example
+hosts: { alpha: }
+tenants:
+  shop: { limit: { sessions: 100 } }
+  shop/eu:
+    workloads:
+      web: { on: alpha, run: { netns: web } }
+    services:
+      api: { by: web, port: 80, export: [shop/us] }
+  shop/us:
+    workloads:
+      web: { on: alpha, run: { netns: us } }
+    allow:
+      - { from: web, to: shop/eu/api }
+  billing: {}
+never:
+  - { between: [shop, billing] }
+";
+
+#[test]
+fn tenants_are_below_each_other() {
+    let graph = Graph::parse("f", NESTED).unwrap_or_else(|found| panic!("{found}"));
+    assert_eq!(
+        graph.tenants.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        "billing shop shop/eu shop/us"
+    );
+    let edge = &graph.edges[0];
+    assert_eq!((edge.from.to_string(), edge.to.to_string()), ("shop/us/web".into(), "shop/eu/api".into()));
+    assert_eq!(service(&graph, "shop/eu/api").export[0].at.to_string(), "f:9");
+    assert_eq!(graph.never[0].at.to_string(), "f:17");
+    // Without the export the edge is there and waits for it.
+    let alone = Graph::parse("f", &NESTED.replace(", export: [shop/us]", "")).unwrap();
+    assert_eq!(alone.edges.len(), 1);
+}
+
+#[test]
+fn what_a_rule_forbids_is_a_mistake_that_names_both_lines() {
+    let found = Graph::parse("f", &NESTED.replace("[shop, billing]", "[shop/eu, shop]")).unwrap_err();
+    let shown: Vec<_> = found.0.iter().map(|one| format!("{} {}", one.at, one.message)).collect();
+    assert_eq!(
+        shown,
+        [
+            "f:9 `shop/eu/api` may never be exported to `shop/us`: line 17 keeps `shop/eu` and `shop` apart",
+            "f:14 `shop/us/web` may never call `shop/eu/api`: line 17 keeps `shop/eu` and `shop` apart",
+        ]
+    );
 }

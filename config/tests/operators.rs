@@ -17,6 +17,22 @@ fn what_is_written_is_read_again() {
     assert_eq!(operators.name_of(&key(0xab)).unwrap().as_str(), "bob");
     assert_eq!(operators.name_of(&key(9)), None);
     assert_eq!(operators.to_string(), text);
+    assert!(operators.limited.is_empty());
+    let text = format!(
+        "need: 1\noperators:\n  alice: {}\n  bob: {{ key: {}, tenants: [billing, shop/eu] }}\n",
+        key(1),
+        key(2)
+    );
+    let limited = Operators::parse("operators.yaml", &text).unwrap();
+    assert_eq!(limited.to_string(), text);
+    let may = |who: &str, tenant: Option<&str>| {
+        limited.may_change(&who.parse().unwrap(), tenant.map(|tenant| tenant.parse().unwrap()).as_ref())
+    };
+    assert!(may("alice", None) && may("alice", Some("shop")) && !may("carol", None) && !may("carol", Some("shop")));
+    assert!(may("bob", Some("shop/eu")) && may("bob", Some("shop/eu/west")) && may("bob", Some("billing")));
+    assert!(
+        !may("bob", Some("shop")) && !may("bob", Some("shop/us")) && !may("bob", Some("billings")) && !may("bob", None)
+    );
     let one = Operators::parse("operators.yaml", &format!("operators: {{ alice: {} }}", key(1))).unwrap();
     assert_eq!(one.need, 1);
 }
@@ -36,6 +52,12 @@ fn mistakes_are_named() {
         (&format!("operators: {{ alice: ed25519:{} }}", "+f".repeat(32)), "64 hexadecimal digits"),
         (&format!("operators: {{ Alice: {} }}", key(1)), "is not a name"),
         (&format!("{one}\nkeys: []"), "unknown key `keys`"),
+        (&format!("operators: {{ alice: {{ key: {} }} }}", key(1)), "needs `tenants`"),
+        (
+            &format!("operators: {{ alice: {{ key: {}, tenants: [shop] }} }}", key(1)),
+            "0 of the operators may change the whole fabric",
+        ),
+        (&format!("operators: {{ alice: {{ key: {}, tenants: [] }} }}", key(1)), "must not be empty"),
     ] {
         let found = Operators::parse("operators.yaml", text).unwrap_err().to_string();
         assert!(found.contains(expected), "{text}\n{found}");

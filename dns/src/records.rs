@@ -157,5 +157,5 @@ fn service_name(policy: &Policy, service: ServiceIx) -> Option<Name> {
 
 fn workload_name(policy: &Policy, workload: WorkloadIx) -> Option<Name> {
     let id = &policy.workload_entry(workload).id;
-    full(&format!("{}.{}.{WORKLOADS}.{}.", id.name, id.tenant, policy.fabric()))
+    full(&format!("{}.{}.{WORKLOADS}.{}.", id.name, id.tenant.dns_labels(), policy.fabric()))
 }

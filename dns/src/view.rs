@@ -4,7 +4,7 @@ use ripstop_config::{Port, Protocol, Reason, TenantName, WorkloadId, WorkloadNam
 use ripstop_policy::{Policy, ServiceIx, Verdict, WorkloadIx};
 use std::{borrow::Cow, net::IpAddr};
 
-/// The label under the suffix below which workloads have names: `NAME.TENANT.workloads.FABRIC`.
+/// The label under the suffix below which workloads have names: `NAME.TENANT.workloads.FABRIC`, `web.eu.shop.workloads.FABRIC`.
 pub(crate) const WORKLOADS: &str = "workloads";
 /// The resolver's own label under the suffix.
 pub(crate) const RESOLVER: &str = "resolver";
@@ -47,26 +47,53 @@ pub(crate) struct Missing {
 }
 
 impl View<'_> {
-    /// What a name under the suffix stands for; `labels` in lower case, the one next to the suffix first.
+    /// What a name under the suffix stands for; `labels` in lower case, the one next to the suffix first. The labels of a
+    /// tenant stand from the outermost to the innermost then, and a service's behind them. A graph has no service that
+    /// is called as a tenant beside it, so that at most one reading of a name is there.
     pub(crate) fn name(self, labels: &[Cow<'_, str>]) -> Node {
         let labels: Vec<&str> = labels.iter().map(Cow::as_ref).collect();
-        if let [tenant, service, below @ ..] = labels.as_slice()
-            && let Some(service) = self.visible(tenant, service)
-        {
-            return self.under_service(service, below);
+        for depth in 1..=self.policy.tenant_depth() {
+            if let Some((tenant, [service, below @ ..])) = labels.split_at_checked(depth)
+                && let Some(service) = self.visible(&path(tenant), service)
+            {
+                return self.under_service(service, below);
+            }
         }
         match labels.as_slice() {
             [] => Node::Apex,
             [RESOLVER] => Node::Resolver,
-            // Any tenant's name exists here, so that the answer says nothing of which tenants there are.
-            [WORKLOADS] | [WORKLOADS, _] => Node::Empty,
+            [WORKLOADS, below @ ..] => self.under_workloads(below),
             [tenant] if self.sees_tenant(tenant) => Node::Empty,
             [tenant] => Node::Missing(self.no_tenant(tenant)),
-            [WORKLOADS, tenant, name] => match self.workload(tenant, name) {
-                Some(workload) => Node::Workload(workload),
-                None => Node::Missing(self.unknown("no such workload for this one")),
-            },
-            [tenant, service, ..] => Node::Missing(self.no_service(tenant, service)),
+            several => self.under_tenants(several),
+        }
+    }
+
+    /// Any tenant's name exists here, so that the answer says nothing of which tenants there are.
+    fn under_workloads(self, labels: &[&str]) -> Node {
+        let found = labels.split_last().and_then(|(name, tenant)| self.workload(&path(tenant), name));
+        match found {
+            Some(workload) => Node::Workload(workload),
+            None if labels.len() <= self.policy.tenant_depth() => Node::Empty,
+            None => Node::Missing(self.unknown("no such workload for this one")),
+        }
+    }
+
+    /// A tenant that the caller sees, or no service. The caller is told of a service of its own tenant, or of the outermost
+    /// one, whichever reading of the name is that of something: what is hidden shows in the true reason alone.
+    fn under_tenants(self, labels: &[&str]) -> Node {
+        if labels.len() <= self.policy.tenant_depth() && self.sees_tenant(&path(labels)) {
+            return Node::Empty;
+        }
+        let own = self.id().tenant.depth();
+        let is_own = labels.len() > own && path(&labels[..own]) == self.id().tenant.as_str();
+        let shown = if is_own { own } else { 1 };
+        let missing = self.no_service(&path(&labels[..shown]), labels[shown]);
+        let read = |depth: usize| self.policy.service_named(&path(&labels[..depth]), labels.get(depth)?);
+        let mut others = (1..=self.policy.tenant_depth().min(labels.len())).filter(|depth| *depth != shown);
+        match others.find_map(read) {
+            Some(hidden) => Missing { reason: self.policy.why_hidden(self.caller, hidden), ..missing }.into(),
+            None => missing.into(),
         }
     }
 
@@ -121,9 +148,11 @@ impl View<'_> {
         })
     }
 
+    /// Whether the caller is in a tenant, or one below it, or may call a service of such a one.
     fn sees_tenant(self, tenant: &str) -> bool {
-        let same = |service: ServiceIx| self.policy.service_entry(service).id.tenant.as_str() == tenant;
-        self.id().tenant.as_str() == tenant || self.policy.visible_services(self.caller).any(same)
+        let within = |other: &TenantName| other.lineage().any(|above| above == tenant);
+        let same = |service: ServiceIx| within(&self.policy.service_entry(service).id.tenant);
+        within(&self.id().tenant) || self.policy.visible_services(self.caller).any(same)
     }
 
     fn workload(self, tenant: &str, name: &str) -> Option<WorkloadIx> {
@@ -164,12 +193,25 @@ impl View<'_> {
             },
             None if own => self.unknown(&format!("tenant {tenant} has no service `{service}` in the graph")),
             Some(service) => {
-                let exported = self.policy.service_entry(service).export.contains(&caller.tenant);
-                let reason = if exported { Reason::NoEdge } else { Reason::NotExported };
+                let reason = self.policy.why_hidden(self.caller, service);
                 Missing { reason, ..self.unknown(ELSEWHERE) }
             }
             None => self.unknown(ELSEWHERE),
         }
+    }
+}
+
+impl From<Missing> for Node {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+/// A tenant's name of its labels, the outermost first.
+fn path<'l>(labels: &[&'l str]) -> Cow<'l, str> {
+    match labels {
+        [one] => Cow::Borrowed(one),
+        several => Cow::Owned(several.join("/")),
     }
 }
 

@@ -9,9 +9,9 @@ use crate::{
 };
 use ipnet::Ipv4Net;
 use ripstop_config::{
-    Graph, Port, ServiceId, WorkloadId,
+    Graph, Port, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
-    graph::{Edge, Service},
+    graph::{Edge, exported_to},
 };
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
@@ -46,9 +46,6 @@ pub enum CompileError {
     /// An edge ends at a service that is not in the graph.
     #[error("{0}: the edge is to {1}, which the graph does not have")]
     UnknownService(Location, ServiceId),
-    /// An edge crosses tenants without the service being exported.
-    #[error("{0}: {1} is not exported to the tenant of {2}")]
-    NotExported(Location, ServiceId, WorkloadId),
     /// More entries than a policy can number.
     #[error("the graph has more than 4294967295 entries of one kind")]
     TooLarge,
@@ -74,8 +71,10 @@ pub fn compile_after(graph: Graph, carried: &Addresses) -> Result<Policy, Compil
     let mut tables = Tables::default();
     add_workloads(&graph, carried, &mut tables)?;
     add_services(&graph, carried, &mut tables)?;
-    add_edges(&graph, &mut tables)?;
     tables.dense = Dense::of(&graph, &tables)?;
+    add_edges(&graph, &mut tables)?;
+    let named = tables.workloads.iter().map(|entry| &entry.id.tenant);
+    tables.depth = named.chain(graph.tenants.keys()).map(TenantName::depth).max().unwrap_or(1);
     let resolver = address::resolver(graph.ranges.services_v4, graph.ranges.v6);
     let digest = digest::of(&graph, &tables);
     Ok(Policy { graph, tables, resolver, digest, id: BundleId::default(), revoked: Revoked::default() })
@@ -145,7 +144,11 @@ fn add_edges(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> {
     let mut named: FxHashMap<(WorkloadIx, ServiceIx), Vec<(Port, EdgeIx)>> = FxHashMap::default();
     for (position, edge) in graph.edges.iter().enumerate() {
         let ix = EdgeIx::at(position).ok_or(CompileError::TooLarge)?;
-        let pair = resolve(edge, graph, tables)?;
+        let pair = resolve(edge, tables)?;
+        if !is_in_force(edge, pair, tables) {
+            tables.dormant.push(ix);
+            continue;
+        }
         let reach = tables.reach.entry(pair).or_insert_with(|| {
             tables.callees[pair.0.index()].push(pair.1);
             crate::snapshot::Reach::default()
@@ -168,16 +171,19 @@ fn add_edges(graph: &Graph, tables: &mut Tables) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn resolve(edge: &Edge, graph: &Graph, tables: &Tables) -> Result<(WorkloadIx, ServiceIx), CompileError> {
+fn resolve(edge: &Edge, tables: &Tables) -> Result<(WorkloadIx, ServiceIx), CompileError> {
     let caller = tables.workload_ix.get(&edge.from);
     let caller = caller.ok_or_else(|| CompileError::UnknownCaller(edge.at.clone(), edge.from.clone()))?;
     let service = tables.service_ix.get(edge.to.tenant.as_str()).and_then(|of| of.get(edge.to.name.as_str()));
     let service = service.ok_or_else(|| CompileError::UnknownService(edge.at.clone(), edge.to.clone()))?;
-    let exported = |service: &Service| edge.from.tenant == edge.to.tenant || service.export.contains(&edge.from.tenant);
-    if !graph.services.get(&edge.to).is_some_and(exported) {
-        return Err(CompileError::NotExported(edge.at.clone(), edge.to.clone(), edge.from.clone()));
-    }
     Ok((*caller, *service))
+}
+
+/// Within a tenant an edge is enough. To another one's service it is the caller's consent alone: that one must consent too,
+/// and no rule keep them apart, whether or not whoever checked the graph found the edge beside the rule.
+fn is_in_force(edge: &Edge, (caller, service): (WorkloadIx, ServiceIx), tables: &Tables) -> bool {
+    let consents = |tenant| exported_to(&tables.services[service.index()].export, tenant).is_some();
+    edge.from.tenant == edge.to.tenant || (!tables.dense.apart(caller, service) && consents(&edge.from.tenant))
 }
 
 fn sorted(ports: &[Port]) -> Vec<Port> {

@@ -3,7 +3,11 @@
 //! Entries and edges are hundreds of bytes each: with many rules every look at one would be a miss of the processor's cache.
 //! These tables take four to eight bytes for each.
 
-use crate::{CompileError, EdgeIx, ServiceIx, WorkloadIx, snapshot::Tables};
+use crate::{
+    CompileError, EdgeIx, ServiceIx, WorkloadIx,
+    apart::{Apart, Tenants},
+    snapshot::Tables,
+};
 use ripstop_config::{Graph, Port, TenantName, graph::Limits};
 use rustc_hash::FxHashMap;
 use std::hash::Hash;
@@ -20,6 +24,7 @@ pub(crate) struct Dense {
     /// Different limits, of which a graph has few; and which of them each edge has.
     limits: Vec<Limits>,
     edges: Vec<u32>,
+    apart: Apart,
 }
 
 impl Dense {
@@ -28,11 +33,11 @@ impl Dense {
     /// # Errors
     /// [`CompileError::TooLarge`].
     pub(crate) fn of(graph: &Graph, tables: &Tables) -> Result<Self, CompileError> {
-        let mut tenants: Numbers<&TenantName> = Numbers::default();
-        let callers = tables.workloads.iter().map(|entry| tenants.number(&entry.id.tenant));
-        let callers = callers.collect::<Result<_, _>>()?;
-        let services = tables.services.iter().map(|entry| tenants.number(&entry.id.tenant));
-        let services = services.collect::<Result<_, _>>()?;
+        let tenants = Tenants::of(graph)?;
+        // All of them were numbered.
+        let number = |tenant: &TenantName| tenants.number(tenant).ok_or(CompileError::TooLarge);
+        let callers = tables.workloads.iter().map(|entry| number(&entry.id.tenant)).collect::<Result<_, _>>()?;
+        let services = tables.services.iter().map(|entry| number(&entry.id.tenant)).collect::<Result<_, _>>()?;
         let (mut ports, mut ends) = (Vec::new(), Vec::with_capacity(tables.services.len()));
         for entry in &tables.services {
             ports.extend_from_slice(&entry.ports);
@@ -40,12 +45,26 @@ impl Dense {
         }
         let mut limits = Numbers::default();
         let edges = graph.edges.iter().map(|edge| limits.number(edge.limits)).collect::<Result<_, _>>()?;
-        Ok(Self { callers, services, ports, ends, limits: limits.values, edges })
+        Ok(Self {
+            callers,
+            services,
+            ports,
+            ends,
+            limits: limits.values,
+            edges,
+            apart: Apart::of(&tenants, &graph.never),
+        })
     }
 
     /// Whether a caller and a service are of one tenant; `None` when there is no such caller or no such service.
     pub(crate) fn one_tenant(&self, caller: WorkloadIx, service: ServiceIx) -> Option<bool> {
         Some(self.callers.get(caller.index())? == self.services.get(service.index())?)
+    }
+
+    /// Whether a rule keeps a caller and a service apart; of those that are not there, nothing is kept.
+    pub(crate) fn apart(&self, caller: WorkloadIx, service: ServiceIx) -> bool {
+        let tenants = self.callers.get(caller.index()).zip(self.services.get(service.index()));
+        tenants.is_some_and(|(caller, service)| self.apart.holds(*caller, *service))
     }
 
     /// The ports of a service, ascending; none when there is no such service.

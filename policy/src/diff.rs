@@ -1,7 +1,7 @@
 //! What another policy would change.
 
 use crate::{EdgeIx, Policy, ServiceIx, WorkloadIx};
-use ripstop_config::{Port, ServiceId, WorkloadId, diagnostic::Location, graph::Limits};
+use ripstop_config::{Port, ServiceId, TenantName, WorkloadId, diagnostic::Location, graph::Limits};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,11 +114,13 @@ fn calls(policy: &Policy) -> BTreeMap<Call, EdgeIx> {
     pairs.flat_map(|(caller, to)| of(caller, to)).collect()
 }
 
-/// Everything that holds such a call back: edge, service, workload and tenant.
-fn limits(policy: &Policy, call: &Call, edge: EdgeIx) -> [Limits; 4] {
+/// Everything that holds such a call back: edge, service, workload, and the tenants that it is in.
+fn limits(policy: &Policy, call: &Call, edge: EdgeIx) -> Vec<Limits> {
     let service = policy.service(&call.service).map(|ix| policy.service_entry(ix).limits).unwrap_or_default();
     let workload = policy.workload(&call.who).map(|ix| policy.workload_entry(ix).limits).unwrap_or_default();
-    [policy.edge(edge).limits, service, workload, policy.tenant_limits(&call.who.tenant)]
+    let tenants = std::iter::successors(Some(call.who.tenant.clone()), TenantName::parent);
+    let tenants = tenants.map(|tenant| policy.tenant_limits(&tenant));
+    [policy.edge(edge).limits, service, workload].into_iter().chain(tenants).collect()
 }
 
 fn names<'n, N: Ord + ToString + 'n>(old: impl Iterator<Item = &'n N>, new: impl Iterator<Item = &'n N>) -> Names {

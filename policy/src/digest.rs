@@ -3,7 +3,7 @@
 use crate::{ServiceEntry, snapshot::Tables};
 use ripstop_config::{
     ByteRate, Graph, Port,
-    graph::{Check, Container, Edge, Health, Limits, Run, User},
+    graph::{Check, Container, Edge, Health, Limits, Never, Run, User},
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -40,7 +40,7 @@ impl serde::Serialize for PolicyDigest {
 }
 
 /// Version of the canonical form: it changes with any change to what is hashed or how.
-const FORM: &str = "ripstop-policy-2";
+const FORM: &str = "ripstop-policy-3";
 
 pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
     let mut form = Form(Sha256::new());
@@ -60,6 +60,7 @@ pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
         add_service(&mut form, entry, tables);
     }
     form.sorted(graph.edges.iter().map(edge));
+    form.sorted(graph.never.iter().map(never));
     let digest = form.0.finalize();
     PolicyDigest(std::array::from_fn(|at| digest[at]))
 }
@@ -114,6 +115,12 @@ fn edge(edge: &Edge) -> String {
     ports.sort_unstable();
     let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
     format!("{} {} {} {}", edge.from, edge.to, ports.join(","), limits(&edge.limits))
+}
+
+/// The same whichever of the two is named first.
+fn never(never: &Never) -> String {
+    let [first, second] = &never.between;
+    format!("{} {}", first.min(second), first.max(second))
 }
 
 fn limits(limits: &Limits) -> String {

@@ -1,9 +1,12 @@
 //! Why something is allowed or denied, and what would allow it: the same `decide()` as enforcement, with its reasons
 //! spelled out.
 
-use crate::{Policy, ServiceIx, Verdict, WorkloadIx};
+use crate::{
+    Consent, KeptApart, Policy, ServiceIx, Verdict, WorkloadIx,
+    consent::{between, consents, kept_apart},
+};
 use ripstop_config::{
-    Graph, HostName, Port, Reason, ServiceId, Span, WorkloadId, ZoneName,
+    Graph, HostName, Port, Reason, ServiceId, Span, TenantName, WorkloadId, ZoneName,
     diagnostic::Location,
     graph::{Balance, Health, Limits, Source},
     suggest::nearest,
@@ -28,6 +31,10 @@ pub struct Explanation {
     pub addresses: Vec<IpAddr>,
     /// One answer for the port asked about, or for each port of the service. Never empty.
     pub ports: Vec<PortAnswer>,
+    /// The rule that keeps caller and service apart, if one does.
+    pub never: Option<KeptApart>,
+    /// Between tenants, the consent of each side, or that it lacks; none within a tenant.
+    pub consents: Vec<Consent>,
     /// The hosts that serve it.
     pub endpoints: Vec<Serves>,
     /// How its endpoints are checked.
@@ -60,7 +67,7 @@ pub struct PortAnswer {
 }
 
 /// The limits that a session counts for, all of which hold.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LimitChain {
     /// Those of the rule.
     pub edge: Limits,
@@ -70,6 +77,17 @@ pub struct LimitChain {
     pub workload: Limits,
     /// Those of the calling workload's tenant, over all its workloads.
     pub tenant: Limits,
+    /// Those of the tenants above it that have any, the innermost first.
+    pub above: Vec<OfTenant>,
+}
+
+/// The limits of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OfTenant {
+    /// Which.
+    pub name: TenantName,
+    /// Its limits, over all its workloads and those below it.
+    pub limits: Limits,
 }
 
 /// A host that serves a service.
@@ -103,6 +121,8 @@ impl Explanation {
             name: String::new(),
             addresses: Vec::new(),
             ports: Vec::new(),
+            never: None,
+            consents: Vec::new(),
             endpoints: Vec::new(),
             health: None,
             source: Source::default(),
@@ -161,26 +181,22 @@ pub fn explain(policy: &Policy, who: &WorkloadId, service: &ServiceId, port: Opt
     explanation
 }
 
-/// The line under `tenants.TENANT.allow` of the service's tenant that gives `who` leave to call `service`. When edges
+/// The line under `tenants.TENANT.allow` of the caller's tenant that gives `who` leave to call `service`. When edges
 /// already give some of its ports, the line is for the others: a graph may not give a port twice.
 #[must_use]
 pub fn allowing_edge(policy: &Policy, who: &WorkloadId, service: &ServiceId) -> String {
-    let pair = policy.workload(who).zip(policy.service(service)).filter(|(who, to)| policy.visible(*who, *to));
-    let lacking = pair.map(|(who, to)| {
-        let allowed = |port: &Port| matches!(policy.decide(who, to, *port), Verdict::Allow(_));
-        policy.service_entry(to).ports.iter().copied().filter(|port| !allowed(port)).collect::<Vec<_>>()
-    });
-    edge_line(who, service, &lacking.unwrap_or_default())
+    let pair = policy.workload(who).zip(policy.service(service));
+    pair.and_then(|(who, to)| missing_edge(policy, who, to, None)).unwrap_or_else(|| edge_line(who, service, &[]))
 }
 
 fn edge_line(who: &WorkloadId, service: &ServiceId, ports: &[Port]) -> String {
-    let from = if who.tenant == service.tenant { who.name.to_string() } else { who.to_string() };
+    let to = if who.tenant == service.tenant { service.name.to_string() } else { service.to_string() };
     let ports = match ports {
         [] => String::new(),
         [port] => format!(", port: {port}"),
         several => format!(", ports: [{}]", joined(several.iter())),
     };
-    format!("- {{ from: {from}, to: {}{ports} }}", service.name)
+    format!("- {{ from: {}, to: {to}{ports} }}", who.name)
 }
 
 fn serves(graph: &Graph, host: &HostName) -> Serves {
@@ -197,6 +213,8 @@ fn denied(port: Option<Port>, reason: Reason) -> PortAnswer {
 }
 
 fn answer(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>, into: &mut Explanation) {
+    into.never = kept_apart(policy, caller, callee);
+    into.consents = consents(policy, caller, callee, port);
     let asked = port.map_or_else(|| policy.service_entry(callee).ports.clone(), |port| vec![port]);
     into.ports = asked.iter().map(|port| decide(policy, caller, callee, *port)).collect();
     if into.ports.is_empty() {
@@ -219,20 +237,29 @@ fn decide(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Port) ->
                 service: policy.service_entry(callee).limits,
                 workload: policy.workload_entry(caller).limits,
                 tenant: policy.tenant_limits(&policy.workload_entry(caller).id.tenant),
+                above: above(policy, &policy.workload_entry(caller).id.tenant),
             },
         },
         Verdict::Deny(reason) => denied(Some(port), reason),
     }
 }
 
-/// What would allow it: the export, the port and the edge, as far as each is missing.
+fn above(policy: &Policy, tenant: &TenantName) -> Vec<OfTenant> {
+    let above = std::iter::successors(tenant.parent(), TenantName::parent);
+    let limits = above.map(|name| OfTenant { limits: policy.tenant_limits(&name), name });
+    limits.filter(|tenant| !tenant.limits.is_none()).collect()
+}
+
+/// What would allow it: the export, the port and the edge, as far as each is missing. Nothing does what a rule forbids.
 fn changes(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>, reason: Reason) -> Vec<Change> {
     let (who, service) = (&policy.workload_entry(caller).id, policy.service_entry(callee));
-    let tenant = format!("tenants.{}", service.id.tenant);
-    let of_service = format!("{tenant}.services.{}", service.id.name);
+    let of_service = format!("tenants.{}.services.{}", service.id.tenant, service.id.name);
     let mut changes = Vec::new();
+    if reason == Reason::KeptApart {
+        return changes;
+    }
     if reason == Reason::NotExported {
-        let export = service.export.iter().chain([&who.tenant]);
+        let export = service.export.iter().map(ToString::to_string).chain([who.tenant.to_string()]);
         changes.push(Change { under: of_service.clone(), line: format!("export: [{}]", joined(export)) });
     }
     // A service with `to:` has one port only; another port is another service there.
@@ -241,19 +268,23 @@ fn changes(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<
         changes.push(Change { under: of_service, line: format!("ports: [{}]", joined(ports)) });
     }
     if let Some(line) = missing_edge(policy, caller, callee, port) {
-        changes.push(Change { under: format!("{tenant}.allow"), line });
+        changes.push(Change { under: format!("tenants.{}.allow", who.tenant), line });
     }
     changes
 }
 
+/// The edge that lacks for a port, or for whatever ports edges do not give yet; none when they give all. One that is not
+/// in force, for want of an export, does not lack.
 fn missing_edge(policy: &Policy, caller: WorkloadIx, callee: ServiceIx, port: Option<Port>) -> Option<String> {
-    let (who, service) = (&policy.workload_entry(caller).id, &policy.service_entry(callee).id);
-    match (policy.tables.reach.get(&(caller, callee)), port) {
-        (None, _) => Some(edge_line(who, service, &[])),
-        (Some(_), None) => Some(allowing_edge(policy, who, service)),
-        (Some(reach), Some(port)) if reach.edge_for(port).is_none() => Some(edge_line(who, service, &[port])),
-        (Some(_), Some(_)) => None,
+    let (who, service) = (&policy.workload_entry(caller).id, policy.service_entry(callee));
+    let edges: Vec<_> = between(policy, caller, callee).collect();
+    if edges.is_empty() {
+        return Some(edge_line(who, &service.id, &[]));
     }
+    let given = |port: &Port| edges.iter().any(|edge| edge.ports.is_empty() || edge.ports.contains(port));
+    let asked = port.map_or_else(|| service.ports.clone(), |port| vec![port]);
+    let lacking: Vec<Port> = asked.into_iter().filter(|port| !given(port)).collect();
+    if lacking.is_empty() { None } else { Some(edge_line(who, &service.id, &lacking)) }
 }
 
 fn joined<T: ToString>(values: impl Iterator<Item = T>) -> String {

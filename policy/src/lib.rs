@@ -6,7 +6,8 @@
 //!
 //! Invariants, each with a test:
 //! 1. Default deny: [`Policy::decide`] allows nothing that no edge of the graph names.
-//! 2. `decide` equals a scan of the graph's edges in the order of the file, the first match deciding.
+//! 2. `decide` equals a scan of the graph's `never` rules, exports and edges in the order of the file, the first match
+//!    deciding (`tests/model.rs`): a rule stands above every edge, and between tenants both sides must consent.
 //! 3. The cost of `decide` does not grow with the number of rules.
 //! 4. Every workload and service has one address per family, inside its range, and no two share one.
 //! 5. Addresses and [`PolicyDigest`] depend on what the graph says, not on where in the file it says so.
@@ -15,9 +16,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod address;
+mod apart;
 mod assertions;
 pub mod bundle;
 mod compile;
+mod consent;
 mod dense;
 mod diff;
 mod digest;
@@ -31,9 +34,10 @@ pub use address::{Addresses, Pair};
 pub use assertions::Tested;
 pub use bundle::{Bundle, BundleError, BundleId, Content, Envelope, Revoked, RevokedCertificate};
 pub use compile::{CompileError, compile, compile_after};
+pub use consent::{Consent, KeptApart, Side, lacking};
 pub use diff::{Allowed, Call, Diff, Moved, Names, diff};
 pub use digest::PolicyDigest;
-pub use explain::{Change, Explanation, LimitChain, PortAnswer, Serves, allowing_edge, explain};
+pub use explain::{Change, Explanation, LimitChain, OfTenant, PortAnswer, Serves, allowing_edge, explain};
 pub use index::{EdgeIx, ServiceIx, WorkloadIx};
 pub use snapshot::{Policy, ServiceEntry, WorkloadEntry};
 pub use verdict::{Permit, Verdict};

@@ -29,7 +29,7 @@ impl Display for Explanation {
     }
 }
 
-/// Name, address, caller, rule, endpoints with what is not usual of them, and limits, each with its label.
+/// Name, address, caller, rule, consents, endpoints with what is not usual of them, and limits, each with its label.
 fn chain(explanation: &Explanation) -> Vec<(String, String)> {
     let from = list(&explanation.from, "no host");
     let who = format!("{} on {from} ({})", explanation.who, list(&explanation.who_addresses, "no address"));
@@ -40,6 +40,8 @@ fn chain(explanation: &Explanation) -> Vec<(String, String)> {
     ];
     let answers = explanation.ports.iter();
     chain.extend(answers.clone().map(|answer| (labelled(explanation, answer, "rule"), rule(answer))));
+    chain.extend(explanation.never.iter().map(|never| ("never".into(), never.to_string())));
+    chain.extend(explanation.consents.iter().map(|consent| (consent.side.to_string(), consent.to_string())));
     chain.push(("endpoint".into(), list(&explanation.endpoints, "none")));
     let allowed: Vec<&PortAnswer> = answers.filter(|answer| answer.allowed).collect();
     if let Some(first) = allowed.first() {
@@ -47,10 +49,11 @@ fn chain(explanation: &Explanation) -> Vec<(String, String)> {
         let edge = |answer: &&PortAnswer| (labelled(explanation, answer, "limits"), answer.limits.edge.to_string());
         chain.extend(allowed.iter().map(edge));
         // They are the same for each port.
-        let around = first.limits;
-        let around = [("service", around.service), ("workload", around.workload), ("tenant", around.tenant)];
+        let limits = &first.limits;
+        let around = [("service", limits.service), ("workload", limits.workload), ("tenant", limits.tenant)];
         let given = around.into_iter().filter(|(_, limits)| !limits.is_none());
         chain.extend(given.map(|(whose, limits)| (format!("of {whose}"), limits.to_string())));
+        chain.extend(limits.above.iter().map(|tenant| (format!("of {}", tenant.name), tenant.limits.to_string())));
     }
     chain
 }

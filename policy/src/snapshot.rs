@@ -7,7 +7,7 @@ use crate::{
 use ripstop_config::{
     FabricName, Graph, HostName, PolicyVersion, Port, Reason, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
-    graph::{Balance, Edge, Health, Limits, Ranges, Run, Source},
+    graph::{Balance, Edge, Export, Health, Limits, Ranges, Run, Source, exported_to},
 };
 use rustc_hash::FxHashMap;
 use std::{
@@ -75,8 +75,8 @@ pub struct ServiceEntry {
     pub balance: Balance,
     /// After how much silence a UDP session ends, when the graph says.
     pub idle: Option<Duration>,
-    /// Other tenants that may be given edges to it.
-    pub export: Vec<TenantName>,
+    /// Other tenants that may call it, by edges of their own.
+    pub export: Vec<Export>,
     /// Where the graph says so.
     pub at: Location,
 }
@@ -95,6 +95,10 @@ pub(crate) struct Tables {
     pub(crate) reach: FxHashMap<(WorkloadIx, ServiceIx), Reach>,
     /// Of each workload, the services to which it has an edge, ascending.
     pub(crate) callees: Vec<Vec<ServiceIx>>,
+    /// Edges that are not in force, as the service's side does not consent to them.
+    pub(crate) dormant: Vec<EdgeIx>,
+    /// Labels of the deepest tenant.
+    pub(crate) depth: usize,
     /// What decisions read of all this.
     pub(crate) dense: Dense,
 }
@@ -138,6 +142,7 @@ impl Policy {
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
             edges: Vec::new(),
+            never: Vec::new(),
             tests: Vec::new(),
         })
     }
@@ -238,7 +243,19 @@ impl Policy {
         &self.graph.edges[ix.index()]
     }
 
-    /// What all workloads of a tenant together may do as callers on one host.
+    /// Edges that are in the graph and allow nothing: the service's tenant does not export it to the caller's.
+    pub fn dormant(&self) -> impl ExactSizeIterator<Item = &Edge> {
+        self.tables.dormant.iter().map(|ix| self.edge(*ix))
+    }
+
+    /// How many labels the deepest tenant has; 1 while none is below another.
+    #[must_use]
+    pub fn tenant_depth(&self) -> usize {
+        self.tables.depth
+    }
+
+    /// What all workloads of a tenant and of those below it together may do as callers on one host. Those of the tenants above
+    /// it hold as well; see [`TenantName::lineage`].
     #[must_use]
     pub fn tenant_limits(&self, tenant: &TenantName) -> Limits {
         self.graph.tenants.get(tenant).map(|tenant| tenant.limits).unwrap_or_default()
@@ -308,18 +325,28 @@ impl Policy {
         }
     }
 
-    /// Why a caller without an edge is denied: across tenants, an export is missing before an edge is.
+    /// Why a caller without an edge is denied: across tenants, a rule stands above all, and an export is missing before an
+    /// edge is.
     fn without_edge(&self, caller: WorkloadIx, service: ServiceIx) -> Reason {
         if self.tables.dense.one_tenant(caller, service) == Some(true) {
             return Reason::NoEdge;
         }
-        let Some(service) = self.tables.services.get(service.index()) else {
+        let Some(entry) = self.tables.services.get(service.index()) else {
             return Reason::NoService;
         };
-        let Some(caller) = self.tables.workloads.get(caller.index()) else {
+        let Some(who) = self.tables.workloads.get(caller.index()) else {
             return Reason::UnknownCaller;
         };
-        if service.export.contains(&caller.id.tenant) { Reason::NoEdge } else { Reason::NotExported }
+        if self.tables.dense.apart(caller, service) {
+            return Reason::KeptApart;
+        }
+        if exported_to(&entry.export, &who.id.tenant).is_some() { Reason::NoEdge } else { Reason::NotExported }
+    }
+
+    /// Why a service is hidden from a caller that has no edge to it in force.
+    #[must_use]
+    pub fn why_hidden(&self, caller: WorkloadIx, service: ServiceIx) -> Reason {
+        self.without_edge(caller, service)
     }
 
     /// The lowest port of a service that an edge lets this caller call: what it may call at all is decided by that one.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ripstop_config::{Graph, Port, Reason};
+use ripstop_config::{Graph, Port, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Policy, allowing_edge, compile, explain};
 
 fn policy() -> Policy {
@@ -83,7 +83,7 @@ fn rich() -> Policy {
              balance: { sticky: true, weights: { beta: 3 } }",
         )
         .replace("port: 80/tcp }", "port: 80/udp, idle: 90s }")
-        .replace("    allow:\n", "    allow:\n      - { from: api, to: front }\n");
+        .replacen("    allow:\n", "    allow:\n      - { from: api, to: front }\n", 1);
     compile(Graph::parse("shop.yaml", &text).unwrap_or_else(|found| panic!("{found}"))).unwrap()
 }
 
@@ -108,13 +108,76 @@ fn limits_of_every_level_and_what_is_said_of_the_endpoints() {
 fn the_line_that_is_offered_allows_it() {
     let text = include_str!("data/shop.yaml");
     for (who, service) in [("shop/web", "shop/db"), ("billing/bill", "shop/db"), ("billing/report", "shop/db")] {
-        let (who, service) = (who.parse().unwrap(), service.parse().unwrap());
+        let (who, service): (WorkloadId, ServiceId) = (who.parse().unwrap(), service.parse().unwrap());
         let line = allowing_edge(&policy(), &who, &service);
-        let changed = text.replace("    allow:\n", &format!("    allow:\n      {line}\n"));
+        // An edge is in the tenant of its caller.
+        let at = if who.tenant.as_str() == "shop" { text.find("allow:\n") } else { text.rfind("allow:\n") };
+        let (before, after) = text.split_at(at.unwrap() + "allow:\n".len());
+        let changed = format!("{before}      {line}\n{after}");
         let changed = Graph::parse("shop.yaml", &changed).unwrap_or_else(|found| panic!("{line}: {found}"));
         let changed = compile(changed).unwrap();
         for port in ["5432", "5433", "9187"] {
             assert!(explain(&changed, &who, &service, Some(port.parse().unwrap())).allowed(), "{line}: {port}");
         }
     }
+}
+
+/// [`policy`] with tenants below each other: what they are told of both consents, limits above, and a rule.
+fn nested(change: impl Fn(String) -> String) -> Policy {
+    let text = "\
+fabric: shop.example
+hosts: { alpha: {} }
+tenants:
+  shop: { limit: { sessions: 500 } }
+  shop/eu:
+    limit: { open: 9/s }
+    workloads:
+      web: { on: [alpha], run: { netns: web } }
+    allow:
+      - { from: web, to: shop/us/api, port: 80 }
+  shop/us:
+    workloads:
+      api: { on: [alpha], run: { netns: api } }
+    services:
+      api: { by: api, ports: [80, 81], export: [shop] }
+";
+    compile(Graph::parse("shop.yaml", &change(text.into())).unwrap_or_else(|found| panic!("{found}"))).unwrap()
+}
+
+#[test]
+fn both_consents_are_shown_and_which_one_lacks() {
+    let told = |policy: &Policy, port: &str| {
+        let port = Some(port.parse().unwrap());
+        explain(policy, &"shop/eu/web".parse().unwrap(), &"shop/us/api".parse().unwrap(), port).to_string()
+    };
+    let lacks = |policy: &Policy, reason: Reason| {
+        let (who, to) =
+            (policy.workload(&"shop/eu/web".parse().unwrap()), policy.service(&"shop/us/api".parse().unwrap()));
+        ripstop_policy::lacking(policy, who.unwrap(), to.unwrap(), reason).unwrap_or_default()
+    };
+    let both = nested(|text| text);
+    insta::assert_snapshot!("consents_both", told(&both, "80"));
+    insta::assert_snapshot!("consents_for_another_port", told(&both, "81"));
+    let no_edge = nested(|text| text.replace("      - { from: web, to: shop/us/api, port: 80 }\n", ""));
+    insta::assert_snapshot!("consents_without_the_callers", told(&no_edge, "80"));
+    assert_eq!(
+        lacks(&no_edge, Reason::NoEdge),
+        "the caller's side lacks: shop/us exports shop/us/api to shop (shop.yaml:14), and shop/eu has no edge to it"
+    );
+    let no_export = nested(|text| text.replace(", export: [shop]", ""));
+    insta::assert_snapshot!("consents_without_the_servers", told(&no_export, "80"));
+    assert_eq!(no_export.dormant().map(|edge| edge.at.to_string()).collect::<Vec<_>>(), ["shop.yaml:10"]);
+    assert_eq!(
+        lacks(&no_export, Reason::NotExported),
+        "the service's side lacks: shop/us does not export shop/us/api (shop.yaml:15) to shop/eu"
+    );
+    let never = nested(|text| {
+        let text = text.replace("      - { from: web, to: shop/us/api, port: 80 }\n", "");
+        text.replace(", export: [shop]", "") + "never:\n  - { between: [shop/eu, shop/us] }\n"
+    });
+    insta::assert_snapshot!("consents_where_a_rule_stands_above", told(&never, "80"));
+    assert_eq!(
+        lacks(&never, Reason::KeptApart),
+        "shop/eu and shop/us are kept apart, whatever is allowed (shop.yaml:16)"
+    );
 }

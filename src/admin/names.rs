@@ -84,7 +84,9 @@ pub fn service(policy: &Policy, text: &str, caller: Option<&WorkloadId>) -> Resu
     }
     let all: Vec<_> = policy.services().map(|ix| policy.service_entry(ix).id.clone()).collect();
     let dns = text.strip_suffix('.').unwrap_or(text);
-    let named = |id: &&ServiceId| id.dns_name(policy.fabric()) == dns || format!("{}.{}", id.name, id.tenant) == dns;
+    let named = |id: &&ServiceId| {
+        id.dns_name(policy.fabric()) == dns || format!("{}.{}", id.name, id.tenant.dns_labels()) == dns
+    };
     if let Some(id) = all.iter().find(named) {
         return Ok(id.clone());
     }

@@ -7,21 +7,22 @@ use ripstop_policy::{BundleId, Content, Envelope};
 use ripstop_transport::signing::SigningKey;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Makes a signed policy: `content`'s graph is checked, its names keep the addresses that `content` has of them, and
-/// every key signs. Bytes are [`Envelope::encode`]'s.
+/// Makes a signed policy, to replace the one with the identifier `before`: `content`'s graph is checked, its names keep the
+/// addresses that `content` has of them, and every key signs. Bytes are [`Envelope::encode`]'s.
 ///
 /// # Errors
 /// The mistakes of the graph, or why it cannot be signed.
 pub fn seal(
     fabric: &FabricName,
     version: PolicyVersion,
+    before: Option<BundleId>,
     content: Content,
     keys: &[SigningKey],
 ) -> anyhow::Result<Envelope> {
-    let Content { file, graph, addresses, revoked, made: _, note } = content;
+    let Content { file, graph, addresses, revoked, before: _, made: _, note } = content;
     let checked = Content::of(fabric, &file, &graph, &addresses)?;
     let made = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
-    let content = Content { revoked, made, note, ..checked };
+    let content = Content { revoked, before, made, note, ..checked };
     let mut envelope = Envelope::seal(fabric, version, &content).context("failed to make a policy of the graph")?;
     sign(&mut envelope, keys)?;
     Ok(envelope)
@@ -68,6 +69,6 @@ pub fn publish(
     let version = next_version(&running)?;
     let mut content = running.content.unwrap_or_default();
     edit(&mut content)?;
-    let envelope = seal(&running.fabric, version, content, keys)?;
+    let envelope = seal(&running.fabric, version, running.id, content, keys)?;
     Ok(client.offer(envelope.encode())?)
 }

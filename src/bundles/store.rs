@@ -200,6 +200,15 @@ impl Store {
         Ok(bundle)
     }
 
+    /// How many of the newest policies in a row were signed by operators who are limited to tenants.
+    #[must_use]
+    pub fn limited_run(&self, trust: &Trust) -> usize {
+        let kept = self.kept().unwrap_or_default();
+        let is_limited =
+            |id: &BundleId| self.read(*id, trust).is_ok_and(|bundle| !bundle.is_unlimited(&trust.operators));
+        kept.iter().rev().take_while(|id| is_limited(id)).count()
+    }
+
     /// How new the policy of this host was, and what is wrong with the file that should say so.
     fn read_floor(&self, newest: Option<BundleId>) -> Result<(Option<BundleId>, Option<String>), StoreError> {
         let path = self.dir.join(FLOOR);

@@ -17,14 +17,14 @@ impl Bed {
     fn new() -> Self {
         let (key, _) = SigningKey::generate().unwrap();
         let keys = [("op".parse().unwrap(), key.public())].into();
-        let trust = Trust { fabric: FabricName::new("shop.example").unwrap(), operators: Operators { need: 1, keys } };
+        let trust = Trust { fabric: FabricName::new("shop.example").unwrap(), operators: Operators::of(1, keys) };
         Self { trust, key, state: tempfile::tempdir().unwrap() }
     }
 
     fn bundle(&self, version: &str) -> Bundle {
         let content = Content { file: "g".into(), graph: GRAPH.into(), ..Content::default() };
         let version = version.parse().unwrap();
-        let sealed = seal(&self.trust.fabric, version, content, std::slice::from_ref(&self.key)).unwrap();
+        let sealed = seal(&self.trust.fabric, version, None, content, std::slice::from_ref(&self.key)).unwrap();
         self.trust.open(&sealed.encode()).unwrap()
     }
 

@@ -3,6 +3,7 @@
 use super::{
     Exit, args,
     files::{self, NewFile},
+    graph,
     output::{self, Output, Tone},
     socket,
 };
@@ -41,7 +42,10 @@ pub(super) fn apply(apply: &args::Apply, output: &Output) -> anyhow::Result<Exit
         return countersign(apply, &bytes, &keys, output);
     }
     // Mistakes are shown before anybody is asked.
-    files::policy(&apply.file)?;
+    let policy = files::policy(&apply.file)?;
+    if !output.is_json() {
+        graph::dormant(&policy).iter().try_for_each(|note| output::print(note))?;
+    }
     let client = socket::one(&apply.signing.socket)?;
     let running = client.running(None)?;
     let text = String::from_utf8(bytes)?;
@@ -53,7 +57,7 @@ pub(super) fn apply(apply: &args::Apply, output: &Output) -> anyhow::Result<Exit
     }
     let note = apply.signing.note.clone().unwrap_or_default();
     let content = Content { file, graph: text, note, ..before };
-    let envelope = publish::seal(&running.fabric, version(apply, &running)?, content, &keys)?;
+    let envelope = publish::seal(&running.fabric, version(apply, &running)?, running.id, content, &keys)?;
     finish(apply, &client, &envelope, output)
 }
 

@@ -59,6 +59,7 @@ pub(super) fn expose(expose: &Expose, output: &Output) -> anyhow::Result<Exit> {
         }
         for caller in &expose.allow {
             let from = caller_of(&graph, &id, caller)?;
+            consents(&graph, &id, &from)?;
             changes.push((format!("{from} may call {id}"), Edit::Edge { from, to: id.clone() }));
         }
         for (_, change) in &changes {
@@ -131,6 +132,19 @@ fn qualified(graph: &Graph, name: &str) -> anyhow::Result<String> {
             bail!("the graph has several tenants; say which is meant: {}", names.join(", "))
         }
     }
+}
+
+/// An edge from another tenant would be in force only once that tenant is consented to.
+fn consents(graph: &Graph, service: &ServiceId, from: &WorkloadId) -> anyhow::Result<()> {
+    let exported = graph.services.get(service).is_some_and(|found| found.exported_to(&from.tenant).is_some());
+    if exported || service.tenant == from.tenant {
+        return Ok(());
+    }
+    bail!(
+        "`{service}` is not exported to the tenant `{0}`, so `{from}` may not call it; write `export: [{0}]` into the service \
+         and apply the graph",
+        from.tenant
+    )
 }
 
 /// A workload of the service's tenant, unless another one is named.

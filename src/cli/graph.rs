@@ -6,11 +6,14 @@ use super::{
 };
 use ripstop_config::{
     ByteRate, Diagnostic, Diagnostics, Graph, OpenRate, Span, TenantName,
-    graph::{Balance, Edge, Limits, Source, Tenant},
+    graph::{Balance, Edge, Limits, Never, Source, Tenant},
 };
 use ripstop_policy::{Policy, ServiceEntry, WorkloadEntry};
 use serde_json::json;
 use std::path::Path;
+
+/// Edges that are not in force, told one by one.
+const DORMANT_MAX: usize = 20;
 
 /// Says every mistake, or what is in the graph.
 pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
@@ -29,12 +32,29 @@ pub(super) fn check(file: &Path, output: &Output) -> anyhow::Result<Exit> {
         ("edges", graph.edges.len()),
     ];
     let digest = policy.digest().to_string();
-    let value = json!({ "fabric": graph.fabric, "digest": digest, "counts": counts.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
+    let not_in_force = policy.dormant().map(edge_json).collect::<Vec<_>>();
+    let value = json!({ "fabric": graph.fabric, "digest": digest, "not_in_force": not_in_force, "counts": counts.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
     output.show(&value, || {
         let counts: Vec<_> = counts.iter().map(|(what, count)| counted(*count, what)).collect();
-        format!("ok: {} (fabric {}, digest {digest})\n", counts.join(", "), graph.fabric)
+        format!("ok: {} (fabric {}, digest {digest})\n{}", counts.join(", "), graph.fabric, dormant(&policy).join(""))
     })?;
     Ok(Exit::Ok)
+}
+
+/// A line for each edge to which the service's side does not consent, with what would make it count; the first of them.
+pub(super) fn dormant(policy: &Policy) -> Vec<String> {
+    let line = |edge: &Edge| {
+        let Edge { from, to, at, .. } = edge;
+        let service = policy.graph().services.get(to).map(|service| format!(" ({})", service.at)).unwrap_or_default();
+        format!(
+            "note: {at}: the edge from {from} to {to} is not in force, as {to} is not exported to {0}: to consent to it, \
+             write `export: [{0}]` into the service{service}\n",
+            from.tenant
+        )
+    };
+    let more = policy.dormant().len().saturating_sub(DORMANT_MAX);
+    let more = (more > 0).then(|| format!("note: and {more} more edges are not in force\n"));
+    policy.dormant().take(DORMANT_MAX).map(line).chain(more).collect()
 }
 
 /// Tries the graph's own tests.
@@ -71,8 +91,15 @@ pub(super) fn show(file: &Path, output: &Output) -> anyhow::Result<Exit> {
         let resolver = policy.resolver();
         let head =
             format!("fabric {}, digest {}, resolver {} {}\n", policy.fabric(), policy.digest(), resolver.0, resolver.1);
-        [head, services(&policy, output), workloads(&policy, output), tenants(&policy, output), edges(&policy, output)]
-            .join("\n")
+        [
+            head,
+            services(&policy, output),
+            workloads(&policy, output),
+            tenants(&policy, output),
+            edges(&policy, output),
+            never(&policy, output),
+        ]
+        .join("\n")
     })?;
     Ok(Exit::Ok)
 }
@@ -134,6 +161,19 @@ fn edges(policy: &Policy, output: &Output) -> String {
     output::lines(&table)
 }
 
+/// Tenants that are kept apart; nothing where none are.
+fn never(policy: &Policy, output: &Output) -> String {
+    let rules = &policy.graph().never;
+    if rules.is_empty() {
+        return String::new();
+    }
+    let mut table = output.table(&["NEVER", "BETWEEN", "RULE"]);
+    for Never { between: [first, second], at } in rules {
+        table.add_row([first.to_string(), second.to_string(), at.to_string()]);
+    }
+    output::lines(&table)
+}
+
 fn ports(entry: &ServiceEntry) -> String {
     joined(&entry.ports)
 }
@@ -167,6 +207,7 @@ fn as_json(policy: &Policy) -> serde_json::Value {
         "workloads": policy.workloads().map(|ix| workload_json(policy.workload_entry(ix))).collect::<Vec<_>>(),
         "tenants": policy.graph().tenants.iter().map(tenant_json).collect::<Vec<_>>(),
         "edges": policy.graph().edges.iter().map(edge_json).collect::<Vec<_>>(),
+        "never": policy.graph().never.iter().map(|Never { between, at }| json!({ "between": between, "rule": at.to_string() })).collect::<Vec<_>>(),
     })
 }
 
@@ -179,7 +220,7 @@ fn service_json(policy: &Policy, entry: &ServiceEntry) -> serde_json::Value {
         "by": policy.workload_entry(entry.by).id,
         "hosts": entry.hosts,
         "to": entry.to,
-        "export": entry.export,
+        "export": entry.export.iter().map(|export| &export.to).collect::<Vec<_>>(),
         "limits": limits_json(&entry.limits),
         "health": entry.health,
         "source": entry.source,

@@ -9,7 +9,7 @@ use super::{
 use crate::admin::Kept;
 use anyhow::Context as _;
 use comfy_table::Cell;
-use ripstop_config::Operators;
+use ripstop_config::{OperatorKey, Operators, TenantName};
 use ripstop_transport::signing::SigningKey;
 
 /// Shows the signed policies that the agent keeps.
@@ -47,11 +47,27 @@ fn describe(kept: &[Kept], output: &Output) -> String {
 pub(super) fn keygen(keygen: &args::Keygen) -> anyhow::Result<Exit> {
     let (key, pem) = SigningKey::generate().context("failed to make a key")?;
     files::write_new(&[NewFile { path: &keygen.out, bytes: pem.as_bytes(), mode: 0o600 }])?;
-    let operators = Operators { need: 1, keys: [(keygen.name.clone(), key.public())].into() };
+    if !keygen.tenants.is_empty() {
+        return limited(keygen, key.public());
+    }
+    let operators = Operators::of(1, [(keygen.name.clone(), key.public())].into());
     output::print(&format!(
         "# The key is in {}: whoever has it makes the policy, so keep it off the hosts where you can.\n\
          # This is operators.yaml, to be put beside agent.yaml on each host, with `trust: operators.yaml` there.\n{operators}",
         keygen.out.display()
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// What is printed is a line of a file of operators: somebody else may change the rest.
+fn limited(keygen: &args::Keygen, key: OperatorKey) -> anyhow::Result<Exit> {
+    let tenants: Vec<_> = keygen.tenants.iter().map(TenantName::as_str).collect();
+    output::print(&format!(
+        "# The key is in {}. Put this line under `operators:` of operators.yaml on each host, and send the agents SIGHUP.\n  \
+         {}: {{ key: {key}, tenants: [{}] }}\n",
+        keygen.out.display(),
+        keygen.name,
+        tenants.join(", ")
     ))?;
     Ok(Exit::Ok)
 }

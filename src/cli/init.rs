@@ -76,7 +76,7 @@ fn make(init: &Init, host: &HostName, address: SocketAddr, files: &Files, made: 
     made.file(&files.ca, authority.ca().certificate_pem(), 0o644)?;
     let (key, pem) = SigningKey::generate()?;
     made.file(&files.operator, &pem, 0o600)?;
-    let operators = Operators { need: 1, keys: [(OPERATOR.parse()?, key.public())].into() };
+    let operators = Operators::of(1, [(OPERATOR.parse()?, key.public())].into());
     made.file(&files.operators, &operators.to_string(), 0o644)?;
     made.and(&files.state.join("policy"));
     let trust = Trust { fabric: init.fabric.clone(), operators };
@@ -114,7 +114,7 @@ fn first_policy(
     let content =
         Content { file: GRAPH.into(), graph, note: format!("{host} is the first host"), ..Content::default() };
     let version = PolicyVersion::UNSIGNED.next().context("there is no first version")?;
-    let envelope = bundles::seal(&init.fabric, version, content, std::slice::from_ref(key))?;
+    let envelope = bundles::seal(&init.fabric, version, None, content, std::slice::from_ref(key))?;
     let bundle = trust.open(&envelope.encode())?;
     Store::open(&files.state, trust)?.store.keep(&bundle)?;
     Ok(())

@@ -73,8 +73,9 @@ impl Desk {
         };
         content.revoked.certificates.retain(|one| !is_over(one));
         content.note = format!("{} has joined", admitted.host);
-        let envelope = publish::seal(self.authority.fabric(), publish::next_version(&running)?, content, &[key])?;
-        self.shared.take(&envelope.encode()).map(drop).map_err(|why| anyhow!(why))
+        let version = publish::next_version(&running)?;
+        let envelope = publish::seal(self.authority.fabric(), version, running.id, content, &[key])?;
+        self.shared.take(&envelope.encode()).map(drop).map_err(|why| anyhow!(why.to_string()))
     }
 
     /// A host that was revoked is so no more, but with every certificate that it had before.

@@ -8,7 +8,7 @@ use super::{
     load::{self, Source, Start},
     members, neighbours,
     plan::Sources,
-    signed::Signed,
+    signed::{Refusal, Signed},
 };
 use crate::{
     admin::{
@@ -237,8 +237,8 @@ impl Shared {
 
     /// Takes a bundle from whoever has one: verified, kept on disk, and in force when this returns. The one that is in force
     /// is taken as well.
-    pub(super) fn take(&self, bytes: &[u8]) -> Result<BundleId, String> {
-        let signed = self.signed().ok_or(FROM_A_FILE)?;
+    pub(super) fn take(&self, bytes: &[u8]) -> Result<BundleId, Refusal> {
+        let signed = self.signed().ok_or_else(|| Refusal::Other(FROM_A_FILE.into()))?;
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bundle) = signed.check(bytes)? else { return Ok(self.bundle_id()) };
         let id = bundle.id();
@@ -446,7 +446,7 @@ impl AgentView for Shared {
     }
 
     fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
-        self.take(bundle)
+        self.take(bundle).map_err(|why| why.to_string())
     }
 
     fn history(&self) -> Result<Vec<Kept>, String> {

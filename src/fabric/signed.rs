@@ -2,7 +2,10 @@
 
 use crate::{
     admin::{HostPolicy, Kept, Reach, Running},
-    bundles::{Store, Trust, store::Opened},
+    bundles::{
+        Store, Trust,
+        store::{KEPT_MAX, Opened},
+    },
     session::policies::Policies,
     telemetry::instruments,
 };
@@ -30,6 +33,23 @@ pub(super) struct Signed {
     pub(super) policies: Arc<Policies>,
     /// Until when all hosts are connected to be asked.
     watched: Mutex<Option<Instant>>,
+}
+
+/// Why a policy is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Operators who are limited to tenants made it to replace another one, which this host has to have first.
+    #[error("it replaces policy {0}, which this host does not have: it must be held against that one")]
+    Needs(BundleId),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
 }
 
 /// What an agent starts with.
@@ -93,13 +113,14 @@ impl Signed {
         Ok(())
     }
 
-    /// Verifies a bundle that is newer than what this host has had; `None` when it is the one in force.
-    pub(super) fn check(&self, bytes: &[u8]) -> Result<Option<Bundle>, String> {
+    /// Verifies a bundle that is newer than what this host has had, and that its signers may change what it changes; `None`
+    /// when it is the one in force.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<Option<Bundle>, Refusal> {
         // Not while it is locked, as a large one takes a while.
         let trust = lock(&self.trust).clone();
         let bundle = trust.open(bytes).map_err(|error| {
             instruments::bundle_refused();
-            error.to_string()
+            Refusal::Other(error.to_string())
         })?;
         if self.bundle().is_some_and(|own| own.id() == bundle.id()) {
             return Ok(None);
@@ -107,9 +128,61 @@ impl Signed {
         if !self.takes(bundle.id()) {
             let floor = lock(&self.store).floor().unwrap_or_default();
             instruments::bundle_refused();
-            return Err(format!("policy {} is not newer than {floor}, which this host has had", bundle.id()));
+            let why = format!("policy {} is not newer than {floor}, which this host has had", bundle.id());
+            return Err(Refusal::Other(why));
         }
+        self.check_roles(&bundle, &trust)?;
         Ok(Some(bundle))
+    }
+
+    /// Holds a policy of operators who are limited to tenants against the one that it replaces.
+    fn check_roles(&self, bundle: &Bundle, trust: &Trust) -> Result<(), Refusal> {
+        // One that was taken before, and lost, was held against what it replaced then.
+        let again = lock(&self.store).floor() == Some(bundle.id());
+        if again || bundle.is_unlimited(&trust.operators) {
+            return Ok(());
+        }
+        let own = self.bundle();
+        let replaced = self.replaced_by(bundle, own.as_ref(), trust);
+        let Err(why) = bundle.check_roles(replaced.as_ref().or(own.as_ref()), &trust.operators) else {
+            return self.check_run(trust);
+        };
+        match bundle.before().filter(|before| own.is_none_or(|own| *before > own.id())) {
+            Some(before) => Err(Refusal::Needs(before)),
+            None => {
+                instruments::bundle_refused();
+                Err(Refusal::Other(why.to_string()))
+            }
+        }
+    }
+
+    /// Of two policies that limited operators made at once, both to replace the same one, the greater wins: it is held
+    /// against that one, as the smaller would have it that nobody takes it. What unlimited operators signed is
+    /// replaced by no such policy of the same version.
+    fn replaced_by(&self, bundle: &Bundle, own: Option<&Bundle>, trust: &Trust) -> Option<Bundle> {
+        let own = own.filter(|own| !own.is_unlimited(&trust.operators))?;
+        let same = own.version() == bundle.version() && own.before() == bundle.before();
+        let before = bundle.before().filter(|_| same)?;
+        lock(&self.store).read(before, trust).ok()
+    }
+
+    /// Hosts that were away are brought up policy by policy, from what others keep: so not all that is kept may be of limited
+    /// operators.
+    fn check_run(&self, trust: &Trust) -> Result<(), Refusal> {
+        let run = lock(&self.store).limited_run(trust);
+        if run + 1 < KEPT_MAX {
+            return Ok(());
+        }
+        Err(Refusal::Other(format!(
+            "the last {run} policies were signed by operators who are limited to tenants: one who is not must sign the next, so \
+             that hosts which were away can follow"
+        )))
+    }
+
+    /// A policy that is kept, for a host that has to go through it.
+    pub(super) fn kept(&self, id: BundleId) -> Option<Bundle> {
+        let trust = lock(&self.trust).clone();
+        lock(&self.store).read(id, &trust).ok()
     }
 
     /// Keeps a verified bundle on disk: nothing older is taken any more.

@@ -21,7 +21,7 @@ use crate::{
     stack::Endpoint,
     telemetry::{RecordSlot, Side},
 };
-use ripstop_config::{HostName, Port, Protocol, Reason};
+use ripstop_config::{HostName, Port, Protocol, Reason, WorkloadId};
 use ripstop_policy::{Policy, ServiceEntry, ServiceIx, WorkloadIx};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
 use std::{
@@ -105,6 +105,7 @@ pub(super) fn decide(
         Ok((service, admission)) => Ok(Decided { session, policy, service, admission }),
         Err(Refused { reason, detail }) => {
             if interface.may_record_denial() {
+                let detail = detail.or_else(|| whose_consent(&policy, interface.workload(), service, reason));
                 session.end(reason, detail);
             } else {
                 session.end_unrecorded(reason);
@@ -112,6 +113,11 @@ pub(super) fn decide(
             Err(reason)
         }
     }
+}
+
+/// Between tenants, which side it is that does not consent, for the record.
+fn whose_consent(policy: &Policy, caller: &WorkloadId, service: Option<ServiceIx>, reason: Reason) -> Option<String> {
+    ripstop_policy::lacking(policy, policy.workload(caller)?, service?, reason)
 }
 
 fn admit(

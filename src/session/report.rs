@@ -22,22 +22,27 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How often a changed load is told, and hosts that are silent are forgotten.
 const LOAD: Duration = Duration::from_secs(1);
 
+/// What a host says.
 #[derive(Debug, Serialize, Deserialize)]
-struct Report {
+pub struct Report {
     version: u8,
     /// The signed policy in force; nothing where it is a file, or there is none.
     #[serde(default, skip_serializing_if = "BundleId::is_unsigned")]
-    policy: BundleId,
-    endpoints: Vec<Standing>,
+    pub policy: BundleId,
+    /// Its endpoints.
+    pub endpoints: Vec<Standing>,
 }
 
 /// Why a report is not one.
 #[derive(Debug, thiserror::Error)]
-enum ReportError {
+pub enum ReportError {
+    /// Longer than any report.
     #[error("it is of {0} bytes, more than {REPORT_MAX}")]
     TooLarge(usize),
+    /// Of another version.
     #[error("it is of version {0}, this agent knows {VERSION}")]
     Version(u8),
+    /// Not of the form.
     #[error("it is not well-formed")]
     Json(#[from] serde_json::Error),
 }
@@ -58,7 +63,11 @@ fn encode(policy: BundleId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, ser
     }
 }
 
-fn decode(text: &[u8]) -> Result<Report, ReportError> {
+/// Reads what another host says; no more of it is believed than that this host said so.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn decode(text: &[u8]) -> Result<Report, ReportError> {
     #[derive(Deserialize)]
     struct Version {
         version: u8,

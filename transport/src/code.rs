@@ -65,6 +65,7 @@ pub fn from_reason(reason: Reason) -> VarInt {
         | Reason::PortNotAllowed
         | Reason::UnknownCaller
         | Reason::NotExported
+        | Reason::KeptApart
         | Reason::HostNotEntitled
         | Reason::NotServedHere
         | Reason::OpenRate

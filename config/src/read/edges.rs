@@ -1,6 +1,6 @@
-//! `allow:` the edges.
+//! `allow:` the edges, each in the tenant of its caller: that one's consent. The service's tenant consents by `export`.
 
-use super::{Known, Services, Tenant, limits, services::ports};
+use super::{Declared, Known, Services, Tenant, limits, services::ports};
 use crate::{
     Port, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
     graph::Edge,
@@ -53,25 +53,40 @@ fn edge(node: &Node, tenant: &TenantName, known: &Known, services: &Services, re
         Some(node) => callee(node, tenant, known, report),
         None => None,
     };
+    let is_own = from.as_ref().is_none_or(|(from, at)| is_in_place(from, to.as_ref(), tenant, *at, report));
     let named = fields.get("port").or(fields.get("ports"));
     let only = ports(&fields, report);
     let limits = limits::read(&fields, report);
-    let (from, from_mark) = from?;
+    let (from, _) = from?;
     let to = to?;
-    if let Some(service) = services.get(&to) {
-        if from.tenant != to.tenant && !service.value.export.contains(&from.tenant) {
-            let message = format!("`{to}` is not exported to the tenant `{}`", from.tenant);
-            let hint = format!("add `export: [{}]` to the service on line {}", from.tenant, service.mark.line);
-            report.hinted(from_mark, message, hint);
-        }
-        if let Some(named) = named {
-            known_ports(only.as_deref().unwrap_or_default(), &service.value.ports, &to, named.mark, report);
-        }
+    if let (Some(service), Some(named)) = (services.get(&to), named) {
+        known_ports(only.as_deref().unwrap_or_default(), &service.value.ports, &to, named.mark, report);
     }
-    if named.is_some() && only.is_none() {
+    if !is_own || (named.is_some() && only.is_none()) {
         return None;
     }
     Some(Edge { from, to, ports: only.unwrap_or_default(), limits: limits?, at: report.location(node.mark) })
+}
+
+/// Whether an edge is in the tenant of its caller.
+fn is_in_place(
+    from: &WorkloadId,
+    to: Option<&ServiceId>,
+    tenant: &TenantName,
+    at: Mark,
+    report: &mut Report<'_>,
+) -> bool {
+    if from.tenant == *tenant {
+        return true;
+    }
+    let to = to.map_or("TENANT/SERVICE".into(), ToString::to_string);
+    let hint = format!(
+        "write `- {{ from: {}, to: {to} }}` under `tenants.{}.allow`: each side consents in its own tenant, the service's by \
+         `export`",
+        from.name, from.tenant
+    );
+    report.hinted(at, format!("an edge from `{from}` belongs in the caller's tenant"), hint);
+    false
 }
 
 fn caller(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'_>) -> Option<WorkloadId> {
@@ -80,10 +95,7 @@ fn caller(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'
         true => node.parse::<WorkloadId>("a workload", report)?,
         false => WorkloadId::new(tenant.clone(), node.parse("a workload", report)?),
     };
-    let Some(declared) = known.tenants.get(&id.tenant) else {
-        reference("tenant", id.tenant.as_str(), node.mark, known.tenants.keys().map(TenantName::as_str), report);
-        return None;
-    };
+    let declared = tenant_of(&id.tenant, node.mark, known, report)?;
     if !declared.workloads.contains(&id.name) {
         let names = declared.workloads.iter().map(WorkloadName::as_str);
         let prefix = if text.contains('/') { format!("{}/", id.tenant) } else { String::new() };
@@ -99,18 +111,22 @@ fn callee(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'
         true => node.parse::<ServiceId>("a service", report)?,
         false => ServiceId::new(tenant.clone(), node.parse("a service", report)?),
     };
-    if id.tenant != *tenant {
-        let hint = format!("move it to `tenants.{}.allow`, with `from: {tenant}/WORKLOAD`", id.tenant);
-        report.hinted(node.mark, format!("an edge to `{id}` belongs in the service's tenant"), hint);
-        return None;
-    }
-    let declared = known.tenants.get(tenant)?;
+    let declared = tenant_of(&id.tenant, node.mark, known, report)?;
     if !declared.services.contains(&id.name) {
         let names = declared.services.iter().map(ServiceName::as_str);
-        reference("service", id.name.as_str(), node.mark, names, report);
+        let prefix = if text.contains('/') { format!("{}/", id.tenant) } else { String::new() };
+        reference("service", text, node.mark, names.map(|name| format!("{prefix}{name}")), report);
         return None;
     }
     Some(id)
+}
+
+fn tenant_of<'k>(tenant: &TenantName, at: Mark, known: &'k Known, report: &mut Report<'_>) -> Option<&'k Declared> {
+    let declared = known.tenants.get(tenant);
+    if declared.is_none() {
+        reference("tenant", tenant.as_str(), at, known.tenants.keys().map(TenantName::as_str), report);
+    }
+    declared
 }
 
 fn known_ports(only: &[Port], all: &[Port], service: &ServiceId, at: Mark, report: &mut Report<'_>) {

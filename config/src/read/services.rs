@@ -3,7 +3,7 @@
 use super::{Known, Placed, Services, Tenant, Workloads, balance, health, limits};
 use crate::{
     Port, Protocol, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,
-    graph::{Run, Service, Source},
+    graph::{Export, Run, Service, Source},
     yaml::{Entry, Fields, Mark, Node, Report, Shape, reference},
 };
 use std::{
@@ -114,7 +114,7 @@ pub(super) fn ports(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Vec<
     if ports.is_empty() { None } else { Some(ports.into_iter().map(|(port, _)| port).collect()) }
 }
 
-fn export(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'_>) -> Vec<TenantName> {
+fn export(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'_>) -> Vec<Export> {
     let tenants = node.set::<TenantName>("`export`", "a tenant's name", report);
     for (other, at) in &tenants {
         if other == tenant {
@@ -123,7 +123,7 @@ fn export(node: &Node, tenant: &TenantName, known: &Known, report: &mut Report<'
             reference("tenant", other.as_str(), *at, known.tenants.keys().map(TenantName::as_str), report);
         }
     }
-    tenants.into_iter().map(|(tenant, _)| tenant).collect()
+    tenants.into_iter().map(|(to, at)| Export { to, at: report.location(at) }).collect()
 }
 
 /// From where endpoints see their callers come; `None` when that is wrong.

@@ -32,7 +32,6 @@ tenants:
     allow:
       - { from: web, to: api, ports: [8080/tcp, 53/udp] }
       - { from: api, to: db }
-      - { from: billing/report, to: db }
   billing:
     workloads:
       report: { on: [alpha], run: { netns: report } }
@@ -42,6 +41,7 @@ tenants:
       report: { by: report, port: 7001/tcp, export: [shop] }
     allow:
       - { from: report, to: ledger }
+      - { from: report, to: shop/db }
 "#;
 
 pub(crate) fn policy() -> Policy {

@@ -230,3 +230,76 @@ fn kinds_of_query_that_are_not_served() {
     twice.queries.push(twice.queries[0].clone());
     assert_eq!(reply_to("shop/web", &twice, Via::Udp).1.rcode, Rcode::FormErr);
 }
+
+/// Tenants below each other: a service's labels stand from its own to the outermost tenant's.
+const NESTED: &str = r#"
+fabric: shop.example
+hosts: { alpha: {} }
+tenants:
+  shop:
+    workloads:
+      top: { on: [alpha], run: { netns: top } }
+    services:
+      top: { by: top, port: 1, export: [shop/eu] }
+  shop/eu:
+    workloads:
+      web: { on: [alpha], run: { netns: web } }
+      api: { on: [alpha], run: { netns: api } }
+    services:
+      api: { by: api, port: 80, export: [shop/eu/west] }
+      db: { by: api, port: 81 }
+    allow:
+      - { from: web, to: api }
+      - { from: web, to: shop/top }
+  shop/eu/west:
+    workloads:
+      far: { on: [alpha], run: { netns: far } }
+    services:
+      far: { by: far, port: 1 }
+    allow:
+      - { from: far, to: shop/eu/api }
+"#;
+
+#[test]
+fn names_of_tenants_below_each_other_are_answered_to_who_may_call_them() {
+    let policy = compile(Graph::parse("shop.yaml", NESTED).unwrap_or_else(|found| panic!("{found}"))).unwrap();
+    let asked = |caller: &str, name: &str| {
+        let query = query(name, RecordType::A).to_vec().unwrap();
+        let Answer::Reply(reply) = answer(&policy, who(&policy, caller), &query, Via::Udp) else { panic!("{name}") };
+        let message = Message::from_vec(&reply.bytes).unwrap();
+        (message.metadata.response_code, message.answers.len(), ede(&message).unwrap_or_default().1, reply.denied)
+    };
+    for (caller, name) in [
+        ("shop/eu/web", "api.eu.shop.shop.example."),
+        ("shop/eu/web", "top.shop.shop.example."),
+        ("shop/eu/west/far", "api.eu.shop.shop.example."),
+        ("shop/eu/web", "web.eu.shop.workloads.shop.example."),
+        ("shop/eu/api", "far.west.eu.shop.workloads.shop.example."),
+    ] {
+        let (code, answers, ..) = asked(caller, name);
+        assert_eq!((code, answers), (ResponseCode::NoError, 1), "{caller} {name}");
+    }
+    // RFC 8020: what has names below it is there.
+    for (caller, name) in [
+        ("shop/eu/web", "shop.shop.example."),
+        ("shop/eu/web", "eu.shop.shop.example."),
+        ("shop/eu/web", "eu.shop.workloads.shop.example."),
+        ("shop/eu/web", "_tcp.api.eu.shop.shop.example."),
+    ] {
+        let (code, answers, ..) = asked(caller, name);
+        assert_eq!((code, answers), (ResponseCode::NoError, 0), "{caller} {name}");
+    }
+    let (code, _, why, denied) = asked("shop/eu/web", "db.eu.shop.shop.example.");
+    assert_eq!((code, denied), (ResponseCode::NXDomain, Some(Reason::NoEdge)));
+    assert!(why.contains("add { from: web, to: db } under tenants.shop/eu.allow"), "{why}");
+    // Of other tenants, above and below as well, the same is said of what is there and of what is not.
+    for (caller, there, not) in [
+        ("shop/eu/web", "far.west.eu.shop", "none.west.eu.shop"),
+        ("shop/eu/west/far", "top.shop", "pot.shop"),
+        ("shop/top", "api.eu.shop", "ipa.eu.shop"),
+    ] {
+        let [hidden, none] = [there, not].map(|name| asked(caller, &format!("{name}.shop.example.")));
+        assert_eq!((hidden.0, hidden.1, &hidden.2), (ResponseCode::NXDomain, 0, &none.2), "{caller} {there}");
+        assert_eq!((hidden.3, none.3), (Some(Reason::NotExported), Some(Reason::NoService)), "{caller} {there}");
+    }
+}

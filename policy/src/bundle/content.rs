@@ -1,6 +1,6 @@
 //! What operators sign.
 
-use super::CONTENT_MAX;
+use super::{BundleId, CONTENT_MAX};
 use crate::{Addresses, CompileError, Policy, compile_after};
 use ripstop_config::{Diagnostics, FabricName, Graph, HostName};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ pub struct Content {
     /// Who is shut out.
     #[serde(default)]
     pub revoked: Revoked,
+    /// The policy that it was made to replace. A host that has an older one gets that first, where operators who are limited to
+    /// tenants signed this one.
+    #[serde(default)]
+    pub before: Option<BundleId>,
     /// When it was made, RFC 3339, for people; nothing depends on it.
     pub made: String,
     /// What it was made for, for people.

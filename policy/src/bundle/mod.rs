@@ -4,15 +4,18 @@
 //! 1. [`Content`] is what is signed; [`Envelope::seal`] packs it, and [`Envelope::sign`] adds an operator's signature.
 //! 2. [`Bundle::open`] takes the bytes from whoever hands them on. Signatures are verified over the bytes as they came,
 //!    before anything in them is decompressed or parsed: nobody but an operator reaches the parser.
-//! 3. [`Bundle::compile`] makes the policy.
+//! 3. [`Bundle::check_roles`] holds it against the policy that it replaces: who is limited to tenants changes nothing else.
+//! 4. [`Bundle::compile`] makes the policy.
 //!
 //! What verifies a signature is handed in: nothing here depends on a cryptographic library.
 
 mod content;
 mod envelope;
+mod roles;
 
 pub use content::{Content, ContentError, REVOKED_MAX, Revoked, RevokedCertificate};
 pub use envelope::{BUNDLE_MAX, CONTENT_MAX, Envelope, SIGNATURES_MAX};
+pub use roles::RoleError;
 
 use crate::Policy;
 use envelope::Signature;

@@ -52,7 +52,7 @@ fn content() -> Content {
 
 fn trusting(need: usize, seeds: &[u8]) -> Operators {
     let keys = seeds.iter().map(|seed| (format!("op{seed}").parse().unwrap(), Signer::new(*seed).key())).collect();
-    Operators { need, keys }
+    Operators::of(need, keys)
 }
 
 fn signed(version_of: &str, content: &Content, seeds: &[u8]) -> Vec<u8> {

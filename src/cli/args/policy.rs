@@ -2,7 +2,7 @@
 
 use super::Socket;
 use clap::{Args, Subcommand, ValueHint};
-use ripstop_config::{OperatorName, Span};
+use ripstop_config::{OperatorName, Span, TenantName};
 use std::path::PathBuf;
 
 /// Who signs.
@@ -62,6 +62,9 @@ pub(in super::super) struct Keygen {
     /// The operator's name
     #[arg(default_value = "operator")]
     pub(in super::super) name: OperatorName,
+    /// The key may change no more than the part of this tenant and of those below it; give it again for each of several
+    #[arg(long = "tenant", value_name = "TENANT")]
+    pub(in super::super) tenants: Vec<TenantName>,
     /// Where to put the key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "operator.key")]
     pub(in super::super) out: PathBuf,

@@ -10,9 +10,10 @@
 //! Whom a host is connected with for that is for [`super::neighbours`] to say. Here, too, requests of other agents are
 //! answered, whatever they are about.
 
+mod behind;
 mod choose;
 
-use super::shared::Shared;
+use super::{shared::Shared, signed::Refusal};
 use bytes::Bytes;
 use choose::{FETCHES_MAX, Fetches};
 use ripstop_config::HostName;
@@ -46,11 +47,13 @@ const RECONCILE: Duration = Duration::from_secs(4);
 enum Kind {
     /// The signed policy, if it is newer than the one whose identifier is the body; else an empty answer.
     Policy = 1,
+    /// The policy whose identifier is the body, if it is kept; else an empty answer.
+    Kept = 2,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        [Self::Policy].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Policy, Self::Kept].into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -62,7 +65,9 @@ enum FetchError {
     #[error("it does not have what it said")]
     Nothing,
     #[error("what it gave is refused: {0}")]
-    Refused(String),
+    Refused(#[from] Refusal),
+    #[error("it does not keep the policies in between any more")]
+    Between,
     #[error("taking it broke off")]
     BrokeOff,
 }
@@ -93,7 +98,7 @@ async fn answer(shared: &Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
     }
 }
 
-async fn answer_one(shared: &Shared, request: Request) -> Result<(), ripstop_transport::AnswerError> {
+async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripstop_transport::AnswerError> {
     match Kind::of(request.kind) {
         Some(Kind::Policy) => match (shared.bundle(), BundleId::decode(&request.body)) {
             (_, None) => request.refuse("that is no identifier of a policy").await,
@@ -101,6 +106,10 @@ async fn answer_one(shared: &Shared, request: Request) -> Result<(), ripstop_tra
                 request.answer(Bytes::from_owner(Arc::clone(bundle.bytes()))).await
             }
             (_, Some(_)) => request.answer(Bytes::new()).await,
+        },
+        Some(Kind::Kept) => match BundleId::decode(&request.body) {
+            None => request.refuse("that is no identifier of a policy").await,
+            Some(id) => request.answer(behind::kept(shared, id).await).await,
         },
         None => request.refuse("this version of ripstop does not know such a request").await,
     }
@@ -173,9 +182,7 @@ async fn ask(shared: &Arc<Shared>, host: &HostName) -> Result<Option<BundleId>, 
     if bytes.is_empty() {
         return Ok(None);
     }
-    let taking = Arc::clone(shared);
-    let taken = tokio::task::spawn_blocking(move || taking.take(&bytes)).await.map_err(|_| FetchError::BrokeOff)?;
-    taken.map(Some).map_err(FetchError::Refused)
+    behind::take(shared, host, bytes).await.map(Some)
 }
 
 fn up(shared: &Shared) -> BTreeSet<HostName> {

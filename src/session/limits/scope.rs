@@ -32,7 +32,7 @@ pub(super) enum Scope {
     Service(ServiceId, Side),
     /// A caller, and its host.
     Workload(WorkloadId, HostName),
-    /// The caller's tenant, and its host.
+    /// The caller's tenant, or one above that, and the caller's host.
     Tenant(TenantName, HostName),
 }
 
@@ -70,12 +70,16 @@ impl Scope {
         }
         let (caller, speaker) = (&request.caller, &request.speaker);
         let own = policy.workload(caller).map(|caller| policy.workload_entry(caller).limits).unwrap_or_default();
-        vec![
+        let tenant =
+            |tenant: TenantName| (Self::Tenant(tenant.clone(), speaker.clone()), policy.tenant_limits(&tenant));
+        let mut all = vec![
             (Self::edge(policy, permit, request), permit.limits),
             (Self::Workload(caller.clone(), speaker.clone()), own),
             serving,
-            (Self::Tenant(caller.tenant.clone(), speaker.clone()), policy.tenant_limits(&caller.tenant)),
-        ]
+            tenant(caller.tenant.clone()),
+        ];
+        all.extend(std::iter::successors(caller.tenant.parent(), TenantName::parent).map(tenant));
+        all
     }
 
     /// Its limits in a policy; none if the policy does not have it. Edges are looked up by [`super::table`], as there are

@@ -1,4 +1,5 @@
 use super::{
+    Scope,
     bucket::{Kind, Start},
     fair::{FairBucket, Place},
 };
@@ -215,4 +216,30 @@ fn another_rate_holds_for_those_who_wait() {
         tokio::join!(bucket.take(Place { flow: 0, finish: &finish }, 1_024), endless);
         assert!(started.elapsed() < Duration::from_millis(2_200), "{:?}", started.elapsed());
     });
+}
+
+#[test]
+fn a_session_counts_for_its_tenant_and_for_all_above_it() {
+    use crate::{session::live::Request, telemetry::Side};
+    use ripstop_policy::Verdict;
+    let text = "{ fabric: f, hosts: { a: }, tenants: { t: { limit: { sessions: 9 } }, t/u: {}, t/u/v: { limit: { sessions: 5 }, \
+                workloads: { w: { on: a, run: { netns: w } } }, services: { s: { by: w, port: 1 } }, \
+                allow: [{ from: w, to: s }] } } }";
+    let policy = ripstop_policy::compile(ripstop_config::Graph::parse("f", text).unwrap()).unwrap();
+    let (caller, service) = (policy.workloads().next().unwrap(), policy.services().next().unwrap());
+    let port = "1".parse().unwrap();
+    let Verdict::Allow(permit) = policy.decide(caller, service, port) else { panic!("it is allowed") };
+    let request = Request {
+        side: Side::Caller,
+        caller: policy.workload_entry(caller).id.clone(),
+        service: Some(policy.service_entry(service).id.clone()),
+        port,
+        v6: false,
+        speaker: "a".parse().unwrap(),
+    };
+    let scopes = Scope::of(&policy, &permit, &request, service, &"a".parse().unwrap());
+    let shown: Vec<_> = scopes.iter().map(|(scope, limits)| (scope.to_string(), limits.sessions)).collect();
+    let tenants = [("tenant t/u/v", Some(5)), ("tenant t/u", None), ("tenant t", Some(9))];
+    assert_eq!(shown[3..], tenants.map(|(tenant, sessions)| (tenant.to_owned(), sessions)));
+    assert!(scopes[5].0.limits_in(&policy).is_some_and(|limits| limits.sessions == Some(9)), "it follows a new policy");
 }

@@ -1,0 +1,52 @@
+//! A host that is behind by several policies of operators who are limited to tenants.
+//!
+//! Each of those is held against the one that it replaces, so they are taken one after the other: what another host has newest
+//! is put aside, and those before it are got from the same host, back to one that can be taken.
+
+use super::{FETCH_WAIT, FetchError, Kind};
+use crate::{
+    bundles::store::KEPT_MAX,
+    fabric::{shared::Shared, signed::Refusal},
+};
+use bytes::Bytes;
+use ripstop_config::HostName;
+use ripstop_policy::{BundleId, bundle::BUNDLE_MAX};
+use std::sync::Arc;
+
+/// A kept policy's bytes; none when it is not kept.
+pub(super) async fn kept(shared: &Arc<Shared>, id: BundleId) -> Bytes {
+    let reading = Arc::clone(shared);
+    let read = tokio::task::spawn_blocking(move || reading.signed().and_then(|signed| signed.kept(id)));
+    let bundle = read.await.ok().flatten();
+    bundle.map(|bundle| Bytes::from_owner(Arc::clone(bundle.bytes()))).unwrap_or_default()
+}
+
+/// Takes a policy that a host gave, with those before it that have to be taken first. Those are no more than a host keeps.
+pub(super) async fn take(shared: &Arc<Shared>, host: &HostName, newest: Bytes) -> Result<BundleId, FetchError> {
+    let mut aside = vec![newest];
+    loop {
+        let Some(bytes) = aside.pop() else { return Ok(shared.bundle_id()) };
+        let (taken, bytes) = take_one(shared, bytes).await?;
+        match taken {
+            Ok(id) if aside.is_empty() => return Ok(id),
+            Ok(_) => {}
+            Err(Refusal::Needs(before)) if aside.len() + 1 < KEPT_MAX => {
+                let transport = shared.data().transport();
+                let earlier = transport.ask(host, Kind::Kept as u8, &before.encode(), BUNDLE_MAX, FETCH_WAIT).await?;
+                if earlier.is_empty() {
+                    return Err(FetchError::Between);
+                }
+                aside.extend([bytes, earlier]);
+            }
+            Err(why) => return Err(why.into()),
+        }
+    }
+}
+
+type Taken = (Result<BundleId, Refusal>, Bytes);
+
+async fn take_one(shared: &Arc<Shared>, bytes: Bytes) -> Result<Taken, FetchError> {
+    let taking = Arc::clone(shared);
+    let took = tokio::task::spawn_blocking(move || (taking.take(&bytes), bytes));
+    took.await.map_err(|_| FetchError::BrokeOff)
+}

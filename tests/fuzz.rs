@@ -1,0 +1,187 @@
+//! The fuzz targets without a fuzzer: each corpus as it is, and as many changes of it as fit into a moment.
+//!
+//! What a fuzzer finds is put into `fuzz/corpus/TARGET` and stays there. `RIPSTOP_SEED` repeats a run; a failure says after
+//! which input.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+use std::{
+    fs,
+    hash::BuildHasher,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use targets::{TARGETS, Target};
+
+/// How long each target is given changed inputs.
+const EACH: Duration = Duration::from_secs(2);
+/// Changes of one input, one after the other.
+const CHANGES_MAX: usize = 6;
+/// Bytes that mean something to one parser or another, and numbers at their limits.
+const WORDS: &[&[u8]] = &[
+    b"\0",
+    b"\xff\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b": ",
+    b"\n",
+    b"- ",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"!!",
+    b"\"",
+    b"'",
+    b"#",
+    b"\t",
+    b"/",
+    b"shop/eu",
+    b"never: ",
+    b"between",
+    b"export: ",
+    b"18446744073709551616",
+    b"-1",
+    b"1e9",
+    b"\xc3\x28",
+];
+
+fn corpus(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
+}
+
+fn inputs(name: &str) -> Vec<Vec<u8>> {
+    let mut paths: Vec<_> = fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// xorshift64* (Marsaglia 2003, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % most.max(1)
+    }
+}
+
+/// Changes an input somewhere: bits, bytes, words, and pieces of itself and of others.
+fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
+    let at = random.below(bytes.len() + 1);
+    let end = (at + 1 + random.below(16)).min(bytes.len()).max(at);
+    match random.below(7) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+        1 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+        2 => drop(bytes.drain(at..end)),
+        3 => {
+            let piece = bytes[at..end].to_vec();
+            bytes.splice(at..at, piece);
+        }
+        4 => bytes.truncate(at),
+        5 => {
+            let other = &others[random.below(others.len())];
+            let from = random.below(other.len() + 1);
+            let to = (from + random.below(64)).min(other.len());
+            bytes.splice(at..end, other[from..to].iter().copied());
+        }
+        _ => {
+            let word = WORDS[random.below(WORDS.len())];
+            bytes.splice(at..at, word.iter().copied());
+        }
+    }
+}
+
+fn run(target: Target, input: &[u8], what: &str) {
+    if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
+        let file = std::env::temp_dir().join(format!("ripstop-fuzz-{}", what.replace(' ', "-")));
+        fs::write(&file, input).unwrap();
+        panic!("{what}: the input is in {}; put it into the corpus once it is understood", file.display());
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("RIPSTOP_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| std::hash::RandomState::new().hash_one(0)).max(1)
+}
+
+#[test]
+fn no_parser_panics_on_the_corpora_nor_on_what_comes_of_them() {
+    let seed = seed();
+    println!("RIPSTOP_SEED={seed}");
+    for (name, target) in TARGETS {
+        let inputs = inputs(name);
+        assert!(inputs.len() >= 3, "{name} has a corpus");
+        inputs.iter().for_each(|input| run(*target, input, &format!("{name} of the corpus")));
+        let (mut random, began, mut count) = (Random(seed), Instant::now(), 0);
+        while began.elapsed() < EACH {
+            let mut input = inputs[random.below(inputs.len())].clone();
+            (0..=random.below(CHANGES_MAX)).for_each(|_| change(&mut input, &inputs, &mut random));
+            run(*target, &input, &format!("{name} {seed} {count}"));
+            count += 1;
+        }
+        println!("measured: {name}: {} inputs of the corpus, {count} changes of them", inputs.len());
+        assert!(count > 100, "{name} had time for no more than {count}");
+    }
+}
+
+/// That the corpora reach what they are for: an input of each is taken whole.
+#[test]
+fn the_corpora_hold_what_is_taken() {
+    use ripstop_config::{Graph, Operators};
+    let text =
+        |name: &str| inputs(name).into_iter().filter_map(|input| String::from_utf8(input).ok()).collect::<Vec<_>>();
+    assert!(text("graph").iter().any(|text| Graph::parse("f", text).is_ok_and(|graph| !graph.never.is_empty())));
+    assert!(text("operators").iter().any(|text| Operators::parse("f", text).is_ok_and(|all| !all.limited.is_empty())));
+    let bundles = inputs("bundle").into_iter().filter_map(|bytes| ripstop_policy::Envelope::decode(&bytes).ok());
+    assert!(bundles.into_iter().any(|envelope| envelope.look().is_ok()));
+    assert!(inputs("header").iter().any(|bytes| ripstop_transport::SessionHeader::decode(&bytes[2..]).is_ok()));
+    assert!(inputs("report").iter().any(|bytes| ripstop::session::report::decode(bytes).is_ok()));
+}
+
+/// Writes the first inputs of the corpora that no text editor makes: `cargo test --test fuzz -- --ignored`.
+#[test]
+#[ignore = "it writes into the repository"]
+fn binary_corpora_are_written() {
+    use ripstop_config::PolicyVersion;
+    use ripstop_policy::{Addresses, Content, Envelope};
+    use ripstop_transport::{Purpose, SessionHeader, SessionId, signing::SigningKey};
+    let fabric = "shop.example".parse().unwrap();
+    for (number, graph) in inputs("graph").into_iter().enumerate() {
+        let Ok(content) = Content::of(&fabric, "g", &String::from_utf8(graph).unwrap(), &Addresses::default()) else {
+            continue;
+        };
+        let version = PolicyVersion { epoch: 1, counter: 1 + number as u64 };
+        let mut envelope = Envelope::seal(&fabric, version, &content).unwrap();
+        for _ in 0..number % 3 {
+            let (key, _) = SigningKey::generate().unwrap();
+            envelope.sign(key.public(), key.sign(&envelope.message())).unwrap();
+        }
+        fs::write(corpus("bundle").join(format!("signed-{number}")), envelope.encode()).unwrap();
+    }
+    let plain = SessionHeader {
+        session: SessionId([7; 16]),
+        caller: "shop/web".parse().unwrap(),
+        service: "shop/eu/west/api".parse().unwrap(),
+        port: "8080".parse().unwrap(),
+        policy: [9; 8],
+        version: PolicyVersion { epoch: 1, counter: 7 },
+        purpose: Purpose::Session,
+        v6: false,
+        source_port: 40_000,
+        trace: None,
+    };
+    let udp = SessionHeader { port: "53/udp".parse().unwrap(), v6: true, trace: Some([3; 24]), ..plain.clone() };
+    let echo = SessionHeader { purpose: Purpose::Echo, ..plain.clone() };
+    for (name, header) in [("tcp", plain), ("udp", udp), ("echo", echo)] {
+        fs::write(corpus("header").join(name), header.encode()).unwrap();
+    }
+}
