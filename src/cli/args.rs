@@ -1,6 +1,7 @@
 //! The arguments of every command. Their doc comments are the help texts.
 
 pub(super) mod enrol;
+pub(super) mod import;
 mod policy;
 
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
@@ -195,6 +196,11 @@ pub(super) enum GraphCommand {
     ///
     /// Compares with the signed policy that the agent runs, and its sessions, or with --against.
     Diff(GraphDiff),
+    /// Make a graph of the manifests that are there already; a report says what was used, inferred and left out
+    ///
+    /// Nothing is allowed but what a manifest says of one program and another. The same manifests give the same graph.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod explain;
 mod files;
 mod graph;
 mod history;
+mod import;
 mod init;
 mod join;
 mod output;
@@ -36,6 +37,7 @@ use anyhow::{Context, bail};
 use args::{
     Arguments, CaCommand, Command, GraphCommand, OperatorCommand,
     enrol::{HostCommand, TokenCommand, WorkloadCommand},
+    import::ImportCommand,
 };
 use clap::{CommandFactory, Parser};
 use output::Output;
@@ -87,6 +89,8 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
         Command::Graph(GraphCommand::Test(file)) => graph::test(&file.file, &output),
         Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
+        Command::Graph(GraphCommand::Import(ImportCommand::Compose(asked))) => import::compose(&asked),
+        Command::Graph(GraphCommand::Import(ImportCommand::Kubernetes(asked))) => import::kubernetes(&asked),
         Command::Apply(apply) => apply::apply(&apply, &output),
         Command::Rollback(rollback) => apply::rollback(&rollback, &output),
         Command::History(history) => history::run(&history, &output),
