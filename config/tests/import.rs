@@ -142,6 +142,38 @@ fn policies_become_edges_where_they_name_somebody() {
 }
 
 #[test]
+fn policies_that_are_not_understood_let_nothing_pass() {
+    let pods = "kind: Pod\nmetadata: { name: a, labels: { app: a } }\nspec: { containers: [{ name: c }] }\n---\n\
+                kind: Pod\nmetadata: { name: b, labels: { app: b } }\nspec: { containers: [{ name: c }] }\n---\n\
+                kind: Service\nmetadata: { name: b }\nspec: { selector: { app: b }, ports: [{ port: 80 }] }\n";
+    let policy =
+        |spec: &str| format!("---\nkind: NetworkPolicy\nmetadata: {{ name: \"{}\" }}\nspec: {spec}\n", spec.len());
+    let edges_with = |specs: &[&str]| {
+        let text = format!("{pods}{}", specs.iter().map(|spec| policy(spec)).collect::<String>());
+        edges(&import_kubernetes(&[("k.yaml", &text)]).unwrap())
+    };
+    let b_from_a = "{ podSelector: { matchLabels: { app: b } }, ingress: [{ from: [{ podSelector: { matchLabels: { app: a } } }] }] }";
+    assert_eq!(edges_with(&[]), [""; 0], "what may reach it in Kubernetes is no edge");
+    assert_eq!(edges_with(&[b_from_a]), ["default/a default/b"]);
+    for other in [
+        // An operator of the future, on the caller's side and on both.
+        "{ podSelector: { matchExpressions: [{ key: app, operator: Gt, values: [x] }] } }",
+        // Nothing may leave `a`; the rule below is no list.
+        "{ podSelector: { matchLabels: { app: a } }, policyTypes: [Egress] }",
+        "{ podSelector: { matchLabels: { app: a } }, policyTypes: [Egress], egress: [{ to: { podSelector: {} } }] }",
+        "{ podSelector: { matchLabels: { app: a } }, policyTypes: [Egress], egress: [{ to: [{ ipBlock: { cidr: 0.0.0.0/0 } }] }] }",
+        "{ podSelector: { matchLabels: { app: a } }, policyTypes: [Egress], egress: [{ ports: [{ port: 81 }] }] }",
+    ] {
+        assert_eq!(edges_with(&[b_from_a, other]), [""; 0], "{other}");
+    }
+    for other in
+        ["{ podSelector: { matchLabels: { app: a } }, egress: [{}] }", "{ podSelector: { matchLabels: { app: c } } }"]
+    {
+        assert_eq!(edges_with(&[b_from_a, other]), ["default/a default/b"], "{other}");
+    }
+}
+
+#[test]
 fn an_import_says_why_it_cannot() {
     let compose = |text: &str| import_compose(&[("c.yaml", text)], &[]).unwrap_err().to_string();
     for (text, said) in [

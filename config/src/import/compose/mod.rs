@@ -83,7 +83,11 @@ fn tenant(project: &str, at: &Location, report: &mut Report) -> Result<TenantNam
         what: format!("`{project}` cannot be a tenant's name: give --project NAME"),
     };
     let name = label(project).filter(|name| name != "host").ok_or_else(refused)?;
-    report.inferred(at, format!("tenant {name}, the project's name; services are NAME.{name}.FABRIC in DNS"));
+    let what = format!(
+        "tenant {name}, the project's name; in DNS services are NAME.{name}.FABRIC: short names stay those of the \
+         project's own networks, and lead past the fabric"
+    );
+    report.inferred(at, what);
     TenantName::new(&name).map_err(|_| refused())
 }
 

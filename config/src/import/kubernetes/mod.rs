@@ -122,7 +122,10 @@ impl<'r> Import<'r> {
             self.spaces.insert(object.name.to_owned(), labels);
             match tenant(object.name) {
                 Some(tenant) => {
-                    self.report.used(object.at, format!("Namespace {}: tenant {tenant}", object.name));
+                    self.report.used(
+                        object.at,
+                        format!("Namespace {}: tenant {tenant}; in DNS services are NAME.{tenant}.FABRIC", object.name),
+                    );
                     self.draft.tenants.insert(tenant, DraftTenant::default());
                 }
                 None => {

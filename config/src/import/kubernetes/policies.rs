@@ -78,22 +78,24 @@ impl<'p> Policies<'p> {
         Self { workloads, namespaces, ingress: Vec::new(), egress: Vec::new() }
     }
 
-    /// Reads a NetworkPolicy. One that cannot be understood selects what it selects, and lets nothing pass.
+    /// Reads a NetworkPolicy. One that cannot be understood selects its whole namespace, and lets nothing pass.
     pub(super) fn add(&mut self, object: &Object<'_>, report: &mut Report) {
         let spec = object.tree.get("spec");
-        let selector = spec.and_then(|spec| spec.get("podSelector"));
-        let selector = selector.map_or(Some(Selector::default()), Selector::read);
-        let Some(selector) = selector else {
-            report.not_carried(object.at, format!("{}: an operator of its podSelector is not known", object.shown()));
+        let given = |name: &str| spec.and_then(|spec| spec.get(name));
+        let Some(selector) = given("podSelector").map_or(Some(Selector::default()), Selector::read) else {
+            let what = "an operator of its podSelector is not known: nothing passes in its namespace";
+            report.not_carried(object.at, format!("{}: {what}", object.shown()));
+            let of = self.select(None, object.namespace, &Selector::default());
+            self.ingress.push(Side { of: of.clone(), rules: Vec::new() });
+            self.egress.push(Side { of, rules: Vec::new() });
             return;
         };
         let of: BTreeSet<usize> = self.select(None, object.namespace, &selector);
-        let types = spec.and_then(|spec| spec.get("policyTypes")).map(Tree::items).unwrap_or_default();
+        let types = given("policyTypes").map(Tree::items).unwrap_or_default();
         let typed = |name: &str| types.iter().any(|one| one.text() == Some(name));
-        let given = |name: &str| spec.and_then(|spec| spec.get(name));
-        report.used(object.at, format!("{}: for {} workloads", object.shown(), of.len()));
+        report.used(object.at, format!("{}: selects {} of the workloads", object.shown(), of.len()));
         // Without `policyTypes` it is of what comes in, and of what goes out where it says something of that.
-        if typed("Ingress") || types.is_empty() {
+        if typed("Ingress") || !typed("Egress") {
             let rules = self.rules(object, given("ingress"), "from", report);
             self.ingress.push(Side { of: of.clone(), rules });
         }
@@ -109,7 +111,7 @@ impl<'p> Policies<'p> {
     }
 
     fn rule(&self, object: &Object<'_>, rule: &Tree, key: &str, report: &mut Report) -> Rule {
-        let named = rule.get(key).filter(|peers| !peers.items().is_empty());
+        let named = rule.get(key).filter(|peers| says_something(peers));
         let peers = named.map(|peers| {
             peers.items().iter().flat_map(|peer| self.peer(object, peer, report)).collect::<BTreeSet<usize>>()
         });
@@ -120,7 +122,7 @@ impl<'p> Policies<'p> {
             );
             report.not_carried(&rule.at, what);
         }
-        let ports = rule.get("ports").filter(|ports| !ports.items().is_empty());
+        let ports = rule.get("ports").filter(|ports| says_something(ports));
         let ports =
             ports.map(|ports| ports.items().iter().filter_map(|port| port_rule(object, port, report)).collect());
         Rule { peers, ports, at: rule.at.clone() }
@@ -145,7 +147,7 @@ impl<'p> Policies<'p> {
             return BTreeSet::new();
         }
         let found = self.select(spaces.as_ref(), object.namespace, &pods.unwrap_or_default());
-        report.used(&peer.at, format!("{}: names {} workloads", object.shown(), found.len()));
+        report.used(&peer.at, format!("{}: names {} of the workloads", object.shown(), found.len()));
         found
     }
 
@@ -188,6 +190,15 @@ impl<'p> Policies<'p> {
             }
         }
         Ok(())
+    }
+}
+
+/// Nothing, or an empty list, means everybody or every port; what is no list means nobody and none.
+fn says_something(tree: &Tree) -> bool {
+    match &tree.value {
+        Branch::Nothing => false,
+        Branch::List(items) => !items.is_empty(),
+        Branch::Text(_) | Branch::Map(_) => true,
     }
 }
 

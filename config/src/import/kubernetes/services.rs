@@ -51,7 +51,9 @@ pub(super) fn read(
         return None;
     }
     let (targets, to) = fitted(pairs, headless, &shown, report);
-    let sticky = object.tree.text_at(&["spec", "sessionAffinity"]) == Some("ClientIP");
+    let affinity = object.tree.path(&["spec", "sessionAffinity"]).filter(|one| one.text() == Some("ClientIP"));
+    affinity.iter().for_each(|one| report.used(&one.at, format!("{shown}: sessionAffinity: sticky")));
+    let sticky = affinity.is_some();
     report.used(at, format!("{shown}: service {tenant}/{name} by {}", workload.id.name));
     let draft = DraftService {
         by: workload.id.name.clone(),
