@@ -2,6 +2,7 @@
 
 pub(super) mod enrol;
 pub(super) mod import;
+pub(super) mod learn;
 mod policy;
 
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
@@ -66,6 +67,11 @@ pub(super) enum Command {
     Apply(Apply),
     /// Sign an earlier policy's graph again, as the newest
     Rollback(Rollback),
+    /// Look at a graph that `apply --stage` tries on live traffic, put it in force, or forget it
+    #[command(subcommand)]
+    Stage(learn::StageCommand),
+    /// Propose edges for what workloads of this host asked for and were denied, as YAML with counts
+    Learn(learn::Learn),
     /// Show the signed policies that the agent keeps
     History(History),
     /// Make the keys of those who sign policies

@@ -24,9 +24,11 @@ mod history;
 mod import;
 mod init;
 mod join;
+mod learn;
 mod output;
 mod place;
 mod socket;
+mod stage;
 mod start;
 mod status;
 mod token;
@@ -91,6 +93,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
         Command::Graph(GraphCommand::Import(ImportCommand::Compose(asked))) => import::compose(&asked),
         Command::Graph(GraphCommand::Import(ImportCommand::Kubernetes(asked))) => import::kubernetes(&asked),
+        Command::Apply(apply) if apply.stage => stage::put(&apply),
+        Command::Stage(command) => stage::run(&command, &output),
+        Command::Learn(learn) => learn::run(&learn, &output),
         Command::Apply(apply) => apply::apply(&apply, &output),
         Command::Rollback(rollback) => apply::rollback(&rollback, &output),
         Command::History(history) => history::run(&history, &output),
