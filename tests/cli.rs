@@ -465,3 +465,45 @@ fn a_key_may_be_for_a_tenant_alone() {
     let alone = ripstop_config::Operators::parse("f", &format!("operators:\n{line}\n")).map(drop);
     assert!(alone.is_err_and(|why| why.to_string().contains("may change the whole fabric")));
 }
+
+#[test]
+fn manifests_become_graphs_that_pass_and_stay_the_same() {
+    let bench = Bench::new();
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manifests");
+    let compose = format!("{manifests}/compose.yaml");
+    let line = ["graph", "import", "compose", &compose, "--on", "alpha", "--on", "beta", "--env", "TOKEN=secret"];
+    let first = bench.run(&line).exits(0);
+    assert_eq!(first.stdout(), bench.run(&line).exits(0).stdout());
+    assert!(first.stderr().contains("compose.yaml:15  edge proxy -> web, from depends_on"), "{}", first.stderr());
+    assert!(!first.stderr().contains("secret"), "{}", first.stderr());
+    let graph = bench.file("graph.yaml", &first.stdout());
+    bench.run(&["graph", "check", &graph]).exits(0);
+    bench.run(&["explain", "proxy", "web:3000", "--graph", &graph]).exits(0);
+    bench.run(&["explain", "proxy", "db:5432", "--graph", &graph]).exits(3);
+
+    let cluster = format!("{manifests}/kubernetes");
+    let line = ["graph", "import", "kubernetes", &cluster, "--out", "cluster.yaml", "--report", "json"];
+    let ran = bench.run(&line).exits(0);
+    let report: serde_json::Value = serde_json::from_str(&ran.stderr()).expect("JSON on standard error");
+    assert!(report["findings"].as_array().is_some_and(|all| all.iter().any(|one| one["kind"] == "not-carried")));
+    assert!(ran.stdout().is_empty());
+    bench.run(&["explain", "billing/invoices", "shop/api:9090", "--graph", "cluster.yaml"]).exits(0);
+    let again = bench.run(&line).exits(1).stderr();
+    assert!(again.contains("cluster.yaml exists already"), "{again}");
+    let nothing = bench.run(&["graph", "import", "kubernetes", &compose]).exits(1).stderr();
+    assert!(nothing.contains("there is no workload in"), "{nothing}");
+}
+
+#[test]
+fn variables_come_from_files_and_arguments_alone() {
+    let bench = Bench::new();
+    bench.file("compose.yaml", "services:\n  web:\n    expose: ['$PORT', '${HOME:-1}']\n");
+    bench.file(".env", "PORT=8080\n");
+    let graph =
+        |more: &[&str]| bench.run(&[&["graph", "import", "compose", "compose.yaml"], more].concat()).exits(0).stdout();
+    assert!(graph(&[]).contains("ports: [1/tcp, 8080/tcp]"), "{}", graph(&[]));
+    assert!(graph(&["--env", "PORT=9090"]).contains("ports: [1/tcp, 9090/tcp]"));
+    bench.file("other.env", "secret\n");
+    let wrong = bench.run(&["graph", "import", "compose", "compose.yaml", "--env-file", "other.env"]).exits(1).stderr();
+    assert!(wrong.contains("other.env:1: write NAME=VALUE") && !wrong.contains("secret"), "{wrong}");
+}

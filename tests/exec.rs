@@ -115,6 +115,18 @@ impl AgentView for FakeAgent {
         Vec::new()
     }
 
+    fn attempts(&self, _: Option<std::time::Duration>) -> Result<Vec<ripstop::admin::Attempt>, String> {
+        Ok(Vec::new())
+    }
+
+    fn stage(&self, _: Option<(String, String)>) -> Result<(), String> {
+        Err("not here".into())
+    }
+
+    fn staged(&self) -> Result<Option<ripstop::admin::Staged>, String> {
+        Ok(None)
+    }
+
     fn running(&self, _: Option<PolicyVersion>) -> Result<Running, String> {
         Err("it is a file".into())
     }

@@ -259,7 +259,7 @@ fn written_address(address: SocketAddr) -> String {
     quoted(&text)
 }
 
-fn written_run(run: &Run) -> String {
+pub(crate) fn written_run(run: &Run) -> String {
     match run {
         Run::Netns(name) => format!("{{ netns: {} }}", quoted(name)),
         Run::User(User::Name(name)) => format!("{{ user: {} }}", quoted(name)),
@@ -274,7 +274,7 @@ fn written_run(run: &Run) -> String {
 }
 
 /// In single quotes (YAML 1.2.2 section 7.3.2) unless it is a plain word beyond doubt.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
     match text.chars().all(plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') {
         true => text.to_owned(),

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod diagnostic;
 pub mod edit;
 pub mod graph;
+pub mod import;
 pub mod name;
 pub mod operators;
 mod read;

@@ -24,6 +24,7 @@ mod workloads;
 
 pub(crate) use agent::agent;
 pub(crate) use operators::operators;
+pub(crate) use run::is_container_name;
 
 use crate::{
     Diagnostics, FabricName, Graph, HostName, ServiceId, ServiceName, TenantName, WorkloadId, WorkloadName,

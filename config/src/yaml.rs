@@ -7,5 +7,5 @@ mod report;
 mod tree;
 
 pub(crate) use fields::{Entry, Fields, Shape, names, reference};
-pub(crate) use report::{Mark, Report};
-pub(crate) use tree::{Key, Node, Value, parse};
+pub(crate) use report::{Mark, Report, printable};
+pub(crate) use tree::{Key, Node, Value, parse, parse_documents};

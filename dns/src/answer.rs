@@ -55,6 +55,7 @@ fn reverse_zone(view: View<'_>, asked: &Asked, reverse: Reverse) -> Draft {
         ReverseAt::Block => Node::Empty,
         ReverseAt::Other => Node::Missing(Missing {
             reason: Reason::NoService,
+            hidden: None,
             prohibited: false,
             why: "not the name of an address".into(),
         }),
@@ -91,6 +92,7 @@ fn answered(policy: &Policy, found: Found, node: &Node, zone: impl FnOnce() -> N
     if let Node::Missing(missing) = node {
         draft = Draft::authoritative(Rcode::NxDomain);
         draft.denied = Some(missing.reason);
+        draft.hidden = missing.hidden;
         let code = if missing.prohibited { EdeCode::Prohibited } else { EdeCode::Other };
         draft.ede = Some(Ede { code, text: missing.why.clone() });
     }

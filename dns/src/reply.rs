@@ -9,6 +9,7 @@ use hickory_proto::{
     },
 };
 use ripstop_config::Reason;
+use ripstop_policy::ServiceIx;
 use std::fmt;
 
 /// Longest text of an Extended DNS Error, bytes: with it, the longest question still fits 512 bytes.
@@ -78,6 +79,8 @@ pub struct Reply {
     pub rcode: Rcode,
     /// Why the policy kept the name from the workload, where it did. More exact than what the workload is told.
     pub denied: Option<Reason>,
+    /// The service that it kept from the workload, if there is one of the name: of the policy that answered.
+    pub hidden: Option<ServiceIx>,
 }
 
 /// An Extended DNS Error (RFC 8914): why, for people.
@@ -117,6 +120,7 @@ pub(crate) struct Draft {
     pub(crate) additionals: Vec<Record>,
     pub(crate) ede: Option<Ede>,
     pub(crate) denied: Option<Reason>,
+    pub(crate) hidden: Option<ServiceIx>,
 }
 
 impl Draft {
@@ -130,6 +134,7 @@ impl Draft {
             additionals: Vec::new(),
             ede: None,
             denied: None,
+            hidden: None,
         }
     }
 
@@ -141,14 +146,14 @@ impl Draft {
     /// The message, no longer than the client takes. What goes first when it is too long: additional records (RFC 2181
     /// section 9), the error's text, then every record, with TC set so that the client comes back over TCP.
     pub(crate) fn finish(self, asked: &Asked) -> Reply {
-        let Self { rcode, denied, .. } = self;
+        let Self { rcode, denied, hidden, .. } = self;
         let limit = asked.limit();
         let mut message = self.message(asked);
         let steps: [fn(&mut Message); 3] = [|_| {}, |message| message.additionals.clear(), drop_ede];
         for step in steps {
             step(&mut message);
             if let Some(bytes) = encode(&message).filter(|bytes| bytes.len() <= limit) {
-                return Reply { bytes, rcode, denied };
+                return Reply { bytes, rcode, denied, hidden };
             }
         }
         message.answers.clear();
@@ -160,7 +165,7 @@ impl Draft {
         };
         message.metadata.truncation = asked.via == Via::Udp;
         message.metadata.response_code = rcode.wire();
-        Reply { bytes: message.to_vec().unwrap_or_else(|_| header_only(&message.metadata)), rcode, denied }
+        Reply { bytes: message.to_vec().unwrap_or_else(|_| header_only(&message.metadata)), rcode, denied, hidden }
     }
 
     fn message(self, asked: &Asked) -> Message {
@@ -197,7 +202,7 @@ impl Ede {
 
 /// A reply without question, to a query whose question could not be read.
 pub(crate) fn bare(query: &Metadata, rcode: Rcode) -> Reply {
-    Reply { bytes: header_only(&header(query, rcode)), rcode, denied: None }
+    Reply { bytes: header_only(&header(query, rcode)), rcode, denied: None, hidden: None }
 }
 
 /// RD and CD are copied, RA says that other names are forwarded (RFC 1035 section 4.1.1, RFC 4035 section 3.2.2). AD is

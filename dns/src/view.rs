@@ -40,6 +40,8 @@ pub(crate) enum Node {
 pub(crate) struct Missing {
     /// For metrics: the true reason.
     pub(crate) reason: Reason,
+    /// The service that is hidden, if there is one of the name.
+    pub(crate) hidden: Option<ServiceIx>,
     /// The caller lacks an edge and may know it.
     pub(crate) prohibited: bool,
     /// For the caller: what it may know.
@@ -141,6 +143,7 @@ impl View<'_> {
         node.unwrap_or_else(|| {
             let id = &self.policy.service_entry(service).id;
             Node::Missing(Missing {
+                hidden: None,
                 reason: Reason::NoPort,
                 prohibited: false,
                 why: format!("service {id} has no such port for this workload; its SRV records name the ports"),
@@ -168,7 +171,7 @@ impl View<'_> {
     }
 
     fn unknown(self, why: &str) -> Missing {
-        Missing { reason: Reason::NoService, prohibited: false, why: why.into() }
+        Missing { reason: Reason::NoService, hidden: None, prohibited: false, why: why.into() }
     }
 
     fn no_tenant(self, tenant: &str) -> Missing {
@@ -182,8 +185,9 @@ impl View<'_> {
         let found = self.policy.service_named(tenant, service);
         let own = caller.tenant.as_str() == tenant;
         match found {
-            Some(_) if own => Missing {
+            Some(hidden) if own => Missing {
                 reason: Reason::NoEdge,
+                hidden: Some(hidden),
                 prohibited: true,
                 why: format!(
                     "no allow edge from {caller} to {tenant}/{service} in the graph; add {{ from: {}, to: {service} }} \
@@ -194,7 +198,7 @@ impl View<'_> {
             None if own => self.unknown(&format!("tenant {tenant} has no service `{service}` in the graph")),
             Some(service) => {
                 let reason = self.policy.why_hidden(self.caller, service);
-                Missing { reason, ..self.unknown(ELSEWHERE) }
+                Missing { reason, hidden: Some(service), ..self.unknown(ELSEWHERE) }
             }
             None => self.unknown(ELSEWHERE),
         }

@@ -1,6 +1,8 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
-use super::{Explained, HostPolicy, Kept, LiveSession, NewToken, Running, Standing, Status, TokenStatus};
+use super::{
+    Attempt, Explained, HostPolicy, Kept, LiveSession, NewToken, Running, Staged, Standing, Status, TokenStatus,
+};
 use crate::authority::{HostPattern, Issued};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
@@ -114,6 +116,39 @@ impl Client {
     pub fn drain(&self, service: Option<&str>, undo: bool) -> Result<Vec<Standing>, ClientError> {
         let service = service.map(|service| format!("&service={}", encode(service))).unwrap_or_default();
         parse(&self.ask(Method::POST, &format!("/v1/drain?undo={undo}{service}"))?)
+    }
+
+    /// What workloads of the agent's host asked for and were denied, last seen within so long.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, ClientError> {
+        let within = within.map(|within| format!("?seconds={}", within.as_secs())).unwrap_or_default();
+        parse(&self.ask(Method::GET, &format!("/v1/attempts{within}"))?)
+    }
+
+    /// Has a graph tried beside the policy in force, in place of one that is.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with its mistakes.
+    pub fn stage(&self, file: &str, graph: String) -> Result<(), ClientError> {
+        parse(&self.send(Method::PUT, &format!("/v1/stage?file={}", encode(file)), graph.into())?)
+    }
+
+    /// What the graph that is tried would change; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn staged(&self) -> Result<Option<Staged>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/stage")?)
+    }
+
+    /// Has no graph tried any more.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn discard_stage(&self) -> Result<(), ClientError> {
+        parse(&self.ask(Method::DELETE, "/v1/stage")?)
     }
 
     /// The signed policy that the agent runs, or a kept one.

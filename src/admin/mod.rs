@@ -10,6 +10,10 @@
 //! | `PUT /v1/policy` | a bundle's bytes are taken for the policy; its [`BundleId`](ripstop_policy::BundleId), or 409 with why not |
 //! | `GET /v1/policy/history` | the signed policies that are kept, newest first, [`Kept`] each |
 //! | `GET /v1/policy/hosts` | which policy each other host of the graph runs, [`HostPolicy`] each; they are connected to for that |
+//! | `GET /v1/attempts?seconds=` | what workloads of this host asked for and were denied, [`Attempt`] each |
+//! | `PUT /v1/stage?file=` | a graph's text is tried beside the policy in force; 409 with its mistakes |
+//! | `GET /v1/stage` | what that would change, [`Staged`], or `null` |
+//! | `DELETE /v1/stage` | it is tried no more |
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
@@ -23,9 +27,13 @@ mod enrol;
 pub mod names;
 pub mod policy;
 pub mod server;
+mod stage;
 pub mod view;
 
-pub use crate::session::endpoints::{Standing, State};
+pub use crate::session::{
+    endpoints::{Standing, State},
+    observe::{Attempt, Staged},
+};
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use policy::{HostPolicy, Kept, Reach, Running};

@@ -1,12 +1,13 @@
 use super::*;
 use crate::admin::{
-    Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Reach, Resolver, Running,
-    ServiceStatus, Standing,
+    Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Reach, Resolver,
+    Running, ServiceStatus, Staged, Standing,
     view::{WorkloadState, WorkloadStatus},
 };
 use ripstop_config::{Graph, HostName};
 use ripstop_policy::{BundleId, Content};
 use ripstop_transport::{PeerState, PeerStatus};
+use std::time::Duration;
 
 const GRAPH: &str = "\
 fabric: shop.example
@@ -127,6 +128,18 @@ impl AgentView for Fake {
         Vec::new()
     }
 
+    fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
+        within.map(|_| vec![attempt()]).ok_or("within what?".into())
+    }
+
+    fn stage(&self, graph: Option<(String, String)>) -> Result<(), String> {
+        graph.map_or(Ok(()), |(file, graph)| Err(format!("{file}: {graph}")))
+    }
+
+    fn staged(&self) -> Result<Option<Staged>, String> {
+        Ok(None)
+    }
+
     fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
         let content = Content { graph: GRAPH.into(), ..Content::default() };
         let id = BundleId { version: version.unwrap_or_default(), digest: [7; 8] };
@@ -145,6 +158,17 @@ impl AgentView for Fake {
     fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
         let host = HostName::new("beta").unwrap();
         Ok(vec![HostPolicy { host, reach: Reach::Down, policy: Some(BundleId::default()) }])
+    }
+}
+
+fn attempt() -> Attempt {
+    Attempt {
+        caller: "shop/web".parse().unwrap(),
+        service: "shop/db".parse().unwrap(),
+        port: Some("5432/tcp".parse().unwrap()),
+        count: 2,
+        first: "2026-01-01T00:00:00Z".into(),
+        last: "2026-01-01T00:00:01Z".into(),
     }
 }
 
@@ -192,6 +216,17 @@ async fn policies_of_any_size_pass_and_refusals_say_why() {
     assert!(matches!(&error, ClientError::Refused(text) if *text == format!("{BUNDLE_MAX} bytes")), "{error}");
     assert_eq!(served(|client| client.hosts()).await.unwrap()[0].reach, Reach::Down);
     assert!(served(|client| client.history()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn attempts_and_a_staged_graph_come_through() {
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(served(move |client| client.attempts(hour)).await.unwrap(), [attempt()]);
+    assert!(served(|client| client.attempts(None)).await.is_err());
+    let error = served(|client| client.stage("a b.yaml", "é: 1".into())).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text == "a b.yaml: é: 1"), "{error}");
+    assert_eq!(served(|client| client.staged()).await.unwrap(), None);
+    served(|client| client.discard_stage()).await.unwrap();
 }
 
 #[tokio::test]

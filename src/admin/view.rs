@@ -1,6 +1,6 @@
 //! What the agent shows of itself.
 
-use super::{HostPolicy, Kept, Running};
+use super::{Attempt, HostPolicy, Kept, Running, Staged};
 use crate::{
     authority::Authority,
     session::endpoints::{Standing, State},
@@ -15,6 +15,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 /// The running agent, as the admin API asks it. Called from the admin thread, never from one that carries sessions.
@@ -47,6 +48,21 @@ pub trait AgentView: Send + Sync + 'static {
     fn detach(&self, workload: &str) -> Result<WorkloadId, String>;
     /// The open sessions.
     fn sessions(&self) -> Vec<LiveSession>;
+    /// What workloads of this host asked for and were denied, last seen within so long. May block.
+    ///
+    /// # Errors
+    /// That the agent is too busy, as text.
+    fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String>;
+    /// Tries a graph, by its file's name and text, beside the policy in force; or none. May block.
+    ///
+    /// # Errors
+    /// The mistakes, as text; what was tried before stays.
+    fn stage(&self, graph: Option<(String, String)>) -> Result<(), String>;
+    /// What the graph that is tried would change, if there is one. May block.
+    ///
+    /// # Errors
+    /// As [`AgentView::attempts`].
+    fn staged(&self) -> Result<Option<Staged>, String>;
     /// The signed policy in force, or the kept one of a version. May block.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The arguments of every command. Their doc comments are the help texts.
 
 pub(super) mod enrol;
+pub(super) mod import;
+pub(super) mod learn;
 mod policy;
 
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
@@ -65,6 +67,11 @@ pub(super) enum Command {
     Apply(Apply),
     /// Sign an earlier policy's graph again, as the newest
     Rollback(Rollback),
+    /// Look at a graph that `apply --stage` tries on live traffic, put it in force, or forget it
+    #[command(subcommand)]
+    Stage(learn::StageCommand),
+    /// Propose edges for what workloads of this host asked for and were denied, as YAML with counts
+    Learn(learn::Learn),
     /// Show the signed policies that the agent keeps
     History(History),
     /// Make the keys of those who sign policies
@@ -195,6 +202,11 @@ pub(super) enum GraphCommand {
     ///
     /// Compares with the signed policy that the agent runs, and its sessions, or with --against.
     Diff(GraphDiff),
+    /// Make a graph of the manifests that are there already; a report says what was used, inferred and left out
+    ///
+    /// Nothing is allowed but what a manifest says of one program and another. The same manifests give the same graph.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
 }
 
 #[derive(Debug, Args)]

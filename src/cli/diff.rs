@@ -3,15 +3,18 @@
 use super::{
     Exit, args, files,
     output::{self, Output, Tone},
-    socket,
+    socket, stage,
 };
-use crate::admin::{Client, LiveSession};
+use crate::admin::{Attempt, Client, LiveSession};
 use anyhow::{Context as _, bail};
 use comfy_table::Cell;
 use ripstop_config::{Graph, Port};
 use ripstop_policy::{Addresses, Allowed, Diff, Names, Policy, Verdict, compile_after};
 use serde::Serialize;
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+/// How far back attempts are looked at.
+const LOOKED_BACK: Duration = Duration::from_secs(3600);
 
 /// What is shown.
 #[derive(Serialize)]
@@ -20,6 +23,8 @@ struct Changes {
     diff: Diff,
     /// Open sessions of the agent's host that would be cut.
     cut: Vec<LiveSession>,
+    /// What was denied to workloads of the agent's host in the last hour, and would be allowed.
+    attempted: Vec<Attempt>,
 }
 
 /// Says what a graph would change.
@@ -27,7 +32,11 @@ pub(super) fn run(asked: &args::GraphDiff, output: &Output) -> anyhow::Result<Ex
     let changes = match &asked.against {
         Some(old) => {
             let old = files::policy(old)?;
-            Changes { diff: ripstop_policy::diff(&old, &after(&asked.file, &old.addresses())?), cut: Vec::new() }
+            Changes {
+                diff: ripstop_policy::diff(&old, &after(&asked.file, &old.addresses())?),
+                cut: Vec::new(),
+                attempted: Vec::new(),
+            }
         }
         None => {
             let client = socket::one(&asked.socket)?;
@@ -35,7 +44,9 @@ pub(super) fn run(asked: &args::GraphDiff, output: &Output) -> anyhow::Result<Ex
             let new = after(&asked.file, &old.addresses())?;
             let open = client.sessions()?;
             let cut = open.into_iter().filter(|session| !allows(&new, session)).collect();
-            Changes { diff: ripstop_policy::diff(&old, &new), cut }
+            let mut attempted = client.attempts(Some(LOOKED_BACK))?;
+            attempted.retain(|attempt| would_allow(&new, attempt));
+            Changes { diff: ripstop_policy::diff(&old, &new), cut, attempted }
         }
     };
     output.show(&changes, || describe(&changes, output))?;
@@ -69,9 +80,18 @@ fn allows(policy: &Policy, session: &LiveSession) -> bool {
     ports.any(|port| matches!(policy.decide(caller, service, *port), Verdict::Allow(_)))
 }
 
+/// A name that was asked for is found where any port may be called.
+fn would_allow(policy: &Policy, attempt: &Attempt) -> bool {
+    let pair = policy.workload(&attempt.caller).zip(policy.service(&attempt.service));
+    pair.is_some_and(|(caller, service)| match attempt.port {
+        Some(port) => matches!(policy.decide(caller, service, port), Verdict::Allow(_)),
+        None => policy.visible(caller, service),
+    })
+}
+
 fn describe(changes: &Changes, output: &Output) -> String {
-    let Changes { diff, cut } = changes;
-    if diff.is_empty() && cut.is_empty() {
+    let Changes { diff, cut, attempted } = changes;
+    if diff.is_empty() && cut.is_empty() && attempted.is_empty() {
         return "nothing changes of what is allowed, or of names and addresses\n".into();
     }
     let mut table = output.table(&["CHANGE", "WHAT", "RULE"]);
@@ -105,6 +125,12 @@ fn describe(changes: &Changes, output: &Output) -> String {
         for session in cut {
             let LiveSession { caller, service, port, peer, started, .. } = session;
             let _ = writeln!(text, "  {caller} -> {service}:{port} with {peer}, since {started}");
+        }
+    }
+    if !attempted.is_empty() {
+        text.push_str("\nof what was denied to workloads of this host in the last hour, it would allow:\n");
+        for attempt in attempted {
+            let _ = writeln!(text, "  {}, {} times, last {}", stage::call(attempt), attempt.count, attempt.last);
         }
     }
     text

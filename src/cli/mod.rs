@@ -21,11 +21,14 @@ mod explain;
 mod files;
 mod graph;
 mod history;
+mod import;
 mod init;
 mod join;
+mod learn;
 mod output;
 mod place;
 mod socket;
+mod stage;
 mod start;
 mod status;
 mod token;
@@ -36,6 +39,7 @@ use anyhow::{Context, bail};
 use args::{
     Arguments, CaCommand, Command, GraphCommand, OperatorCommand,
     enrol::{HostCommand, TokenCommand, WorkloadCommand},
+    import::ImportCommand,
 };
 use clap::{CommandFactory, Parser};
 use output::Output;
@@ -87,6 +91,11 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
         Command::Graph(GraphCommand::Test(file)) => graph::test(&file.file, &output),
         Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
+        Command::Graph(GraphCommand::Import(ImportCommand::Compose(asked))) => import::compose(&asked),
+        Command::Graph(GraphCommand::Import(ImportCommand::Kubernetes(asked))) => import::kubernetes(&asked),
+        Command::Apply(apply) if apply.stage => stage::put(&apply),
+        Command::Stage(command) => stage::run(&command, &output),
+        Command::Learn(learn) => learn::run(&learn, &output),
         Command::Apply(apply) => apply::apply(&apply, &output),
         Command::Rollback(rollback) => apply::rollback(&rollback, &output),
         Command::History(history) => history::run(&history, &output),

@@ -10,6 +10,7 @@ use crate::{
         endpoints::{DrainError, Standing},
         health, ingress,
         live::Live,
+        observe::{Attempt, Candidate, Staged},
         report,
     },
     stack::TunPort,
@@ -56,6 +57,12 @@ pub(super) enum Command {
     Inspect { list: bool, reply: std_mpsc::SyncSender<Inspection> },
     /// Has the endpoint of a service, or all of this host, take no new sessions, or take them again.
     Drain { service: Option<ServiceId>, draining: bool, reply: std_mpsc::SyncSender<Drained> },
+    /// Lists what was denied and last seen within so long.
+    Attempts { within: Option<Duration>, reply: std_mpsc::SyncSender<Vec<Attempt>> },
+    /// Tries a policy that is not in force, or none.
+    Stage(Option<Candidate>),
+    /// Says what that would change.
+    Staged { reply: std_mpsc::SyncSender<Option<Staged>> },
     /// Ends every session, and the thread.
     Stop,
 }
@@ -115,6 +122,22 @@ impl DataHandle {
         let (reply, answer) = std_mpsc::sync_channel(1);
         let sent = self.send(Command::Inspect { list, reply });
         sent.ok().and_then(|()| answer.recv_timeout(INSPECT_MAX).ok()).unwrap_or_default()
+    }
+
+    /// What was denied and last seen within so long.
+    pub(super) fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
+        self.ask(|reply| Command::Attempts { within, reply })
+    }
+
+    /// What the staged policy would change, if there is one.
+    pub(super) fn staged(&self) -> Result<Option<Staged>, String> {
+        self.ask(|reply| Command::Staged { reply })
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(std_mpsc::SyncSender<T>) -> Command) -> Result<T, String> {
+        let (reply, answer) = std_mpsc::sync_channel(1);
+        self.send(command(reply))?;
+        answer.recv_timeout(INSPECT_MAX).map_err(|_| "the data thread does not answer".into())
     }
 
     /// Drains endpoints of this host, or ends that; returns how they are.
@@ -212,6 +235,9 @@ async fn run(
                 let drained = context.endpoints.drain(service.as_ref(), draining);
                 let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
             }
+            Command::Attempts { within, reply } => drop(reply.try_send(context.observed.denied(within))),
+            Command::Stage(candidate) => context.observed.stage(candidate),
+            Command::Staged { reply } => drop(reply.try_send(staged(&context))),
             Command::Stop => break,
         }
     }
@@ -274,6 +300,14 @@ fn inspect(context: &Context, list: bool) -> Inspection {
     });
     inspection.services = services::describe(context);
     inspection
+}
+
+fn staged(context: &Context) -> Option<Staged> {
+    context.observed.staged(|policy| {
+        let mut cut = 0;
+        context.live.for_each(|live| cut += usize::from(live.authorise_again(policy, &context.host).is_err()));
+        cut
+    })
 }
 
 fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {

@@ -26,6 +26,7 @@ mod schedule;
 mod services;
 mod shared;
 mod signed;
+mod stage;
 mod watch;
 
 use crate::{

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     admin::{
-        AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Standing, Status, WorkloadState,
-        WorkloadStatus, names,
+        AgentView, Attempt, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Staged, Standing, Status,
+        WorkloadState, WorkloadStatus, names,
     },
     authority::Authority,
     telemetry::instruments,
@@ -439,6 +439,18 @@ impl AgentView for Shared {
 
     fn sessions(&self) -> Vec<LiveSession> {
         self.data.inspect(true).sessions
+    }
+
+    fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
+        self.data.attempts(within)
+    }
+
+    fn stage(&self, graph: Option<(String, String)>) -> Result<(), String> {
+        self.try_stage(graph)
+    }
+
+    fn staged(&self) -> Result<Option<Staged>, String> {
+        self.data.staged()
     }
 
     fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {

@@ -6,6 +6,7 @@ use super::{
     health::Checks,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
+    observe::Observed,
     policies::{Policies, Waiting},
     reach::Families,
 };
@@ -93,6 +94,8 @@ pub struct Context {
     pub families: Families,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
+    /// What is denied, and what a staged policy would say.
+    pub observed: Observed,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
     /// SYNs held on this agent.
@@ -131,6 +134,7 @@ impl Context {
             checks: Checks::default(),
             families: Families::default(),
             owners,
+            observed: Observed::default(),
             stats,
             held: Cell::new(0),
             policy: RefCell::new(policy),
@@ -153,6 +157,7 @@ impl Context {
     /// are under its limits.
     pub fn enforce(&self, policy: Arc<Policy>) {
         self.limits.enforce(&policy);
+        self.observed.enforce(&policy);
         self.instruments.borrow_mut().clear();
         self.live.for_each(|live| match live.authorise_again(&policy, &self.host) {
             Ok(permit) => {

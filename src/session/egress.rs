@@ -101,7 +101,11 @@ pub(super) fn decide(
     };
     let session = Session::begin(context, context.session_id(), request, slot);
     session.draft.borrow_mut().destination = Some(destination);
-    match admit(context, &policy, &session, service) {
+    let admitted = admit(context, &policy, &session, service);
+    if admitted.is_err() || context.observed.is_staged() {
+        context.observed.call(&policy, &session.live().request, &context.host);
+    }
+    match admitted {
         Ok((service, admission)) => Ok(Decided { session, policy, service, admission }),
         Err(Refused { reason, detail }) => {
             if interface.may_record_denial() {

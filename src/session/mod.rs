@@ -21,6 +21,7 @@ pub mod health;
 pub mod ingress;
 pub mod limits;
 pub mod live;
+pub mod observe;
 pub mod order;
 pub mod policies;
 pub mod pump;

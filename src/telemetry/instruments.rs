@@ -16,6 +16,7 @@ use std::{
 };
 
 const SESSIONS: &str = "ripstop_sessions_total";
+const STAGED: &str = "ripstop_staged_attempts_total";
 const SESSIONS_CLOSED: &str = "ripstop_sessions_closed_total";
 const SESSIONS_OPEN: &str = "ripstop_sessions_open";
 const SESSION_BYTES: &str = "ripstop_session_bytes_total";
@@ -57,6 +58,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     (SESSIONS_CLOSED, Unit::Count, "Allowed sessions that ended, by reason"),
     (SESSION_BYTES, Unit::Bytes, "Payload carried; up is from the caller to the service"),
     (THROTTLED, Unit::Bytes, "Payload that had to wait for a rate limit, or was dropped for one"),
+    (STAGED, Unit::Count, "Attempts that the staged policy would decide otherwise, by what it would say"),
     (DROPPED, Unit::Count, "Packets of a workload that were dropped, by reason"),
     (DNS, Unit::Count, "DNS queries of a workload by who answered and by response code"),
     (POLICY_LOADS, Unit::Count, "Times the graph was loaded or reloaded, by result"),
@@ -259,6 +261,13 @@ pub fn verdict(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: S
     ));
     labels.push(Label::from_static_parts("reason", reason.map_or(NO_REASON, Reason::as_str)));
     counter!(SESSIONS, labels).increment(1);
+}
+
+/// Counts an attempt that the staged policy decides otherwise: `would_allow` or `would_deny`.
+pub fn staged(caller: &WorkloadId, service: &ServiceId, verdict: &'static str) {
+    let mut labels = edge_labels(Some(caller), Some(service), Side::Caller);
+    labels.push(Label::from_static_parts("verdict", verdict));
+    counter!(STAGED, labels).increment(1);
 }
 
 fn edge_labels(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side) -> Vec<Label> {

@@ -45,6 +45,7 @@ mod servers;
 mod signed;
 mod small;
 mod source;
+mod stage;
 mod tcp;
 mod telemetry;
 mod truth;

@@ -112,7 +112,7 @@ fn container(node: &Node, report: &mut Report<'_>) -> Option<Run> {
 }
 
 /// Names that podman and Docker give: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
-fn is_container_name(text: &str) -> bool {
+pub(crate) fn is_container_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=CONTAINER_MAX).contains(&text.len()) && text.bytes().all(fits) && text.as_bytes()[0].is_ascii_alphanumeric()
 }

@@ -117,7 +117,7 @@ fn cut(line: &str, from: usize, width: usize) -> (String, Range<usize>) {
 }
 
 /// Control characters would move the cursor or colour the terminal; tabs would move the caret.
-fn printable(letter: char) -> char {
+pub(crate) fn printable(letter: char) -> char {
     match letter {
         '\t' => ' ',
         _ if letter.is_control() => char::REPLACEMENT_CHARACTER,

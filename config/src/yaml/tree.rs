@@ -11,6 +11,10 @@ use std::fmt;
 
 /// Collections within collections: the deepest file has seven.
 const DEPTH_MAX: usize = 16;
+/// Collections within collections of a file that others wrote: schemas in Kubernetes manifests have some forty.
+const FOREIGN_DEPTH_MAX: usize = 64;
+/// Documents of one such file: each object of a Kubernetes manifest is one.
+const DOCUMENTS_MAX: usize = 100_000;
 /// Nodes of one file: a graph of 16 MiB has fewer, a bomb of aliases more.
 const NODES_MAX: usize = 4_000_000;
 /// Aliases of one file, and the parser's events that they may stand for altogether: enough for a shared `limit:` in
@@ -48,30 +52,48 @@ pub(crate) struct Key {
 /// Parses YAML of at most `size_max` bytes. On a mistake of syntax, or when a limit is passed, notes it and returns
 /// nothing.
 pub(crate) fn parse(text: &str, size_max: usize, report: &mut Report<'_>) -> Option<Node> {
+    fits(text, size_max, report)?;
+    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options(DEPTH_MAX, 1)) {
+        Ok(root) => Some(node(root, text, report)),
+        Err(error) => refuse(&error, report),
+    }
+}
+
+/// Parses all documents of a file that others wrote, which may be deeper; otherwise as [`parse`] does. Empty ones are left
+/// out.
+pub(crate) fn parse_documents(text: &str, size_max: usize, report: &mut Report<'_>) -> Option<Vec<Node>> {
+    fits(text, size_max, report)?;
+    let options = options(FOREIGN_DEPTH_MAX, DOCUMENTS_MAX);
+    match serde_saphyr::from_multiple_with_options::<Spanned<Raw>>(text, options) {
+        Ok(roots) => Some(roots.into_iter().map(|root| node(root, text, report)).collect()),
+        Err(error) => refuse(&error, report),
+    }
+}
+
+fn fits(text: &str, size_max: usize, report: &mut Report<'_>) -> Option<()> {
     if text.len() > size_max {
         let message = format!("the file has {} bytes, more than the {size_max} that are read", text.len());
         report.error(Mark::START, message);
         return None;
     }
-    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options()) {
-        Ok(root) => Some(node(root, text, report)),
-        Err(error) => {
-            let error = error.without_snippet();
-            let at = error.location().map_or(Mark::START, mark);
-            report.error(at, message(error));
-            None
-        }
-    }
+    Some(())
 }
 
-fn options() -> serde_saphyr::Options {
+fn refuse<T>(error: &serde_saphyr::Error, report: &mut Report<'_>) -> Option<T> {
+    let error = error.without_snippet();
+    let at = error.location().map_or(Mark::START, mark);
+    report.error(at, message(error));
+    None
+}
+
+fn options(depth: usize, documents: usize) -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: DEPTH_MAX,
-            flow_nesting_limit: DEPTH_MAX,
+            max_depth: depth,
+            flow_nesting_limit: depth,
             max_nodes: NODES_MAX,
             max_events: 2 * NODES_MAX,
-            max_documents: 1,
+            max_documents: documents,
             max_aliases: ALIASES_MAX,
             max_anchors: ALIASES_MAX,
             max_recorded_anchor_events: ALIASED_EVENTS_MAX,
@@ -129,7 +151,7 @@ enum Raw {
     Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
 }
 
-/// Recursion is bounded by [`DEPTH_MAX`].
+/// Recursion is bounded by [`DEPTH_MAX`] or [`FOREIGN_DEPTH_MAX`].
 fn node(raw: Spanned<Raw>, source: &str, report: &mut Report<'_>) -> Node {
     let at = mark(raw.defined);
     let value = match raw.value {

@@ -31,6 +31,9 @@ pub(in super::super) struct Apply {
     /// Write the signed bundle there, for another operator to sign, and publish nothing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(in super::super) save: Option<PathBuf>,
+    /// Put nothing in force, and sign nothing: have the agent say what it would change, with `ripstop stage status`
+    #[arg(long, conflicts_with_all = ["save", "new_epoch"])]
+    pub(in super::super) stage: bool,
     /// Begin a new epoch: newer than whatever any host has had
     #[arg(long)]
     pub(in super::super) new_epoch: bool,
