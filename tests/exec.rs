@@ -87,6 +87,7 @@ impl AgentView for FakeAgent {
             ],
             services: Vec::new(),
             sessions_open: 7,
+            tally: ripstop::telemetry::Tally::default(),
         }
     }
 
@@ -113,6 +114,18 @@ impl AgentView for FakeAgent {
 
     fn sessions(&self) -> Vec<LiveSession> {
         Vec::new()
+    }
+
+    fn records(&self) -> Arc<ripstop::telemetry::Recent> {
+        Arc::default()
+    }
+
+    fn ping(&self, _: &HostName) -> Result<ripstop::admin::Pong, String> {
+        Err("not here".into())
+    }
+
+    fn resolve(&self, _: &ripstop_config::WorkloadId, _: &str, _: &str) -> Result<ripstop::admin::Resolved, String> {
+        Err("not here".into())
     }
 
     fn running(&self, _: Option<PolicyVersion>) -> Result<Running, String> {

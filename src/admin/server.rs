@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Status, enrol, names};
+use super::{AgentView, Explained, LiveSession, Status, enrol, names, operate};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -144,6 +144,7 @@ fn router(view: View) -> Router {
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .merge(enrol::router())
+        .merge(operate::router())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)
@@ -234,7 +235,9 @@ async fn hosts(State(view): State<View>) -> Response {
 }
 
 /// Does what may block, and answers with what came of it.
-async fn answer<T: Serialize + Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Response {
+pub(super) async fn answer<T: Serialize + Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Response {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Json(done).into_response(),
         Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),

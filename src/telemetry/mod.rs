@@ -2,15 +2,18 @@
 //!
 //! - [`instruments`] holds every metric of the agent, with its name, unit, help and labels;
 //! - [`record`] takes exactly one [`SessionRecord`] per session and writes it as a JSON line;
+//! - [`recent`] keeps the newest of them for `ripstop observe`;
 //! - [`http`] serves `/metrics`, `/livez` and `/readyz`;
 //! - [`web`] is the bounded HTTP server below that page and below the admin socket.
 
 pub mod http;
 pub mod instruments;
 mod process;
+pub mod recent;
 pub mod record;
 pub mod web;
 
 pub use http::{BindError, Readiness, Unready};
 pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
+pub use recent::{Filter, Page, Recent, Tally};
 pub use record::{RecordLog, RecordSlot, SessionRecord};

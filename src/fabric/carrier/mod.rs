@@ -12,7 +12,7 @@
 
 mod choose;
 
-use super::shared::Shared;
+use super::{asks, shared::Shared};
 use bytes::Bytes;
 use choose::{FETCHES_MAX, Fetches};
 use ripstop_config::HostName;
@@ -40,17 +40,22 @@ const LOOK: Duration = Duration::from_millis(250);
 /// together do not ask together.
 const RECONCILE: Duration = Duration::from_secs(4);
 
+/// Bytes of the answer to [`Kind::Ping`].
+pub(super) const PONG: usize = 8;
+
 /// What one agent may ask another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+pub(super) enum Kind {
     /// The signed policy, if it is newer than the one whose identifier is the body; else an empty answer.
     Policy = 1,
+    /// A sign of life: the clock, in microseconds since 1970.
+    Ping = 2,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        [Self::Policy].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Policy, Self::Ping].into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -102,6 +107,7 @@ async fn answer_one(shared: &Shared, request: Request) -> Result<(), ripstop_tra
             }
             (_, Some(_)) => request.answer(Bytes::new()).await,
         },
+        Some(Kind::Ping) => request.answer(Bytes::copy_from_slice(&asks::pong())).await,
         None => request.refuse("this version of ripstop does not know such a request").await,
     }
 }
