@@ -507,3 +507,73 @@ fn variables_come_from_files_and_arguments_alone() {
     let wrong = bench.run(&["graph", "import", "compose", "compose.yaml", "--env-file", "other.env"]).exits(1).stderr();
     assert!(wrong.contains("other.env:1: write NAME=VALUE") && !wrong.contains("secret"), "{wrong}");
 }
+
+#[test]
+fn what_looks_at_an_agent_says_that_there_is_none() {
+    let bench = Bench::new();
+    for line in [
+        &["observe"][..],
+        &["services"],
+        &["peers"],
+        &["ping", "beta"],
+        &["dns", "query", "api", "--as", "web"],
+        &["top"],
+    ] {
+        let ran = bench.run(line).exits(4);
+        assert!(ran.stderr().contains("no agent answers") && ran.stdout().is_empty(), "{line:?}: {}", ran.stderr());
+    }
+}
+
+#[test]
+fn filters_say_what_they_take() {
+    let bench = Bench::new();
+    for (line, part) in [
+        (&["observe", "--reason", "no_egde"][..], "did you mean `no_edge`?"),
+        (&["observe", "--since", "yesterday"], "2026-01-31T12:00:00Z"),
+        (&["observe", "--verdict", "maybe"], "allow, deny"),
+        (&["ping", "-c", "0", "beta"], "1..=1000000"),
+        (&["dns", "query", "api"], "--as <WORKLOAD>"),
+    ] {
+        let said = bench.run(line).exits(2).stderr();
+        assert!(said.contains(part), "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn check_says_what_to_do_before_there_is_an_agent() {
+    let bench = Bench::new();
+    let looked = bench.run(&["check", "--config", "missing.yaml", "-o", "json"]).json();
+    let found = |value: &serde_json::Value, what: &str| {
+        let all = value["findings"].as_array().expect("findings").iter().find(|one| one["what"] == what).cloned();
+        all.unwrap_or_else(|| panic!("no {what} in {value:#}"))
+    };
+    assert_eq!(looked["schema"], 1);
+    let settings = found(&looked, "agent.yaml");
+    assert!(settings["state"] == "doubtful" && settings["remedy"].as_str().expect("one").contains("ripstop init"));
+    assert!(found(&looked, "kernel")["says"].as_str().expect("text").starts_with("Linux "));
+
+    let broken = bench.file("agent.yaml", "host: alpha\nlisen: \"[::]:7477\"\n");
+    let ran = bench.run(&["check", "--config", &broken]).exits(1);
+    assert!(ran.stdout().contains("× agent.yaml") && ran.stdout().contains("lisen"), "{}", ran.stdout());
+
+    let file = bench.file("agent.yaml", "host: alpha\ngraph: graph.yaml\nlisten: 127.0.0.1:7999\nmetrics: off\n");
+    bench.file("graph.yaml", GRAPH);
+    bench.run(&["ca", "init", "--fabric", "shop.example"]).exits(0);
+    bench.run(&["ca", "issue", "host", "beta", "--out", "."]).exits(0);
+    let looked = bench.run(&["check", "--config", &file, "-o", "json"]).exits(1).json();
+    let name = found(&looked, "name");
+    assert!(name["state"] == "bad" && name["says"].as_str().expect("text").contains("host beta"), "{name}");
+    assert_eq!(found(&looked, "graph")["state"], "good");
+    assert_eq!(found(&looked, "QUIC port")["says"], "127.0.0.1:7999/udp is free");
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let bench = Bench::new();
+    bench.run(&["man", "."]).exits(0);
+    for page in ["ripstop.1", "ripstop-observe.1", "ripstop-dns-query.1"] {
+        let text = fs::read_to_string(bench.path(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".TH"), "{page}");
+    }
+    assert!(!bench.path("ripstop-demo-serve.1").exists(), "hidden commands are nobody's business");
+}

@@ -87,6 +87,7 @@ impl AgentView for FakeAgent {
             ],
             services: Vec::new(),
             sessions_open: 7,
+            tally: ripstop::telemetry::Tally::default(),
         }
     }
 
@@ -125,6 +126,18 @@ impl AgentView for FakeAgent {
 
     fn staged(&self) -> Result<Option<ripstop::admin::Staged>, String> {
         Ok(None)
+    }
+
+    fn records(&self) -> Arc<ripstop::telemetry::Recent> {
+        Arc::default()
+    }
+
+    fn ping(&self, _: &HostName) -> Result<ripstop::admin::Pong, String> {
+        Err("not here".into())
+    }
+
+    fn resolve(&self, _: &ripstop_config::WorkloadId, _: &str, _: &str) -> Result<ripstop::admin::Resolved, String> {
+        Err("not here".into())
     }
 
     fn running(&self, _: Option<PolicyVersion>) -> Result<Running, String> {

@@ -78,7 +78,7 @@ packages=(
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3 wrk:wrk
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
-  valgrind:valgrind
+  valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc busybox-static:busybox
 )
 
@@ -131,6 +131,24 @@ counts() {
   RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --release --locked --target "$target" -p ripstop-pieces --bin counts || return 1
   "target/$target/release/counts" "$@"
+}
+
+# What Prometheus makes of the rules that ship, with series that were thought up for them.
+prometheus_rules() {
+  (cd packaging/prometheus && promtool check rules recording.yml alerts.yml && promtool test rules tests.yml)
+}
+
+# The Debian package of the static binary: without a complaint of lintian, and what is in it runs.
+debian_package() {
+  local out root
+  out=$(mktemp -d) && root=$out/root || return 1
+  packaging/deb/build.sh "$binary" "$out" || return 1
+  ls -l "$out"/*.deb
+  lintian --fail-on error,warning "$out"/*.deb || return 1
+  dpkg-deb --extract "$out"/*.deb "$root" && "$root/usr/bin/ripstop" --version || return 1
+  grep -q '^ExecStart=/usr/bin/ripstop ' "$root/lib/systemd/system/ripstop.service" || return 1
+  zcat "$root/usr/share/man/man1/ripstop-check.1.gz" | grep -q 'ripstop' || return 1
+  rm -rf "$out"
 }
 
 purity() {
@@ -209,10 +227,12 @@ case $mode in
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
     run_unit_tests
+    step "Prometheus rules" prometheus_rules
     # These two are run by the release binary below.
     run_e2e scale:: limits::
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
+      step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
       RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale and limits of the release binary" \
         cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits::

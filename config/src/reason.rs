@@ -163,6 +163,27 @@ impl std::fmt::Display for Reason {
     }
 }
 
+impl std::str::FromStr for Reason {
+    type Err = UnknownReason;
+
+    fn from_str(label: &str) -> Result<Self, UnknownReason> {
+        let found = Self::ALL.iter().find(|reason| reason.as_str() == label);
+        found.copied().ok_or_else(|| UnknownReason {
+            hint: crate::suggest::nearest(label, Self::ALL.iter().map(|reason| reason.as_str()))
+                .map_or_else(|| "see the `reason` of session records".into(), |near| format!("did you mean `{near}`?")),
+            label: label.into(),
+        })
+    }
+}
+
+/// A text that is no reason's label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no reason `{label}`; {hint}")]
+pub struct UnknownReason {
+    label: String,
+    hint: String,
+}
+
 impl serde::Serialize for Reason {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.as_str())
@@ -181,6 +202,9 @@ mod tests {
         assert_eq!(labels.len(), Reason::ALL.len());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(*reason));
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
         }
+        let error = "no_egde".parse::<Reason>().unwrap_err().to_string();
+        assert_eq!(error, "there is no reason `no_egde`; did you mean `no_edge`?");
     }
 }

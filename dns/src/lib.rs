@@ -17,6 +17,7 @@
 mod answer;
 mod forward;
 mod kept;
+mod lookup;
 mod query;
 mod records;
 mod reply;
@@ -29,5 +30,6 @@ mod tests;
 pub use answer::{Answer, answer};
 pub use forward::{FabricRanges, Forwarder, UpstreamError, Upstreams};
 pub use kept::Answers;
+pub use lookup::{Looked, LookedError, LookedRecord, LookupError, question};
 pub use query::{Via, peek_name};
 pub use reply::{Rcode, Reply};

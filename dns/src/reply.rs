@@ -15,7 +15,7 @@ use std::fmt;
 /// Longest text of an Extended DNS Error, bytes: with it, the longest question still fits 512 bytes.
 const EDE_TEXT_MAX: usize = 200;
 /// The EDNS option of Extended DNS Errors (RFC 8914 section 2).
-const EDE_OPTION: u16 = 15;
+pub(crate) const EDE_OPTION: u16 = 15;
 
 /// The result of a query, as a closed set for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

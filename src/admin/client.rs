@@ -1,7 +1,8 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
 use super::{
-    Attempt, Explained, HostPolicy, Kept, LiveSession, NewToken, Running, Staged, Standing, Status, TokenStatus,
+    Attempt, Explained, HostPolicy, Kept, LiveSession, NewToken, Pong, Records, RecordsQuery, Resolved, Running,
+    ServiceView, Staged, Standing, Status, TokenStatus,
 };
 use crate::authority::{HostPattern, Issued};
 use http_body_util::{BodyExt, Full, Limited};
@@ -98,6 +99,46 @@ impl Client {
     /// [`ClientError`].
     pub fn sessions(&self) -> Result<Vec<LiveSession>, ClientError> {
         parse(&self.ask(Method::GET, "/v1/sessions")?)
+    }
+
+    /// Session records.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for a reason that there is not.
+    pub fn records(&self, query: &RecordsQuery) -> Result<Records, ClientError> {
+        // Flat and of numbers and texts, so that nothing is lost.
+        let fields = serde_json::to_value(query)?;
+        let set = fields.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        let pairs = set.map(|(key, value)| match value.as_str() {
+            Some(text) => format!("{key}={}", encode(text)),
+            None => format!("{key}={value}"),
+        });
+        parse(&self.ask(Method::GET, &format!("/v1/records?{}", pairs.collect::<Vec<_>>().join("&")))?)
+    }
+
+    /// The services that the agent's host serves or calls.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn services(&self) -> Result<Vec<ServiceView>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/services")?)
+    }
+
+    /// Has another host's agent asked for a sign of life.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it does not answer.
+    pub fn ping(&self, host: &HostName) -> Result<Pong, ClientError> {
+        parse(&self.ask(Method::POST, &format!("/v1/ping?host={host}"))?)
+    }
+
+    /// What the resolver tells a workload.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no such workload, name or type.
+    pub fn dns(&self, workload: &str, name: &str, kind: &str) -> Result<Resolved, ClientError> {
+        let [workload, name, kind] = [workload, name, kind].map(encode);
+        parse(&self.ask(Method::GET, &format!("/v1/dns?workload={workload}&name={name}&type={kind}"))?)
     }
 
     /// Has the graph read again.

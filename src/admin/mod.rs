@@ -16,6 +16,7 @@
 //! | `DELETE /v1/stage` | it is tried no more |
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
+//! | `/v1/records`, `/v1/services`, `/v1/ping`, `/v1/dns` | session records as they come, services, questions that the agent asks; see the module of these requests |
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
@@ -25,6 +26,7 @@
 pub mod client;
 mod enrol;
 pub mod names;
+pub mod operate;
 pub mod policy;
 pub mod server;
 mod stage;
@@ -36,6 +38,7 @@ pub use crate::session::{
 };
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
+pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};
 pub use policy::{HostPolicy, Kept, Reach, Running};
 pub use server::{AdminError, AdminSocket, serve};
 pub use view::{

@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Status, enrol, names, stage};
+use super::{AgentView, Explained, LiveSession, Status, enrol, names, operate, stage};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -145,6 +145,7 @@ fn router(view: View) -> Router {
         .route("/v1/detach", post(detach))
         .merge(enrol::router())
         .merge(stage::router())
+        .merge(operate::router())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)

@@ -1,8 +1,11 @@
 use super::*;
-use crate::admin::{
-    Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Reach, Resolver,
-    Running, ServiceStatus, Staged, Standing,
-    view::{WorkloadState, WorkloadStatus},
+use crate::{
+    admin::{
+        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Pong, Reach,
+        RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
+        view::{WorkloadState, WorkloadStatus},
+    },
+    telemetry::{Recent, Tally},
 };
 use ripstop_config::{Graph, HostName};
 use ripstop_policy::{BundleId, Content};
@@ -96,6 +99,7 @@ impl AgentView for Fake {
                 }],
             }],
             sessions_open: 0,
+            tally: Tally { denied: [("no_edge".into(), 3)].into(), held_back: 1 },
         }
     }
 
@@ -140,6 +144,29 @@ impl AgentView for Fake {
         Ok(None)
     }
 
+    fn records(&self) -> Arc<Recent> {
+        Arc::default()
+    }
+
+    fn ping(&self, host: &HostName) -> Result<Pong, String> {
+        match host.as_str() {
+            "beta" => Ok(Pong { host: host.clone(), rtt: 0.001, clock_ahead: Some(-0.5) }),
+            _ => Err(format!("{host}: not connected")),
+        }
+    }
+
+    fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
+        let query = ripstop_dns::question(name, kind).map_err(|error| error.to_string())?;
+        let policy = policy();
+        let caller = policy.workload(workload).unwrap();
+        let ripstop_dns::Answer::Reply(reply) = ripstop_dns::answer(&policy, caller, &query, ripstop_dns::Via::Tcp)
+        else {
+            return Err("outside".into());
+        };
+        let looked = ripstop_dns::Looked::read(&reply.bytes).unwrap();
+        Ok(Resolved { workload: workload.clone(), name: name.into(), source: "fabric".into(), looked })
+    }
+
     fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
         let content = Content { graph: GRAPH.into(), ..Content::default() };
         let id = BundleId { version: version.unwrap_or_default(), digest: [7; 8] };
@@ -170,6 +197,11 @@ fn attempt() -> Attempt {
         first: "2026-01-01T00:00:00Z".into(),
         last: "2026-01-01T00:00:01Z".into(),
     }
+}
+
+/// How an agent may be, for tests of what looks at one.
+pub(crate) fn status() -> Status {
+    Fake.status()
 }
 
 /// Runs `ask` against a served socket, on a thread of its own.
@@ -247,6 +279,37 @@ async fn a_workload_is_attached_to_what_is_named_whatever_is_in_the_name() {
     assert_eq!([by_pid.to_string(), by_name.to_string(), gone.to_string()], ["shop/web"; 3]);
     let error = served(|client| client.attach("web", None, None)).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused(text) if text == "web is not here"), "{error}");
+}
+
+#[tokio::test]
+async fn services_come_with_their_names_and_callers() {
+    let services = served(|client| client.services()).await.unwrap();
+    let [api] = services.as_slice() else { panic!("{services:?}") };
+    assert_eq!((api.name.as_str(), api.ports.as_slice()), ("api.shop.shop.example", &["8080/tcp".to_owned()][..]));
+    assert_eq!(api.callers, ["shop/web".parse().unwrap()]);
+    assert_eq!(api.endpoints[0].state, EndpointState::Unreachable);
+}
+
+#[tokio::test]
+async fn questions_are_passed_on_and_refusals_with_their_reason() {
+    assert_eq!(served(|client| client.ping(&"beta".parse().unwrap())).await.unwrap().clock_ahead, Some(-0.5));
+    let error = served(|client| client.ping(&"gamma".parse().unwrap())).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text == "gamma: not connected"), "{error}");
+    // A name of one label is one of the workload's tenant.
+    let resolved = served(|client| client.dns("web", "api", "AAAA")).await.unwrap();
+    assert_eq!((resolved.name.as_str(), resolved.looked.answers.len()), ("api.shop.shop.example", 1));
+    let error = served(|client| client.dns("nobody", "api", "A")).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text.contains("shop/web")), "{error}");
+}
+
+#[tokio::test]
+async fn records_are_asked_for_by_what_fits() {
+    let query = RecordsQuery { from: Some("a b&c".into()), since: Some(-5), wait: Some(0), ..RecordsQuery::default() };
+    let page = served(move |client| client.records(&query)).await.unwrap();
+    assert_eq!((page.next, page.records.len()), (0, 0));
+    let query = RecordsQuery { reason: Some("no_egde".into()), ..RecordsQuery::default() };
+    let error = served(move |client| client.records(&query)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(text) if text.contains("`no_edge`")), "{error}");
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! What the agent shows of itself.
 
-use super::{Attempt, HostPolicy, Kept, Running, Staged};
+use super::{Attempt, HostPolicy, Kept, Pong, Resolved, Running, Staged};
 use crate::{
     authority::Authority,
     session::endpoints::{Standing, State},
-    telemetry::Side,
+    telemetry::{Recent, Side, Tally},
 };
 use ripstop_config::{FabricName, HostName, PolicyVersion, ServiceId, WorkloadId};
 use ripstop_policy::{BundleId, Policy};
@@ -83,6 +83,19 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// Why this agent has no signed policy, as text.
     fn hosts(&self) -> Result<Vec<HostPolicy>, String>;
+    /// The newest session records.
+    fn records(&self) -> Arc<Recent>;
+    /// Asks another host's agent for a sign of life, over the connection that sessions take. Blocks, on a runtime's thread
+    /// that may.
+    ///
+    /// # Errors
+    /// Why there is no answer, as text.
+    fn ping(&self, host: &HostName) -> Result<Pong, String>;
+    /// What the resolver tells a workload of the policy; other servers are asked as for the workload. May block.
+    ///
+    /// # Errors
+    /// What is wrong with the question, or why there is no answer, as text.
+    fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String>;
     /// The fabric's authority, if this host holds it.
     fn authority(&self) -> Option<Arc<Authority>> {
         None
@@ -131,6 +144,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Open sessions, of both sides.
     pub sessions_open: u64,
+    /// What limits and the policy did since the start.
+    #[serde(default)]
+    pub tally: Tally,
 }
 
 /// The resolver's addresses.

@@ -3,8 +3,10 @@
 pub(super) mod enrol;
 pub(super) mod import;
 pub(super) mod learn;
+mod operate;
 mod policy;
 
+pub(super) use operate::{Bugreport, Check, DnsCommand, DnsQuery, Man, Observe, Peers, Ping, Services, Sort, Top};
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -81,8 +83,27 @@ pub(super) enum Command {
     ///
     /// Asks the running agent, or reads a graph's file with --graph. Exits with 3 when it is denied.
     Explain(Explain),
+    /// Look whether this host can run an agent, and whether the one that runs is well
+    ///
+    /// Before and after it is installed. Exits with 1 when something does not work; each such thing comes with what to do.
+    Check(Check),
     /// Show how the agent is: policy, other hosts, workloads
     Status(Status),
+    /// Show session records: what was allowed, denied and carried, and why
+    ///
+    /// The agent keeps its last 4 096 records. Those before are where `sessions:` in its settings says.
+    Observe(Observe),
+    /// Show who calls what and how much, live
+    Top(Top),
+    /// Show the services that this host serves or calls, with their endpoints and callers
+    Services(Services),
+    /// Show the other hosts: round trips, loss, packet sizes, paths
+    Peers(Peers),
+    /// Ask another host's agent for a sign of life, over the connection that sessions take
+    Ping(Ping),
+    /// Ask for names as a workload
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Show the workloads of this host: what is attached, how, since when, and why not
     Workloads(Workloads),
     /// Attach a workload of this host by hand, or as the graph says again
@@ -98,8 +119,16 @@ pub(super) enum Command {
     Drain(Drain),
     /// Remove what an agent that was killed left in the kernel
     Cleanup(Cleanup),
+    /// Put what a developer needs to know into one archive; nothing secret is in it
+    ///
+    /// Settings, status, sessions, recent records, metrics, log, and what `check` finds. It names hosts, workloads, services and
+    /// addresses.
+    Bugreport(Bugreport),
     /// Print a completion script for a shell
     Completions(Completions),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(Man),
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ pub(super) fn run(drain: &args::Drain, output: &Output) -> anyhow::Result<Exit> 
             exit = Exit::Failed;
         }
     }
-    output.show(&standings, || describe(&standings, output))?;
+    output.show_list("endpoints", &standings, || describe(&standings, output))?;
     Ok(exit)
 }
 

@@ -63,7 +63,7 @@ pub(super) fn test(file: &Path, output: &Output) -> anyhow::Result<Exit> {
     let tested: Vec<_> = policy.tests().collect();
     let broken = tested.iter().filter(|one| !one.holds()).count();
     let value: Vec<_> = tested.iter().map(|one| json!({ "test": one.to_string(), "holds": one.holds() })).collect();
-    output.show(&value, || {
+    output.show_list("tests", &value, || {
         let lines = tested.iter().filter(|one| !one.holds()).map(|one| format!("{one}\n"));
         format!("{}{} hold, {broken} do not\n", lines.collect::<String>(), tested.len() - broken)
     })?;

@@ -15,7 +15,7 @@ use ripstop_transport::signing::SigningKey;
 /// Shows the signed policies that the agent keeps.
 pub(super) fn run(history: &args::History, output: &Output) -> anyhow::Result<Exit> {
     let kept = socket::one(&history.socket)?.history()?;
-    output.show(&kept, || describe(&kept, output))?;
+    output.show_list("policies", &kept, || describe(&kept, output))?;
     Ok(Exit::Ok)
 }
 

@@ -12,9 +12,12 @@ mod agent;
 mod apply;
 mod args;
 mod attach;
+mod bugreport;
 mod ca;
 mod change;
+mod check;
 mod diff;
+mod dns;
 mod drain;
 mod exec;
 mod explain;
@@ -25,19 +28,24 @@ mod import;
 mod init;
 mod join;
 mod learn;
+mod observe;
 mod output;
+mod peers;
 mod place;
+mod services;
+mod shown;
 mod socket;
 mod stage;
 mod start;
 mod status;
 mod token;
+mod top;
 mod workloads;
 
 use crate::{admin::ClientError, demo, kernel};
 use anyhow::{Context, bail};
 use args::{
-    Arguments, CaCommand, Command, GraphCommand, OperatorCommand,
+    Arguments, CaCommand, Command, DnsCommand, GraphCommand, OperatorCommand,
     enrol::{HostCommand, TokenCommand, WorkloadCommand},
     import::ImportCommand,
 };
@@ -101,13 +109,22 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::History(history) => history::run(&history, &output),
         Command::Operator(OperatorCommand::Keygen(keygen)) => history::keygen(&keygen),
         Command::Explain(question) => explain::run(&question, &output),
+        Command::Check(check) => check::run(&check, &output),
         Command::Status(status) => status::run(&status, &output),
+        Command::Observe(observe) => observe::run(&observe, &output),
+        Command::Top(top) => top::run(&top, &output),
+        Command::Services(services) => services::run(&services, &output),
+        Command::Peers(peers) => peers::run(&peers, &output),
+        Command::Ping(ping) => peers::ping(&ping, &output),
+        Command::Dns(DnsCommand::Query(query)) => dns::query(&query, &output),
         Command::Workloads(workloads) => workloads::run(&workloads, &output),
         Command::Attach(command) => attach::attach(&command, &output),
         Command::Detach(command) => attach::detach(&command, &output),
         Command::Drain(drain) => drain::run(&drain, &output),
         Command::Cleanup(cleanup) => undo(&cleanup, &output),
+        Command::Bugreport(report) => bugreport::run(&report, &output),
         Command::Completions(completions) => complete(completions.shell),
+        Command::Man(man) => manual(&man.directory),
     }
 }
 
@@ -125,6 +142,13 @@ fn complete(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "ripstop", &mut script);
     output::print(&String::from_utf8(script)?)?;
+    Ok(Exit::Ok)
+}
+
+/// One page for each command, as git has them: `ripstop-graph-check(1)`.
+fn manual(directory: &std::path::Path) -> anyhow::Result<Exit> {
+    let write = || clap_mangen::generate_to(Arguments::command(), directory);
+    write().with_context(|| format!("cannot write manual pages into {}; make it", directory.display()))?;
     Ok(Exit::Ok)
 }
 

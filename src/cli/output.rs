@@ -4,7 +4,22 @@ use super::args::Format;
 use anyhow::Context;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind, IsTerminal, Write},
+};
+
+/// The version of what programs read: a number that grows when a field goes or means something else. New fields do not
+/// change it.
+const SCHEMA: u32 = 1;
+
+/// What programs read, with its version.
+#[derive(Serialize)]
+struct Versioned<'v, T> {
+    schema: u32,
+    #[serde(flatten)]
+    value: &'v T,
+}
 
 /// How a command prints.
 pub(super) struct Output {
@@ -16,6 +31,7 @@ pub(super) struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Good,
+    Doubtful,
     Bad,
 }
 
@@ -31,13 +47,25 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Prints a value as JSON, or the text made for people.
+    /// Prints a value with fields as JSON with its version, or the text made for people. For lists, [`Output::show_list`].
     pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self.format {
             Format::Table => print(&text())?,
-            Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(value)?))?,
+            Format::Json => {
+                print(&format!("{}\n", serde_json::to_string_pretty(&Versioned { schema: SCHEMA, value })?))?;
+            }
         }
         Ok(())
+    }
+
+    /// As [`Output::show`], for a list: in JSON the field `name` of an object.
+    pub(super) fn show_list(
+        &self,
+        name: &str,
+        values: &[impl Serialize],
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        self.show(&BTreeMap::from([(name, values)]), text)
     }
 
     /// A table without rules, which `cut` and `awk` can read as well.
@@ -50,10 +78,22 @@ impl Output {
         table
     }
 
-    /// A cell that is green or red where there are colours.
+    /// Text that is green, yellow or red where there are colours.
+    pub(super) fn paint(&self, text: &str, tone: Tone) -> String {
+        // SGR 32, 33 and 31 (ECMA-48).
+        let colour = match tone {
+            Tone::Good => 32,
+            Tone::Doubtful => 33,
+            Tone::Bad => 31,
+        };
+        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.into() }
+    }
+
+    /// A cell that is green, yellow or red where there are colours.
     pub(super) fn cell(&self, text: &str, tone: Tone) -> Cell {
         let colour = match tone {
             Tone::Good => Color::Green,
+            Tone::Doubtful => Color::Yellow,
             Tone::Bad => Color::Red,
         };
         if self.colours { Cell::new(text).fg(colour) } else { Cell::new(text) }
@@ -65,13 +105,23 @@ pub(super) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim().trim_end())).collect()
 }
 
-/// Prints to standard output. A reader that has gone, as in `ripstop status | head -1`, is no failure.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
+/// A value as one line of JSON with its version.
+pub(super) fn line(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string(&Versioned { schema: SCHEMA, value })?))
+}
+
+/// Prints to standard output; `false` when nobody reads it any more.
+pub(super) fn print_while_read(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to standard output"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).context("cannot write to standard output"),
     }
+}
+
+/// Prints to standard output. A reader that has gone, as in `ripstop status | head -1`, is no failure.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    print_while_read(text).map(drop)
 }
 
 /// Prints an error and what caused it; a cause that the text above already says is left out.

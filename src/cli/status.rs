@@ -3,12 +3,22 @@
 use super::{
     Exit, args,
     output::{self, Output, Tone},
+    peers as others,
+    shown::seconds,
     socket,
 };
-use crate::admin::{EndpointState, PolicyStatus, Status, WorkloadState};
+use crate::{
+    admin::{EndpointState, PolicyStatus, Status, WorkloadState},
+    telemetry::Tally,
+};
 use comfy_table::Cell;
+use ripstop_config::Reason;
 use ripstop_transport::PeerState;
-use std::fmt::Write;
+use std::{cmp::Reverse, fmt::Write};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Reasons that are limits which were hit.
+const LIMITS: [Reason; 3] = [Reason::OpenRate, Reason::Sessions, Reason::AgentFull];
 
 /// Shows every agent that answers.
 pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit> {
@@ -16,7 +26,7 @@ pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit
     let text = || found.iter().map(|one| describe(&one.status, output)).collect::<Vec<_>>().join("\n");
     match found.as_slice() {
         [one] => output.show(&one.status, text)?,
-        several => output.show(&several.iter().map(|one| &one.status).collect::<Vec<_>>(), text)?,
+        several => output.show_list("agents", &several.iter().map(|one| &one.status).collect::<Vec<_>>(), text)?,
     }
     Ok(Exit::Ok)
 }
@@ -37,12 +47,14 @@ fn agent(status: &Status) -> String {
     };
     line("sessions", &format!("{} open", status.sessions_open));
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
-    line("certificate", &format!("good until {}", status.certificate_expires));
+    line("certificate", &format!("good until {}{}", status.certificate_expires, left(&status.certificate_expires)));
     if let Some(warning) = &status.certificate_warning {
         line("", &format!("WARNING: {warning}"));
     }
     line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
+    line("denied", &denied(&status.tally));
+    line("held back", &format!("{} sessions, by rate limits", status.tally.held_back));
     if let Some(error) = &policy.last_error {
         line("last reload", &format!("REFUSED, the policy above stays in force:\n{}", indented(error)));
     }
@@ -52,11 +64,36 @@ fn agent(status: &Status) -> String {
 fn policy_line(policy: &PolicyStatus) -> String {
     let PolicyStatus { digest, file, loaded, signed, .. } = policy;
     match signed {
-        Some(id) => format!("{}, {digest} of {file}, loaded {loaded}", id.version),
+        Some(id) => format!("{}, {digest} of {file}, loaded {loaded}{}", id.version, ago(loaded)),
         // A file always has a name.
         None if file.is_empty() => "none yet, so all is denied: `ripstop apply`, or another host, brings one".into(),
-        None => format!("{digest} of {file}, loaded {loaded}"),
+        None => format!("{digest} of {file}, loaded {loaded}{}", ago(loaded)),
     }
+}
+
+/// The reasons that are limits come first.
+fn denied(tally: &Tally) -> String {
+    let is_limit = |reason: &str| LIMITS.iter().any(|limit| limit.as_str() == reason);
+    let mut reasons: Vec<_> = tally.denied.iter().collect();
+    reasons.sort_by_key(|(reason, count)| (!is_limit(reason), Reverse(**count)));
+    let shown: Vec<_> = reasons
+        .into_iter()
+        .map(|(reason, count)| format!("{count} {reason}{}", if is_limit(reason) { " (limit)" } else { "" }))
+        .collect();
+    if shown.is_empty() { "no sessions".into() } else { format!("{} since the start", shown.join(", ")) }
+}
+
+fn from_now(time: &str) -> Option<f64> {
+    let time = OffsetDateTime::parse(time, &Rfc3339).ok()?;
+    Some((time - OffsetDateTime::now_utc()).as_seconds_f64())
+}
+
+fn left(time: &str) -> String {
+    from_now(time).filter(|left| *left > 0.0).map(|left| format!(", {} left", seconds(left))).unwrap_or_default()
+}
+
+fn ago(time: &str) -> String {
+    from_now(time).map(|left| format!(", {} ago", seconds((-left).max(0.0)))).unwrap_or_default()
 }
 
 fn indented(text: &str) -> String {
@@ -72,15 +109,10 @@ fn peers(status: &Status, output: &Output) -> String {
     let head: Vec<_> = ["PEER", "STATE", "ADDRESS", "RTT", "LOST", "MTU", "CIPHER"].into_iter().chain(policy).collect();
     let mut table = output.table(&head);
     for peer in &status.peers {
-        let (tone, state) = match &peer.state {
-            PeerState::Up => (Tone::Good, "up".into()),
-            PeerState::Silent => (Tone::Bad, "silent".into()),
-            PeerState::Connecting => (Tone::Bad, "connecting".into()),
-            PeerState::Down { reason } => (Tone::Bad, format!("down: {reason}")),
-        };
+        let tone = if peer.state == PeerState::Up { Tone::Good } else { Tone::Bad };
         let mut row = vec![
             Cell::new(&peer.host),
-            output.cell(&state, tone),
+            output.cell(&others::state(&peer.state), tone),
             optional(peer.address.as_ref()),
             optional(peer.rtt.map(|rtt| format!("{:.2} ms", rtt * 1e3)).as_ref()),
             Cell::new(peer.lost_packets),

@@ -27,7 +27,7 @@ pub(super) fn create(create: &TokenCreate, output: &Output) -> anyhow::Result<Ex
 /// Lists the tokens.
 pub(super) fn list(list: &TokenList, output: &Output) -> anyhow::Result<Exit> {
     let tokens = socket::one(&list.socket)?.tokens()?;
-    output.show(&tokens, || table(&tokens, output))?;
+    output.show_list("tokens", &tokens, || table(&tokens, output))?;
     Ok(Exit::Ok)
 }
 

@@ -18,7 +18,7 @@ pub(super) fn run(workloads: &args::Workloads, output: &Output) -> anyhow::Resul
 
 /// Shows some workloads.
 pub(super) fn show(workloads: &[WorkloadStatus], output: &Output) -> anyhow::Result<()> {
-    output.show(&workloads, || describe(workloads, output))
+    output.show_list("workloads", workloads, || describe(workloads, output))
 }
 
 fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {

@@ -8,6 +8,7 @@
 //!    keep them attached.
 //! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
 
+mod asks;
 mod attachments;
 mod by_hand;
 mod carrier;
@@ -120,9 +121,9 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
     let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
     let enrolment = Enrolment::prepare(&config, &identity).await?;
     let records = RecordLog::start(&config.sessions)?;
-    let forward::Forward { queries, ranges } = forward::start(&config, start.policy.graph().ranges)?;
+    let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
-    let control = Control { forward: queries, requests, policies: start.policies() };
+    let control = Control { forward: forward.queries.clone(), requests, policies: start.policies() };
     let policy = Arc::clone(&start.policy);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -138,7 +139,7 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
         tracing::error!("{error}");
     }
     let data = data::start(&config, identity, policy, records.clone(), control).await?;
-    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), ranges);
+    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();

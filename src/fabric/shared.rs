@@ -1,10 +1,12 @@
 //! What the control thread and the admin API know of the running agent.
 
 use super::{
+    asks,
     by_hand::{self, ByHand, Hand},
     certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
+    forward::Forward,
     load::{self, Source, Start},
     members, neighbours,
     plan::Sources,
@@ -12,13 +14,13 @@ use super::{
 };
 use crate::{
     admin::{
-        AgentView, Attempt, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Staged, Standing, Status,
-        WorkloadState, WorkloadStatus, names,
+        AgentView, Attempt, HostPolicy, Kept, LiveSession, PolicyStatus, Pong, Resolved, Resolver, Running, Staged,
+        Standing, Status, WorkloadState, WorkloadStatus, names,
     },
     authority::Authority,
-    telemetry::instruments,
+    telemetry::{Recent, RecordLog, instruments},
 };
-use ripstop_config::{AgentConfig, HostName, PolicyVersion, WorkloadId, graph::Ranges};
+use ripstop_config::{AgentConfig, HostName, PolicyVersion, WorkloadId};
 use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_transport::PeerState;
 use std::{
@@ -29,7 +31,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// How long a graph's file may be away while it is replaced: so many looks, with so long a pause.
 const REPLACED_LOOKS: u32 = 10;
@@ -46,8 +48,9 @@ pub(super) struct Shared {
     certificate: Certificate,
     authority: Option<Arc<Authority>>,
     data: DataHandle,
-    /// Tells DNS forwarding the fabric's ranges.
-    ranges: watch::Sender<Ranges>,
+    /// DNS forwarding; it is told the fabric's ranges.
+    forward: Forward,
+    recent: Arc<Recent>,
     loaded: Mutex<Loaded>,
     /// Held while a graph is read and compiled, or a bundle taken, which may take long: apart from `loaded`, so that nobody else waits.
     reloading: Mutex<()>,
@@ -77,7 +80,8 @@ impl Shared {
         start: Start,
         authority: Option<Arc<Authority>>,
         data: DataHandle,
-        ranges: watch::Sender<Ranges>,
+        forward: Forward,
+        records: &RecordLog,
     ) -> Arc<Self> {
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
@@ -89,7 +93,8 @@ impl Shared {
             certificate: Certificate::of(&data.transport().identity()),
             authority,
             data,
-            ranges,
+            forward,
+            recent: Arc::clone(records.recent()),
             loaded: Mutex::new(Loaded { policy, at: now, error, text }),
             reloading: Mutex::default(),
             workloads: Mutex::default(),
@@ -261,7 +266,7 @@ impl Shared {
                 tracing::info!(digest = %policy.digest(), version = %policy.version(), "policy in force");
                 *loaded = Loaded { policy, at: OffsetDateTime::now_utc(), error: None, text: loaded.text.take() };
                 instruments::policy_loaded(true, *loaded.policy.digest().as_bytes());
-                self.ranges.send_if_modified(|ranges| {
+                self.forward.ranges.send_if_modified(|ranges| {
                     let before = std::mem::replace(ranges, loaded.policy.graph().ranges);
                     before != *ranges
                 });
@@ -403,6 +408,7 @@ impl AgentView for Shared {
             workloads: self.workload_statuses(&inspection),
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),
+            tally: self.recent.tally(),
         }
     }
 
@@ -471,6 +477,18 @@ impl AgentView for Shared {
             self.connect_peers();
         }
         Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
+    }
+
+    fn records(&self) -> Arc<Recent> {
+        Arc::clone(&self.recent)
+    }
+
+    fn ping(&self, host: &HostName) -> Result<Pong, String> {
+        asks::ping(self.data.transport(), host)
+    }
+
+    fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
+        asks::resolve(&self.policy(), &self.forward.queries, workload, name, kind)
     }
 
     fn authority(&self) -> Option<Arc<Authority>> {

@@ -40,7 +40,7 @@ pub use cleanup::{Report, cleanup, reset_sessions};
 pub use error::Error;
 pub use guard::LINKS;
 pub use owner::{Owner, Programs, SocketOwner, SocketOwners};
-pub use preflight::{Missing, preflight};
+pub use preflight::{Missing, preflight, probes};
 pub use route::ROUTE_PROTOCOL;
 pub use tun::{Tun, VNET_HEADER};
 

@@ -1,6 +1,6 @@
 //! What the agent needs of the machine, checked before anything is changed.
 
-use super::netns;
+use super::{netns, nft};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     fmt,
@@ -28,6 +28,29 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.remedy)
     }
+}
+
+/// What the agent needs, one by one; a `None` is there. What cannot be tried without the ones before is left out.
+#[must_use]
+pub fn probes() -> Vec<(&'static str, Option<Missing>)> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let lacking = missing_capabilities(&status);
+    let may = lacking.is_empty();
+    let mut probes: Vec<_> = lacking.into_iter().map(|one| ("rights", Some(one))).collect();
+    if may {
+        probes.push(("rights", None));
+        probes.push(("namespaces", missing_namespaces()));
+        probes.push(("nf_tables", missing_tables(nft::tables().err().as_ref())));
+    }
+    probes.push(("tun", missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref())));
+    probes
+}
+
+fn missing_tables(refused: Option<&io::Error>) -> Option<Missing> {
+    Some(Missing {
+        what: format!("nf_tables does not answer ({})", refused?),
+        remedy: "load it with `modprobe nf_tables`; the kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET".into(),
+    })
 }
 
 /// What is missing for attaching interfaces; empty when all is there.

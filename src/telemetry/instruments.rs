@@ -2,10 +2,11 @@
 //!
 //! Names start with `ripstop_` and end in their base unit. Label values come from the graph (tenants, workloads,
 //! services, hosts) or from closed enums; an address, an id or a text that a peer sent is never one. Where a name is not
-//! in the graph (an unknown caller, a service that does not exist) the label is `other`.
+//! in the graph (an unknown caller, a service that does not exist), or one too many, the label is `other`.
 //!
 //! Without [`install`] every instrument does nothing: an agent with `metrics: off` keeps none.
 
+use super::cardinality;
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -53,7 +54,7 @@ const OTHER: &str = "other";
 /// The `reason` of a session that was allowed.
 const NO_REASON: &str = "none";
 
-const COUNTERS: &[(&str, Unit, &str)] = &[
+pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
     (SESSIONS, Unit::Count, "Sessions by verdict, and the reason of a deny"),
     (SESSIONS_CLOSED, Unit::Count, "Allowed sessions that ended, by reason"),
     (SESSION_BYTES, Unit::Bytes, "Payload carried; up is from the caller to the service"),
@@ -77,7 +78,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     (RECORD_ERRORS, Unit::Count, "Failed tries to write session records; a failed try is repeated"),
 ];
 
-const GAUGES: &[(&str, Unit, &str)] = &[
+pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (SESSIONS_OPEN, Unit::Count, "Sessions that are open"),
     (BURST, Unit::Bytes, "What the tightest rate limit of the newest session lets pass at once; 0 without a limit"),
     (POLICY_OK, Unit::Count, "1 when the last load of the graph succeeded, 0 when an older policy is kept"),
@@ -96,7 +97,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (BUILD, Unit::Count, "The version of the agent; always 1"),
 ];
 
-const HISTOGRAMS: &[(&str, &str, &[f64])] = &[
+pub(super) const HISTOGRAMS: &[(&str, &str, &[f64])] = &[
     (THROTTLE, "Waits for a rate limit; the sum is the time that sessions were held back", LATENCIES),
     (CONNECT, "Time from the first packet of a session to the endpoint's answer", LATENCIES),
     (DURATION, "Length of sessions", LENGTHS),
@@ -271,6 +272,7 @@ pub fn staged(caller: &WorkloadId, service: &ServiceId, verdict: &'static str) {
 }
 
 fn edge_labels(caller: Option<&WorkloadId>, service: Option<&ServiceId>, side: Side) -> Vec<Label> {
+    let (caller, service) = if cardinality::has_place(caller, service) { (caller, service) } else { (None, None) };
     let tenant = caller.map_or(OTHER.to_owned(), |caller| caller.tenant.to_string());
     vec![
         Label::new("tenant", shared(&tenant)),
@@ -497,4 +499,4 @@ fn seconds_since_epoch(at: SystemTime) -> f64 {
 
 #[cfg(test)]
 #[path = "instruments_tests.rs"]
-mod tests;
+pub(super) mod tests;

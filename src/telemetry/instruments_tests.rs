@@ -5,7 +5,7 @@ use std::{
 };
 
 /// Uses every instrument once, and returns what a scrape would show.
-fn rendered() -> String {
+pub(in crate::telemetry) fn rendered() -> String {
     let recorder = recorder().unwrap();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {

@@ -1,16 +1,24 @@
 //! What the agent says of itself: metrics, session records, and the page that Prometheus scrapes.
 //!
 //! - [`instruments`] holds every metric of the agent, with its name, unit, help and labels;
+//! - [`cardinality`] bounds their number;
 //! - [`record`] takes exactly one [`SessionRecord`] per session and writes it as a JSON line;
+//! - [`recent`] keeps the newest of them for `ripstop observe`;
 //! - [`http`] serves `/metrics`, `/livez` and `/readyz`;
 //! - [`web`] is the bounded HTTP server below that page and below the admin socket.
 
+pub mod cardinality;
 pub mod http;
 pub mod instruments;
 mod process;
+pub mod recent;
 pub mod record;
 pub mod web;
 
+#[cfg(test)]
+mod documented_tests;
+
 pub use http::{BindError, Readiness, Unready};
 pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
+pub use recent::{Filter, Page, Recent, Tally};
 pub use record::{RecordLog, RecordSlot, SessionRecord};

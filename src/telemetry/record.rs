@@ -9,7 +9,10 @@
 //!
 //! A record file is opened for appending, so rotation works by copying and truncating (`copytruncate` in logrotate).
 
-use super::instruments::{self, Side};
+use super::{
+    instruments::{self, Side},
+    recent::Recent,
+};
 use ripstop_config::{HostName, Protocol, Reason, ServiceId, WorkloadId, agent::SessionLog};
 use serde::{Serialize, Serializer};
 use std::{
@@ -26,15 +29,13 @@ use std::{
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 /// Slots at once: every session that an agent may have open (1 000 000, DESIGN section 12) and as many again waiting for
 /// the writer as it may fall behind.
 const SLOTS_MAX: usize = 1_000_000 + UNWRITTEN_MAX;
 /// Records that may wait for the writer before new sessions are refused: some 40 MB, and seconds of work for a disk.
 pub const UNWRITTEN_MAX: usize = 65_536;
-/// Records that a slow subscriber may fall behind before it misses some.
-const SUBSCRIBER_LAG_MAX: usize = 1_024;
 /// Bytes collected before they are written even though the queue is not empty: one write for some 150 records.
 const WRITE_BYTES: usize = 64 * 1024;
 /// How long the first record after a pause waits for others: a writer that is woken for each costs a busy host as much
@@ -152,7 +153,7 @@ enum Message {
 #[derive(Debug, Clone)]
 pub struct RecordLog {
     queue: mpsc::Sender<Message>,
-    live: broadcast::Sender<Arc<SessionRecord>>,
+    recent: Arc<Recent>,
     unwritten: Arc<AtomicUsize>,
     /// Kept from the start, so that a full queue cannot keep [`finish`](Self::finish) from being said.
     last: Arc<Mutex<Option<mpsc::OwnedPermit<Message>>>>,
@@ -174,15 +175,16 @@ impl RecordLog {
 
     fn start_with(sink: Option<File>, slots: usize) -> Result<Self, RecordError> {
         let (queue, messages) = mpsc::channel(slots + 1);
-        let (live, _) = broadcast::channel(SUBSCRIBER_LAG_MAX);
+        let recent = Arc::<Recent>::default();
         let unwritten = Arc::new(AtomicUsize::new(0));
         let last = Arc::new(Mutex::new(queue.clone().try_reserve_owned().ok()));
-        let writer = Writer { sink, pending: Vec::new(), held: 0, live: live.clone(), unwritten: unwritten.clone() };
+        let writer =
+            Writer { sink, pending: Vec::new(), held: 0, recent: recent.clone(), unwritten: unwritten.clone() };
         thread::Builder::new()
             .name("records".into())
             .spawn(move || writer.run(messages))
             .map_err(RecordError::Thread)?;
-        Ok(Self { queue, live, unwritten, last })
+        Ok(Self { queue, recent, unwritten, last })
     }
 
     /// Takes a place in the queue for a session that is about to start; `None` when the log is full or its writer has
@@ -196,10 +198,10 @@ impl RecordLog {
         Some(RecordSlot { permit: Some(permit), unwritten: self.unwritten.clone() })
     }
 
-    /// The records from here on, as they are written. A subscriber that falls 1024 behind misses the oldest.
+    /// The newest records.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<SessionRecord>> {
-        self.live.subscribe()
+    pub fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// Waits until every record handed in so far is written out. Blocks: for the end of the process, once.
@@ -263,7 +265,7 @@ struct Writer {
     pending: Vec<u8>,
     /// Records in `pending`.
     held: usize,
-    live: broadcast::Sender<Arc<SessionRecord>>,
+    recent: Arc<Recent>,
     unwritten: Arc<AtomicUsize>,
 }
 
@@ -304,10 +306,7 @@ impl Writer {
                 }
             }
         }
-        if self.live.receiver_count() > 0 {
-            // The last subscriber may have left meanwhile.
-            let _ = self.live.send(Arc::new(record));
-        }
+        self.recent.keep(Arc::new(record));
         if self.pending.len() >= WRITE_BYTES {
             self.write_out();
         }
@@ -353,4 +352,4 @@ impl Writer {
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
-mod tests;
+pub(super) mod tests;

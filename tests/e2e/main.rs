@@ -34,6 +34,7 @@ mod lab;
 mod lab_itself;
 mod limits;
 mod long_lived;
+mod operate;
 mod operators;
 mod packets;
 mod pattern;

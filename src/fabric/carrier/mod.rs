@@ -13,7 +13,7 @@
 mod behind;
 mod choose;
 
-use super::{shared::Shared, signed::Refusal};
+use super::{asks, shared::Shared, signed::Refusal};
 use bytes::Bytes;
 use choose::{FETCHES_MAX, Fetches};
 use ripstop_config::HostName;
@@ -41,19 +41,24 @@ const LOOK: Duration = Duration::from_millis(250);
 /// together do not ask together.
 const RECONCILE: Duration = Duration::from_secs(4);
 
+/// Bytes of the answer to [`Kind::Ping`].
+pub(super) const PONG: usize = 8;
+
 /// What one agent may ask another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+pub(super) enum Kind {
     /// The signed policy, if it is newer than the one whose identifier is the body; else an empty answer.
     Policy = 1,
     /// The policy whose identifier is the body, if it is kept; else an empty answer.
     Kept = 2,
+    /// A sign of life: the clock, in microseconds since 1970.
+    Ping = 3,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        [Self::Policy, Self::Kept].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Policy, Self::Kept, Self::Ping].into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -111,6 +116,7 @@ async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripsto
             None => request.refuse("that is no identifier of a policy").await,
             Some(id) => request.answer(behind::kept(shared, id).await).await,
         },
+        Some(Kind::Ping) => request.answer(Bytes::copy_from_slice(&asks::pong())).await,
         None => request.refuse("this version of ripstop does not know such a request").await,
     }
 }
