@@ -5,6 +5,7 @@ pub mod admin;
 pub mod authority;
 pub mod bundles;
 pub mod cli;
+pub mod confine;
 pub mod demo;
 pub mod durable;
 pub mod fabric;

@@ -80,6 +80,7 @@ packages=(
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc busybox-static:busybox
+  systemd:systemd-analyze
 )
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }
@@ -131,6 +132,16 @@ counts() {
   RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --release --locked --target "$target" -p ripstop-pieces --bin counts || return 1
   "target/$target/release/counts" "$@"
+}
+
+# What a service manager leaves the agent, from 0 (nothing) to 10 (everything). Both its units must be ones that systemd understands.
+units() {
+  local found threshold=20
+  found=$(systemd-analyze verify --man=no packaging/ripstop.service packaging/ripstop-door.socket packaging/ripstop-door@.service 2>&1 |
+    grep -v 'is not executable')
+  [ -z "$found" ] || { printf '%s\n' "$found"; return 1; }
+  systemd-analyze security --offline=true --threshold=$threshold --no-pager packaging/ripstop.service | tail -1
+  return "${PIPESTATUS[0]}"
 }
 
 purity() {
@@ -208,6 +219,7 @@ case $mode in
     else
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
+    if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     # These two are run by the release binary below.
     run_e2e scale:: limits::

@@ -5,6 +5,7 @@ use super::{
     certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
+    door::Doorkeeper,
     load::{self, Source, Start},
     members, neighbours,
     plan::Sources,
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) containers: Arc<Containers>,
     /// What was said of workloads by hand.
     pub(super) by_hand: ByHand,
+    /// Who enters namespaces.
+    pub(super) door: Arc<Doorkeeper>,
 }
 
 /// The policy in force, and what became of the last attempt to change it.
@@ -78,6 +81,7 @@ impl Shared {
         authority: Option<Arc<Authority>>,
         data: DataHandle,
         ranges: watch::Sender<Ranges>,
+        door: Arc<Doorkeeper>,
     ) -> Arc<Self> {
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
@@ -97,6 +101,7 @@ impl Shared {
             changed: Arc::default(),
             containers: Arc::default(),
             by_hand: ByHand::default(),
+            door,
         })
     }
 
@@ -158,7 +163,7 @@ impl Shared {
 
     /// Where workloads are that the graph alone does not find.
     pub(super) fn sources(&self) -> Sources<'_> {
-        Sources { containers: &self.containers, by_hand: &self.by_hand }
+        Sources { containers: &self.containers, by_hand: &self.by_hand, doorway: &self.door.doorway }
     }
 
     /// Says something of a workload of this host by hand, and has it done.
@@ -394,6 +399,7 @@ impl AgentView for Shared {
             started: rfc3339(self.started),
             metrics: self.config.metrics.map(|address| address.to_string()),
             certificate_expires: rfc3339(self.certificate.expires().into()),
+            door_warning: self.door.warning(),
             certificate_warning: self.certificate.warning(SystemTime::now()),
             authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
             resolver: Resolver { v4, v6 },
@@ -426,7 +432,7 @@ impl AgentView for Shared {
     }
 
     fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
-        let id = self.by_hand(workload, by_hand::hand(pid, netns)?)?;
+        let id = self.by_hand(workload, by_hand::hand(pid, netns, &self.door.doorway)?)?;
         tracing::info!(workload = %id, pid, netns, "attach, by hand");
         Ok(id)
     }

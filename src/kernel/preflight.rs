@@ -33,21 +33,31 @@ impl fmt::Display for Missing {
 /// What is missing for attaching interfaces; empty when all is there.
 #[must_use]
 pub fn preflight() -> Vec<Missing> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let mut missing = missing_capabilities(&status);
-    missing.extend(missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref()));
+    let mut missing = missing_with(&[("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)]);
     if missing.is_empty() {
         missing.extend(missing_namespaces());
     }
     missing
 }
 
-fn missing_capabilities(status: &str) -> Vec<Missing> {
+/// The same for who has a door already, and enters no namespace.
+#[must_use]
+pub fn preflight_with_door() -> Vec<Missing> {
+    missing_with(&[("CAP_NET_ADMIN", CAP_NET_ADMIN)])
+}
+
+fn missing_with(wanted: &[(&str, u32)]) -> Vec<Missing> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let mut missing = missing_capabilities(&status, wanted);
+    missing.extend(missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref()));
+    missing
+}
+
+fn missing_capabilities(status: &str, wanted: &[(&str, u32)]) -> Vec<Missing> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
-    let lacks = |&(_, bit): &(&str, u32)| effective & (1 << bit) == 0;
-    let wanted = [("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)];
-    let lacking = wanted.into_iter().filter(lacks).map(|(name, _)| Missing {
+    let lacks = |&&(_, bit): &&(&str, u32)| effective & (1 << bit) == 0;
+    let lacking = wanted.iter().filter(lacks).map(|(name, _)| Missing {
         what: format!("the capability {name} is missing"),
         remedy: format!("run as root, or in a container with `--cap-add {}`", &name[4..]),
     });
@@ -92,14 +102,15 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named_with_its_remedy() {
-        assert_eq!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), []);
+        let wanted = [("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)];
+        assert_eq!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n", &wanted), []);
         let named: Vec<_> =
-            missing_capabilities("CapEff:\t0000000000001000\n").iter().map(Missing::to_string).collect();
+            missing_capabilities("CapEff:\t0000000000001000\n", &wanted).iter().map(Missing::to_string).collect();
         assert_eq!(
             named,
             ["the capability CAP_SYS_ADMIN is missing: run as root, or in a container with `--cap-add SYS_ADMIN`"]
         );
-        assert_eq!(missing_capabilities("").len(), 2);
+        assert_eq!(missing_capabilities("", &wanted).len(), 2);
     }
 
     #[test]

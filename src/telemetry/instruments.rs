@@ -38,6 +38,7 @@ const WORKLOADS: &str = "ripstop_workloads";
 const ENDPOINT_HEALTHY: &str = "ripstop_endpoint_healthy";
 const ENDPOINT_DRAINING: &str = "ripstop_endpoint_draining";
 const CERTIFICATE: &str = "ripstop_certificate_expiry_timestamp_seconds";
+const DOOR: &str = "ripstop_door_up";
 const RENEWALS: &str = "ripstop_certificate_renewals_total";
 const ENROLMENTS: &str = "ripstop_enrolment_requests_total";
 const RECORDS: &str = "ripstop_session_records_total";
@@ -88,6 +89,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (ENDPOINT_HEALTHY, Unit::Count, "1 when this host's endpoint of the service passes its health check"),
     (ENDPOINT_DRAINING, Unit::Count, "1 when this host's endpoint of the service is being drained"),
     (CERTIFICATE, Unit::Seconds, "When this host's certificate expires"),
+    (DOOR, Unit::Count, "1 while the process that enters namespaces for the agent is there"),
     (RECORDS_UNWRITTEN, Unit::Count, "Session records waiting to be written"),
     (MEMORY, Unit::Bytes, "Resident memory of the agent"),
     (FILES, Unit::Count, "Open file descriptors of the agent"),
@@ -471,6 +473,11 @@ pub(crate) fn record_write_failed() {
 /// So many session records wait for the writer.
 pub(crate) fn records_unwritten(count: usize) {
     gauge!(RECORDS_UNWRITTEN).set(float(count));
+}
+
+/// Whether the door is there.
+pub(crate) fn door(is_up: bool) {
+    gauge!(DOOR).set(float(is_up.into()));
 }
 
 /// Says which version this is.
