@@ -139,21 +139,8 @@ async fn serve(
     let forward::Forward { queries, ranges } = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let control = Control { forward: queries, requests, policies: start.policies() };
-    let policy = Arc::clone(&start.policy);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        host = %config.host,
-        fabric = %policy.fabric(),
-        policy = %policy.digest(),
-        version = %policy.version(),
-        listen = %config.listen,
-        metrics = config.metrics.map(tracing::field::display),
-        "starting"
-    );
-    if let Some(error) = &start.error {
-        tracing::error!("{error}");
-    }
-    let data = data::start(&config, identity, policy, records.clone(), control).await?;
+    announce(&config, &start);
+    let data = data::start(&config, identity, Arc::clone(&start.policy), records.clone(), control).await?;
     let shared = Shared::new(config, start, enrolment.authority(), data.handle(), ranges, door);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
@@ -168,6 +155,23 @@ async fn serve(
     let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
     drop(stopping);
     stopped.and(restored).and(written)
+}
+
+fn announce(config: &AgentConfig, start: &load::Start) {
+    let policy = &start.policy;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host = %config.host,
+        fabric = %policy.fabric(),
+        policy = %policy.digest(),
+        version = %policy.version(),
+        listen = %config.listen,
+        metrics = config.metrics.map(tracing::field::display),
+        "starting"
+    );
+    if let Some(error) = &start.error {
+        tracing::error!("{error}");
+    }
 }
 
 async fn run_until_told(

@@ -49,6 +49,7 @@ fails() { if "$@"; then false; fi; }
 until_ok() { for _ in $(seq 100); do "$@" && return; sleep 0.1; done; false; }
 attached() { ip -n $1 -br link | grep -q rs-; }
 rights() { echo "RIGHTS $1 $(sed -n 's/^CapEff:\t//p; s/^CapBnd:\t//p; s/^NoNewPrivs:\t//p; s/^Seccomp:\t//p' /proc/$2/status | tr '\n' ' ')"; }
+none() { ! pgrep -x ripstop; }
 agent() { systemctl show -P MainPID ripstop.service; }
 
 ripstop init --fabric lab.test --host alpha --address 192.0.2.11
@@ -68,8 +69,8 @@ unshare --net setpriv --pdeathsig KILL sleep 60 &
 sleep 0.3
 ripstop attach web --pid $!
 until_ok nsenter --net=/proc/$!/ns/net sh -c 'ip -br link | grep -q rs-'
-ripstop attach web
 ip netns add web; ip -n web link set lo up
+ripstop attach web
 until_ok call
 
 # A door that is killed, an agent that is killed, one that is restarted.
@@ -85,8 +86,9 @@ until_ok call
 systemctl stop ripstop.service
 fails attached web
 fails attached api
-fails test -e /etc/netns
-fails pgrep -f 'ripstop'
+fails test -e /etc/netns/web
+fails test -e /etc/netns/api
+until_ok none
 test "$(systemctl show -P Result ripstop.service)" = success
 echo ALL DONE
 "#;
