@@ -54,6 +54,7 @@ fn use_everything() {
     records_lost(1);
     record_write_failed();
     records_unwritten(1);
+    door(true);
     build_info();
     crate::telemetry::process::sample();
 }
