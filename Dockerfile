@@ -14,8 +14,9 @@
 # The image has no users of its own: for workloads that the graph names as `user: NAME` add `-v /etc/passwd:/etc/passwd:ro`, or
 # give them by number. For `ip netns exec` on the host to find the fabric's resolver add `-v /etc/netns:/etc/netns`.
 #
-# NET_ADMIN makes the interfaces, rules and routes; SYS_ADMIN enters the workloads' network namespaces. --pid host is
-# needed only where the graph names namespaces by /proc/PID/ns/net.
+# NET_ADMIN makes the interfaces, rules and routes; SYS_ADMIN enters the workloads' network namespaces, which only a process of its
+# own keeps, the door. --pid host and --cap-add SYS_PTRACE are needed only where the graph names namespaces by /proc/PID/ns/net, or
+# containers.
 
 ARG RUST_VERSION=1.95
 ARG DEBIAN=bookworm

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod bundles;
 pub mod check;
 pub mod cli;
+pub mod confine;
 pub mod demo;
 pub mod durable;
 pub mod fabric;

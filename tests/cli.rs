@@ -427,7 +427,8 @@ fn graph_test_says_which_of_its_own_tests_do_not_hold() {
     assert!(said.contains("bad.yaml:19: shop/web -> shop/api:8080/tcp must be denied, and is allowed\n"), "{said}");
     assert!(said.ends_with("1 hold, 1 do not\n"), "{said}");
     let value = bench.run(&["graph", "test", &bad, "-o", "json"]).exits(1).json();
-    assert_eq!((&value[0]["holds"], &value[1]["holds"]), (&true.into(), &false.into()));
+    let tests = &value["tests"];
+    assert_eq!((&tests[0]["holds"], &tests[1]["holds"]), (&true.into(), &false.into()));
 }
 
 #[test]

@@ -3,12 +3,12 @@
 
 use ripstop::{
     admin::{
-        AdminSocket, AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Running, Status, WorkloadState,
-        WorkloadStatus,
+        AdminSocket, AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Rights, Running, Status,
+        WorkloadState, WorkloadStatus,
     },
     kernel::netns,
 };
-use ripstop_config::{Graph, HostName, PolicyVersion};
+use ripstop_config::{Graph, HostName, PolicyVersion, agent::Admin};
 use ripstop_policy::{BundleId, Policy};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::{
@@ -56,6 +56,7 @@ impl AgentView for FakeAgent {
             metrics: Some("127.0.0.1:7478".into()),
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
+            door_warning: None,
             authority: None,
             resolver: Resolver { v4: Ipv4Addr::new(198, 18, 0, 1), v6: Ipv6Addr::LOCALHOST },
             policy: PolicyStatus {
@@ -180,7 +181,7 @@ fn serve(agent: FakeAgent, path: PathBuf) {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let socket = AdminSocket::bind(&path).expect("a socket");
+            let socket = AdminSocket::bind(&path, Rights::new(Admin::default(), 0)).expect("a socket");
             bound.send(()).expect("somebody waits");
             socket.serve(Arc::new(agent)).await;
         });

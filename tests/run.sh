@@ -80,6 +80,7 @@ packages=(
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc busybox-static:busybox
+  systemd:systemd-analyze
 )
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }
@@ -149,6 +150,16 @@ debian_package() {
   grep -q '^ExecStart=/usr/bin/ripstop ' "$root/lib/systemd/system/ripstop.service" || return 1
   zcat "$root/usr/share/man/man1/ripstop-check.1.gz" | grep -q 'ripstop' || return 1
   rm -rf "$out"
+}
+
+# What a service manager leaves the agent, from 0 (nothing) to 10 (everything). Both its units must be ones that systemd understands.
+units() {
+  local found threshold=20
+  found=$(systemd-analyze verify --man=no packaging/ripstop.service packaging/ripstop-door.socket packaging/ripstop-door@.service 2>&1 |
+    grep -v 'is not executable')
+  [ -z "$found" ] || { printf '%s\n' "$found"; return 1; }
+  systemd-analyze security --offline=true --threshold=$threshold --no-pager packaging/ripstop.service | tail -1
+  return "${PIPESTATUS[0]}"
 }
 
 purity() {
@@ -226,6 +237,7 @@ case $mode in
     else
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
+    if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
     # These two are run by the release binary below.

@@ -40,6 +40,8 @@ pub struct AgentConfig {
     pub metrics: Option<SocketAddr>,
     /// `run:` directory of the admin socket `agent.sock` and of the journal. Default `/run/ripstop`.
     pub run: PathBuf,
+    /// `admin:` who besides root and the agent's own user may ask the agent by its admin socket. Default: nobody.
+    pub admin: Admin,
     /// `sessions:` where session records go: a file's path, `stdout` or `off`. Default `stdout`.
     pub sessions: SessionLog,
     /// `dns.upstream:` servers for names outside the fabric. Default: the host's `/etc/resolv.conf`. `[]` for none.
@@ -77,6 +79,46 @@ pub struct Renew {
     pub host: HostName,
     /// `address:` where it was when this host joined; where the graph says comes first. Required.
     pub address: SocketAddr,
+}
+
+/// Who besides root and the agent's own user may ask the agent by its admin socket. Who may change may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// `read:` what it shows: status, sessions, decisions, policies.
+    pub read: Vec<Principal>,
+    /// `change:` what it does: apply, drain, attach and detach, tokens, reload.
+    pub change: Vec<Principal>,
+}
+
+/// Users of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// The user of this number.
+    Uid(u32),
+    /// The user of this name.
+    User(String),
+    /// The members of the group of this number, written `%27`.
+    Gid(u32),
+    /// The members of the group of this name, written `%adm`.
+    Group(String),
+}
+
+impl Principal {
+    /// Reads `alice`, `1001`, `%adm` or `%27`; none for what cannot be in passwd(5) or group(5).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, is_group) = text.strip_prefix('%').map_or((text, false), |name| (name, true));
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.$@".contains(c);
+        if name.is_empty() || !name.chars().all(fits) {
+            return None;
+        }
+        Some(match (name.parse(), is_group) {
+            (Ok(id), false) => Self::Uid(id),
+            (Ok(id), true) => Self::Gid(id),
+            (Err(_), false) => Self::User(name.to_owned()),
+            (Err(_), true) => Self::Group(name.to_owned()),
+        })
+    }
 }
 
 /// Where session records go.

@@ -6,6 +6,7 @@
 //!    out of the graph but keeps its name, so that what refers to it is not blamed.
 //! 4. Check what no entry shows alone: ranges, hosts' addresses, identities, tenants that are kept apart.
 
+mod admin;
 mod agent;
 mod assertions;
 mod balance;

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
-    agent::{AGENT_MAX, CERTIFICATES, PolicySource, SessionLog},
+    agent::{AGENT_MAX, Admin, CERTIFICATES, PolicySource, Principal, SessionLog},
 };
 use std::path::Path;
 
@@ -25,6 +25,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.run, Path::new("/run/ripstop"));
     assert_eq!(config.sessions, SessionLog::Stdout);
     assert_eq!((config.upstream, config.resolv_conf), (None, false));
+    assert_eq!(config.admin, Admin::default());
 }
 
 #[test]
@@ -36,6 +37,7 @@ identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
 listen: 192.0.2.7
 metrics: off
 run: run
+admin: { read: [alice, '%adm', 1001], change: ['%27'] }
 state: state
 sessions: log/sessions.jsonl
 dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
@@ -51,6 +53,8 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
     assert!(config.resolv_conf);
+    let read = vec![Principal::User("alice".into()), Principal::Group("adm".into()), Principal::Uid(1001)];
+    assert_eq!(config.admin, Admin { read, change: vec![Principal::Gid(27)] });
     let upstream: Vec<_> = config.upstream.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(upstream, ["9.9.9.9:53", "[2620:fe::fe]:5353"]);
     let none =
@@ -79,6 +83,18 @@ fn every_mistake_is_shown_at_once() {
     );
     let found = AgentConfig::parse("agent.yaml", &text).unwrap_err();
     insta::assert_snapshot!(found.to_string());
+}
+
+#[test]
+fn who_may_ask_is_a_user_or_a_group() {
+    for bad in
+        ["admin: [alice]", "admin: { read: alice, change: [''] }", "admin: { read: ['%'] }", "admin: { change: [a/b] }"]
+    {
+        let found = AgentConfig::parse(FILE, &format!("host: a\ngraph: g\n{bad}\n"));
+        assert!(found.is_err(), "{bad}");
+    }
+    let many = format!("host: a\ngraph: g\nadmin: {{ read: [{}] }}\n", "alice, ".repeat(65));
+    assert!(AgentConfig::parse(FILE, &many).unwrap_err().to_string().contains("make them a group"));
 }
 
 #[test]

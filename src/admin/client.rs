@@ -32,7 +32,7 @@ pub enum ClientError {
     #[error("no agent answers on {}; is it running? (`ripstop agent --config FILE`; another socket: `--socket`)", .0.display())]
     Unreachable(PathBuf, #[source] io::Error),
     /// The socket is root's.
-    #[error("{} is for root and the agent's own user; try with sudo", .0.display())]
+    #[error("{} is for root, and for those whom `admin:` of the agent's settings names; try with sudo", .0.display())]
     Permission(PathBuf),
     /// The connection broke, or took too long.
     #[error("the agent on {} took the request but did not answer", .0.display())]

@@ -20,14 +20,15 @@
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
-//! An answer that is not 200 is `{"error": "..."}`. The socket has mode 0600, and only root and the agent's own user
-//! are answered, whatever the mode says.
+//! An answer that is not 200 is `{"error": "..."}`. Root and the agent's own user may ask for all of it, others for what
+//! `admin:` of the settings gives them ([`Rights`]); the rest is answered 403, whatever the socket's mode says.
 
 pub mod client;
 mod enrol;
 pub mod names;
 pub mod operate;
 pub mod policy;
+mod rights;
 pub mod server;
 mod stage;
 pub mod view;
@@ -40,7 +41,8 @@ pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};
 pub use policy::{HostPolicy, Kept, Reach, Running};
-pub use server::{AdminError, AdminSocket, serve};
+pub use rights::Rights;
+pub use server::{AdminError, AdminSocket};
 pub use view::{
     AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, LiveSession, PolicyStatus, Resolver, ServiceStatus,
     Status, WorkloadState, WorkloadStatus,

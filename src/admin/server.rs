@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Status, enrol, names, operate, stage};
+use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, names, operate, stage};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -49,6 +49,7 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
+    rights: Rights,
     _file: SocketFile,
 }
 
@@ -63,43 +64,43 @@ impl Drop for SocketFile {
 }
 
 impl AdminSocket {
-    /// Makes the socket with mode 0600, in a directory that is made with mode 0700 where it is missing. A socket on
-    /// which nobody answers is taken away first. Within a tokio runtime.
+    /// Makes the socket, in a directory that is made where it is missing: with modes 0600 and 0700 as long as only root and
+    /// the agent's user have rights, else open to be asked by all. A socket on which nobody answers is taken away first.
+    /// Within a tokio runtime.
     ///
     /// # Errors
     /// [`AdminError`] when it cannot be had.
-    pub fn bind(socket: &Path) -> Result<Self, AdminError> {
+    pub fn bind(socket: &Path, rights: Rights) -> Result<Self, AdminError> {
         let failed = |error| AdminError::Io(socket.into(), error);
-        check_directory(socket)?;
+        let (mode, of_directory) = rights.modes();
+        check_directory(socket, of_directory)?;
         remove_stale(socket)?;
         let listener = UnixListener::bind(socket).map_err(failed)?;
         let file = SocketFile(socket.into());
-        fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self { listener, _file: file })
+        fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)?;
+        Ok(Self { listener, rights, _file: file })
     }
 
     /// Answers requests until it is dropped.
     pub async fn serve(self, view: View) {
-        web::serve_unix(self.listener, router(view), is_admin).await;
+        let (whole, rights) = (router(view), self.rights);
+        let admit = |stream: &UnixStream| rights.admit(&whole, stream.peer_cred().ok()?.uid());
+        web::serve_unix(self.listener, admit).await;
     }
 }
 
-/// [`AdminSocket::bind`] and [`AdminSocket::serve`] in one.
-///
-/// # Errors
-/// [`AdminError`] when the socket cannot be had.
-pub async fn serve(socket: &Path, view: Arc<dyn AgentView>) -> Result<(), AdminError> {
-    AdminSocket::bind(socket)?.serve(view).await;
-    Ok(())
-}
-
-fn check_directory(socket: &Path) -> Result<(), AdminError> {
+fn check_directory(socket: &Path, mode: u32) -> Result<(), AdminError> {
     let failed = |error| AdminError::Io(socket.into(), error);
     let Some(directory) = socket.parent() else { return Ok(()) };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     let metadata = fs::metadata(directory).map_err(failed)?;
     let ours = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
-    if ours && metadata.mode() & 0o022 == 0 { Ok(()) } else { Err(AdminError::Directory(directory.into())) }
+    if !ours || metadata.mode() & 0o022 != 0 {
+        return Err(AdminError::Directory(directory.into()));
+    }
+    // More than it is open by now only as far as the settings want it: to pass, not to look around.
+    let opened = metadata.mode() & 0o7777 | mode;
+    fs::set_permissions(directory, Permissions::from_mode(opened)).map_err(failed)
 }
 
 fn remove_stale(socket: &Path) -> Result<(), AdminError> {
@@ -115,20 +116,6 @@ fn remove_stale(socket: &Path) -> Result<(), AdminError> {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(socket).map_err(failed),
         Err(error) => Err(failed(error)),
     }
-}
-
-/// Root and the agent's own user; a socket whose mode was changed opens nothing to others.
-fn is_admin(stream: &UnixStream) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
-    let admitted = may_administer(peer.uid(), geteuid().as_raw());
-    if !admitted {
-        tracing::warn!(uid = peer.uid(), "a user who may not use the admin socket was turned away");
-    }
-    admitted
-}
-
-fn may_administer(peer: u32, own: u32) -> bool {
-    peer == 0 || peer == own
 }
 
 fn router(view: View) -> Router {

@@ -7,7 +7,10 @@ use crate::{
     },
     telemetry::{Recent, Tally},
 };
-use ripstop_config::{Graph, HostName};
+use ripstop_config::{
+    Graph, HostName,
+    agent::{Admin, Principal},
+};
 use ripstop_policy::{BundleId, Content};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::time::Duration;
@@ -42,6 +45,11 @@ pub(crate) fn policy() -> Policy {
 
 struct Fake;
 
+/// The rights where nobody is named.
+fn own() -> Rights {
+    Rights::new(Admin::default(), geteuid().as_raw())
+}
+
 impl AgentView for Fake {
     fn status(&self) -> Status {
         let (v4, v6) = policy().resolver();
@@ -54,6 +62,7 @@ impl AgentView for Fake {
             metrics: None,
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
+            door_warning: None,
             authority: None,
             resolver: Resolver { v4, v6 },
             policy: PolicyStatus {
@@ -208,7 +217,7 @@ pub(crate) fn status() -> Status {
 async fn served<T: Send + 'static>(ask: impl FnOnce(Client) -> T + Send + 'static) -> T {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/agent.sock");
-    let socket = AdminSocket::bind(&path).unwrap();
+    let socket = AdminSocket::bind(&path, own()).unwrap();
     let server = tokio::spawn(socket.serve(Arc::new(Fake)));
     let answer = tokio::task::spawn_blocking(move || ask(Client::new(&path))).await.unwrap();
     server.abort();
@@ -317,7 +326,7 @@ async fn the_socket_is_its_owners_alone_and_goes_with_the_server() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/agent.sock");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let socket = AdminSocket::bind(&path).unwrap();
+    let socket = AdminSocket::bind(&path, own()).unwrap();
     assert_eq!(mode(&path), 0o600);
     assert_eq!(mode(path.parent().unwrap()), 0o700);
     drop(socket);
@@ -330,11 +339,11 @@ async fn only_a_dead_socket_is_taken_away() {
     let path = directory.path().join("agent.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "left behind as after kill -9");
-    let first = AdminSocket::bind(&path).unwrap();
-    assert!(matches!(AdminSocket::bind(&path), Err(AdminError::InUse(_))));
+    let first = AdminSocket::bind(&path, own()).unwrap();
+    assert!(matches!(AdminSocket::bind(&path, own()), Err(AdminError::InUse(_))));
     drop(first);
     fs::write(&path, "precious").unwrap();
-    assert!(matches!(AdminSocket::bind(&path), Err(AdminError::NotASocket(_))));
+    assert!(matches!(AdminSocket::bind(&path, own()), Err(AdminError::NotASocket(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
@@ -342,12 +351,77 @@ async fn only_a_dead_socket_is_taken_away() {
 async fn a_directory_that_others_write_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
-    let error = AdminSocket::bind(&directory.path().join("agent.sock")).unwrap_err();
+    let error = AdminSocket::bind(&directory.path().join("agent.sock"), own()).unwrap_err();
     assert!(matches!(error, AdminError::Directory(_)), "{error}");
 }
 
-#[test]
-fn root_and_the_agents_user_are_let_in() {
-    assert!(may_administer(0, 1000) && may_administer(1000, 1000));
-    assert!(!may_administer(1001, 1000) && !may_administer(1000, 0));
+/// Asks as another user, whose rights are these.
+async fn as_other(admin: Admin, ask: impl FnOnce(&Path) -> Vec<(u16, String)> + Send + 'static) -> Vec<(u16, String)> {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = directory.path().join("run/agent.sock");
+    let socket = AdminSocket::bind(&path, Rights::new(admin, u32::MAX)).unwrap();
+    let server = tokio::spawn(socket.serve(Arc::new(Fake)));
+    let answers = tokio::task::spawn_blocking(move || ask(&path)).await.unwrap();
+    server.abort();
+    answers
+}
+
+/// Status and body of a request that curl makes as the user 64 901.
+fn curl(socket: &Path, arguments: &[&str]) -> (u16, String) {
+    let mut command = std::process::Command::new("curl");
+    std::os::unix::process::CommandExt::uid(&mut command, 64_901);
+    command.args(["-sS", "-w", "\n%{http_code}", "--unix-socket"]).arg(socket).args(arguments);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let (body, status) = said.trim().rsplit_once('\n').unwrap_or((&said, "0"));
+    (status.parse().unwrap_or(0), body.to_owned())
+}
+
+fn both(socket: &Path) -> Vec<(u16, String)> {
+    vec![
+        curl(socket, &["http://agent/v1/status"]),
+        curl(socket, &["-X", "POST", "http://agent/v1/detach?workload=a%20b"]),
+        curl(socket, &["-X", "PUT", "--data", "x", "http://agent/v1/policy"]),
+    ]
+}
+
+/// Only root can be another user.
+fn can_be_another() -> bool {
+    let can = geteuid().is_root() && std::process::Command::new("curl").arg("-V").output().is_ok();
+    if !can {
+        eprintln!("SKIPPED: root and curl are needed to ask as another user");
+    }
+    can
+}
+
+#[tokio::test]
+async fn to_read_and_to_change_are_two_rights() {
+    if !can_be_another() {
+        return;
+    }
+    let named = || vec![Principal::Uid(64_901)];
+    let reader = as_other(Admin { read: named(), change: Vec::new() }, both).await;
+    assert!(reader[0].0 == 200 && reader[0].1.contains("shop.yaml"), "{reader:?}");
+    for refused in &reader[1..] {
+        assert!(
+            refused.0 == 403 && refused.1.contains("user 64901") && refused.1.contains("admin.change"),
+            "{refused:?}"
+        );
+    }
+    let changer = as_other(Admin { read: Vec::new(), change: named() }, both).await;
+    assert_eq!(changer.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [200, 200, 409], "{changer:?}");
+    let stranger = as_other(Admin { read: vec![Principal::Uid(1)], change: Vec::new() }, both).await;
+    for refused in &stranger {
+        assert!(refused.0 == 403 && refused.1.contains("admin.read"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_reaches_the_socket_while_nobody_is_named() {
+    if !can_be_another() {
+        return;
+    }
+    let refused = as_other(Admin::default(), both).await;
+    assert!(refused.iter().all(|(status, said)| *status == 0 && said.contains("connect")), "{refused:?}");
 }

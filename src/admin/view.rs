@@ -126,6 +126,9 @@ pub struct Status {
     /// What is wrong with its certificate: that it is not renewed, or expires soon.
     #[serde(default)]
     pub certificate_warning: Option<String>,
+    /// What is wrong with the process that enters namespaces for it.
+    #[serde(default)]
+    pub door_warning: Option<String>,
     /// The directory of the fabric's authority, if this host holds it.
     #[serde(default)]
     pub authority: Option<PathBuf>,

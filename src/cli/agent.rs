@@ -3,8 +3,13 @@
 use super::{
     Exit,
     args::{self, LogFormat},
+    door,
 };
-use crate::files;
+use crate::{
+    confine,
+    fabric::{self, Opened},
+    files, kernel,
+};
 use anyhow::Context;
 use ripstop_config::AgentConfig;
 use std::io::{self, IsTerminal};
@@ -24,7 +29,18 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
         .context("the agent's settings cannot be had; run it as root, and name their file with --config")?;
     let config = AgentConfig::parse(&path.display().to_string(), &text);
     let config = config.map_err(|mistakes| files::mistakes_in(path, &mistakes))?;
-    crate::fabric::run(config)?;
+    let door = match &agent.door {
+        Some(socket) => {
+            fabric::preflight(&kernel::preflight_with_door())?;
+            Opened::by_other(door::connect(socket)?)
+        }
+        None => {
+            fabric::preflight(&kernel::preflight())?;
+            Opened::start()?
+        }
+    };
+    confine::agent(&config)?;
+    fabric::run(config, door)?;
     Ok(Exit::Ok)
 }
 

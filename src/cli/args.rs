@@ -39,6 +39,8 @@ pub(super) enum Command {
     /// Build three hosts in network namespaces and make real requests between them
     Demo(Demo),
     #[command(hide = true)]
+    Door,
+    #[command(hide = true)]
     DemoServe(crate::demo::ServeArgs),
     /// Run a command as a workload: its namespace or user, its resolver
     Exec(Exec),
@@ -142,6 +144,9 @@ pub(super) struct Agent {
     /// How to write the log
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
+    /// The socket of a door, which enters namespaces for the agent; else the agent starts its own
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(super) door: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -328,6 +333,9 @@ pub(super) struct Cleanup {
     /// The agent's run directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "/run/ripstop")]
     pub(super) run: PathBuf,
+    /// The socket of a door, for who may not enter namespaces
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(super) door: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

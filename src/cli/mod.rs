@@ -18,6 +18,7 @@ mod change;
 mod check;
 mod diff;
 mod dns;
+mod door;
 mod drain;
 mod exec;
 mod explain;
@@ -42,7 +43,11 @@ mod token;
 mod top;
 mod workloads;
 
-use crate::{admin::ClientError, demo, kernel};
+use crate::{
+    admin::ClientError,
+    demo,
+    kernel::{self, Doorway},
+};
 use anyhow::{Context, bail};
 use args::{
     Arguments, CaCommand, Command, DnsCommand, GraphCommand, OperatorCommand,
@@ -82,6 +87,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let output = Output::new(arguments.output);
     match arguments.command {
         Command::Agent(agent) => agent::run(&agent),
+        Command::Door => door::run(),
         Command::Demo(demo) => demo::run(demo.once).map(|()| Exit::Ok),
         Command::DemoServe(serve) => demo::serve(serve).map(|()| Exit::Ok),
         Command::Exec(command) => exec::run(&command),
@@ -132,8 +138,13 @@ fn undo(cleanup: &args::Cleanup, output: &Output) -> anyhow::Result<Exit> {
     if !cleanup.run.exists() {
         bail!("{} does not exist, so no agent ran with it; name the agent's `run:` directory", cleanup.run.display());
     }
-    let undo = if cleanup.sessions_only { kernel::reset_sessions } else { kernel::cleanup };
-    let report = undo(&cleanup.run).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
+    let undo = if cleanup.sessions_only { kernel::reset_sessions } else { kernel::cleanup_through };
+    let doorway = match &cleanup.door {
+        Some(socket) => Doorway::Process(door::connect(socket)?),
+        None => Doorway::Here,
+    };
+    let report =
+        undo(&cleanup.run, &doorway).with_context(|| format!("failed to clean up {}", cleanup.run.display()))?;
     output.show(&report, || format!("{report}\n"))?;
     Ok(Exit::Ok)
 }

@@ -18,8 +18,15 @@ const UNIT: &str = "ripstop.service";
 const UNITS: &str = "/etc/systemd/system";
 /// The unit as it is packaged, with what it says of the binary and the settings.
 const PACKAGED: &str = include_str!("../../packaging/ripstop.service");
-const PACKAGED_BINARY: &str = "ExecStart=/usr/local/bin/ripstop ";
+const PACKAGED_BINARY: &str = "/usr/local/bin/ripstop ";
+/// The units by which its door is started.
+const DOORS: [(&str, &str); 2] = [
+    ("ripstop-door.socket", include_str!("../../packaging/ripstop-door.socket")),
+    ("ripstop-door@.service", include_str!("../../packaging/ripstop-door@.service")),
+];
 const PACKAGED_SETTINGS: &str = "/etc/ripstop/agent.yaml";
+/// Where the unit sees nothing of the host's (`ProtectHome=`, `PrivateTmp=`).
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 /// Longest wait for an agent to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
@@ -74,10 +81,15 @@ fn by_systemd(binary: &Path, settings: &Path) -> anyhow::Result<()> {
         }
     };
     if run(&["cat", UNIT]).is_err() {
-        let start = format!("ExecStart={} ", binary.display());
-        let path = Path::new(UNITS).join(UNIT);
-        fs::write(&path, PACKAGED.replace(PACKAGED_BINARY, &start))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(hidden) = HIDDEN.iter().find(|hidden| binary.starts_with(hidden)) {
+            bail!("{UNIT} sees nothing in {hidden}: put {} in /usr/local/bin, and run it from there", binary.display());
+        }
+        let binary = format!("{} ", binary.display());
+        for (unit, packaged) in [(UNIT, PACKAGED)].into_iter().chain(DOORS) {
+            let path = Path::new(UNITS).join(unit);
+            fs::write(&path, packaged.replace(PACKAGED_BINARY, &binary))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         run(&["daemon-reload"])?;
     }
     run(&["enable", "--now", UNIT])?;
@@ -133,7 +145,8 @@ mod tests {
 
     #[test]
     fn the_packaged_unit_is_the_one_that_is_changed() {
-        assert_eq!(PACKAGED.matches(PACKAGED_BINARY).count(), 1);
-        assert!(PACKAGED.contains(&format!("agent --config {PACKAGED_SETTINGS}\n")));
+        assert_eq!(PACKAGED.matches(PACKAGED_BINARY).count(), 2);
+        assert_eq!(DOORS.map(|(_, unit)| unit.matches(PACKAGED_BINARY).count()), [0, 1]);
+        assert!(PACKAGED.contains(&format!("agent --config {PACKAGED_SETTINGS} --door /run/ripstop-door.sock\n")));
     }
 }

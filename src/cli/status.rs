@@ -48,7 +48,7 @@ fn agent(status: &Status) -> String {
     line("sessions", &format!("{} open", status.sessions_open));
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
     line("certificate", &format!("good until {}{}", status.certificate_expires, left(&status.certificate_expires)));
-    if let Some(warning) = &status.certificate_warning {
+    for warning in status.certificate_warning.iter().chain(&status.door_warning) {
         line("", &format!("WARNING: {warning}"));
     }
     line("policy", &policy_line(policy));

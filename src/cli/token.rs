@@ -7,8 +7,9 @@ use super::{
     socket,
 };
 use crate::admin::TokenStatus;
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use comfy_table::Cell;
+use ripstop_transport::enrol::TokenId;
 
 /// Makes a token and shows it, this once.
 pub(super) fn create(create: &TokenCreate, output: &Output) -> anyhow::Result<Exit> {
@@ -33,12 +34,13 @@ pub(super) fn list(list: &TokenList, output: &Output) -> anyhow::Result<Exit> {
 
 /// Makes a token good for nothing.
 pub(super) fn revoke(revoke: &TokenRevoke, output: &Output) -> anyhow::Result<Exit> {
-    if !socket::one(&revoke.socket)?.revoke_token(revoke.id)? {
-        bail!("there is no token {}; `ripstop token list` shows those there are", revoke.id);
+    // What is no name may be a token itself, and is not repeated.
+    let id: TokenId =
+        revoke.id.parse().context("that is no token's name; `ripstop token list` shows those there are")?;
+    if !socket::one(&revoke.socket)?.revoke_token(id)? {
+        bail!("there is no token {id}; `ripstop token list` shows those there are");
     }
-    output.show(&serde_json::json!({ "revoked": revoke.id }), || {
-        format!("The token {} is good for nothing now.\n", revoke.id)
-    })?;
+    output.show(&serde_json::json!({ "revoked": id }), || format!("The token {id} is good for nothing now.\n"))?;
     Ok(Exit::Ok)
 }
 

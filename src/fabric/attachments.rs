@@ -8,7 +8,7 @@ use super::{
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
     interface::Owner,
-    kernel::{Kernel, host_resolver},
+    kernel::Kernel,
     telemetry::Unready,
 };
 use anyhow::Context as _;
@@ -63,7 +63,7 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
 /// host without it, which is no reason to serve nobody.
 fn resolv_conf(shared: &Shared) {
     let (resolver, _) = shared.policy().resolver();
-    let made = if shared.wants_resolv_conf() { host_resolver::install(resolver) } else { Ok(()) };
+    let made = if shared.wants_resolv_conf() { shared.door.doorway.install_host_resolver(resolver) } else { Ok(()) };
     if let Err(error) = made {
         tracing::error!("{:#}", anyhow::Error::new(error).context("`dns.resolv-conf` is not done"));
     }

@@ -4,6 +4,7 @@ use super::{
     plan::{self, Waiting},
     process::Process,
 };
+use crate::kernel::Doorway;
 use ripstop_config::WorkloadId;
 use std::{
     collections::BTreeMap,
@@ -39,12 +40,15 @@ impl Hand {
     ///
     /// # Errors
     /// What is wrong with it, for people.
-    pub(super) fn netns(name: &str) -> Result<Self, String> {
+    pub(super) fn netns(name: &str, doorway: &Doorway) -> Result<Self, String> {
         let path = plan::netns_path(name);
-        if !path.exists() {
-            return Err(format!("there is no network namespace {}", path.display()));
+        match doorway.identify(&path) {
+            Ok(_) => Ok(Self::Netns(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(format!("there is no network namespace {}", path.display()))
+            }
+            Err(error) => Err(format!("failed to look at the network namespace {}: {error}", path.display())),
         }
-        Ok(Self::Netns(path))
     }
 
     /// Where the workload is.
@@ -90,10 +94,10 @@ impl ByHand {
 
 /// What may be said by hand of a workload: where it is only if it has a namespace by the graph, as its endpoint is reached
 /// accordingly.
-pub(super) fn hand(pid: Option<u32>, netns: Option<&str>) -> Result<Option<Hand>, String> {
+pub(super) fn hand(pid: Option<u32>, netns: Option<&str>, doorway: &Doorway) -> Result<Option<Hand>, String> {
     match (pid, netns) {
         (Some(pid), None) => Hand::process(pid).map(Some),
-        (None, Some(name)) => Hand::netns(name).map(Some),
+        (None, Some(name)) => Hand::netns(name, doorway).map(Some),
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err("both a process and a namespace are given; keep one".into()),
     }
@@ -105,9 +109,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_said_at_once() {
-        let said = Hand::netns("nonexistent").unwrap_err();
+        let said = Hand::netns("nonexistent", &Doorway::Here).unwrap_err();
         assert!(said.contains("/run/netns/nonexistent"), "{said}");
         assert!(Hand::process(u32::MAX).unwrap_err().contains("no process"));
-        assert!(hand(Some(1), Some("web")).unwrap_err().contains("keep one"));
+        assert!(hand(Some(1), Some("web"), &Doorway::Here).unwrap_err().contains("keep one"));
     }
 }

@@ -1,6 +1,8 @@
 //! The agent: from its settings to a running host of the fabric, and back to a clean one.
 //!
-//! 1. Check what can be checked without changing anything: rights, identity, graph, addresses in use.
+//! 1. Check what can be checked without changing anything: rights, identity, graph, addresses in use. Between the rights and
+//!    the rest, while there is one thread, the door is started and all rights but its own few are given up
+//!    ([`crate::confine`]).
 //! 2. Take the run directory, and the addresses.
 //! 3. Start the data thread (QUIC, interfaces, sessions); this thread keeps admin, metrics, DNS forwarding, reloads and the
 //!    carrier of signed policies, so that a scrape never costs a packet.
@@ -15,6 +17,7 @@ mod carrier;
 mod certificate;
 mod containers;
 mod data;
+mod door;
 mod enrolment;
 mod forward;
 mod load;
@@ -31,14 +34,19 @@ mod stage;
 mod watch;
 
 use crate::{
-    admin::{AdminSocket, SOCKET},
-    kernel::{self, Kernel},
+    admin::{AdminSocket, Rights, SOCKET},
+    kernel::{Kernel, Missing},
     session::context::Control,
     telemetry::{self, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
+use door::Doorkeeper;
+pub use door::Opened;
 use enrolment::Enrolment;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::geteuid,
+};
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
 use shared::Shared;
@@ -55,20 +63,22 @@ const RECORDS_MAX: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What kept it from starting, with what to do about it; nothing is left half set up.
-pub fn run(config: AgentConfig) -> anyhow::Result<()> {
+pub fn run(config: AgentConfig, door: Opened) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     runtime.block_on(async {
         // First, as a signal that nobody listens to ends the process.
         let signals = Signals::listen()?;
-        preflight()?;
         let identity = load::identity(&config)?;
         let start = load::start(&config, identity.fabric())?;
-        serve(config, identity, start, signals).await
+        serve(config, identity, start, door, signals).await
     })
 }
 
-fn preflight() -> anyhow::Result<()> {
-    let missing = kernel::preflight();
+/// Whether this host can run an agent.
+///
+/// # Errors
+/// All that is missing, with what to do about it.
+pub fn preflight(missing: &[Missing]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -104,13 +114,20 @@ impl Signals {
     }
 }
 
-async fn serve(config: AgentConfig, identity: Identity, start: load::Start, signals: Signals) -> anyhow::Result<()> {
+async fn serve(
+    config: AgentConfig,
+    identity: Identity,
+    start: load::Start,
+    door: Opened,
+    signals: Signals,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    // First, as another agent that already runs would hold everything else too.
-    let kernel = Arc::new(Kernel::lock(&config.run)?);
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");
     let metrics = instruments::install().context("failed to set up metrics")?;
+    let door = Doorkeeper::watch(door, readiness.clone())?;
+    // Before all else, as another agent that already runs would hold everything else too.
+    let kernel = Arc::new(Kernel::lock(&config.run, Arc::clone(&door.doorway))?);
     instruments::build_info();
     if let Some(address) = config.metrics {
         let listener = telemetry::http::bind(address).await?;
@@ -118,28 +135,15 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
     } else {
         tokio::spawn(telemetry::http::upkeep(metrics));
     }
-    let admin = AdminSocket::bind(&config.run.join(SOCKET))?;
+    let admin = AdminSocket::bind(&config.run.join(SOCKET), Rights::new(config.admin.clone(), geteuid().as_raw()))?;
     let enrolment = Enrolment::prepare(&config, &identity).await?;
     let records = RecordLog::start(&config.sessions)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let control = Control { forward: forward.queries.clone(), requests, policies: start.policies() };
-    let policy = Arc::clone(&start.policy);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        host = %config.host,
-        fabric = %policy.fabric(),
-        policy = %policy.digest(),
-        version = %policy.version(),
-        listen = %config.listen,
-        metrics = config.metrics.map(tracing::field::display),
-        "starting"
-    );
-    if let Some(error) = &start.error {
-        tracing::error!("{error}");
-    }
-    let data = data::start(&config, identity, policy, records.clone(), control).await?;
-    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records);
+    announce(&config, &start);
+    let data = data::start(&config, identity, Arc::clone(&start.policy), records.clone(), control).await?;
+    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records, door);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();
@@ -153,6 +157,23 @@ async fn serve(config: AgentConfig, identity: Identity, start: load::Start, sign
     let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
     drop(stopping);
     stopped.and(restored).and(written)
+}
+
+fn announce(config: &AgentConfig, start: &load::Start) {
+    let policy = &start.policy;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host = %config.host,
+        fabric = %policy.fabric(),
+        policy = %policy.digest(),
+        version = %policy.version(),
+        listen = %config.listen,
+        metrics = config.metrics.map(tracing::field::display),
+        "starting"
+    );
+    if let Some(error) = &start.error {
+        tracing::error!("{error}");
+    }
 }
 
 async fn run_until_told(

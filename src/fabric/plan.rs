@@ -4,7 +4,7 @@ use super::{by_hand::ByHand, containers::Containers};
 use crate::{
     admin::BY_HAND,
     kernel::{
-        AttachPlan, Cgroup, LINKS, Place,
+        AttachPlan, Cgroup, Doorway, LINKS, Place,
         netns::{self, NsId},
     },
 };
@@ -42,12 +42,14 @@ pub(super) struct Waiting {
 pub(super) struct Sources<'s> {
     pub(super) containers: &'s Containers,
     pub(super) by_hand: &'s ByHand,
+    /// Who looks at namespaces that the agent may not look at.
+    pub(super) doorway: &'s Doorway,
 }
 
 /// What the interface of a workload is to be; the error says what it waits for.
 pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>) -> Result<Planned, Waiting> {
     let (place, namespace) = match sources.by_hand.get(&entry.id) {
-        Some(hand) => in_namespace(hand.network()?)?,
+        Some(hand) => in_namespace(hand.network()?, sources)?,
         None => place(entry, sources)?,
     };
     let (resolver, _) = policy.resolver();
@@ -65,11 +67,11 @@ pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>)
 
 fn place(entry: &WorkloadEntry, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
     let place = match &entry.run {
-        Run::Netns(name) => return in_namespace(netns_path(name)),
+        Run::Netns(name) => return in_namespace(netns_path(name), sources),
         Run::Container(container) => {
             let network = sources.containers.find(container)?.network();
             let ended = |error: io::Error| waiting(&error, &format!("the container with the {container}"));
-            return in_namespace(network.map_err(ended)?);
+            return in_namespace(network.map_err(ended)?, sources);
         }
         Run::User(User::Id(uid)) => Place::User { uid: *uid },
         Run::User(User::Name(name)) => Place::User { uid: user_id(name)? },
@@ -82,8 +84,9 @@ fn place(entry: &WorkloadEntry, sources: Sources<'_>) -> Result<(Place, Option<N
     Ok((place, None))
 }
 
-fn in_namespace(path: PathBuf) -> Result<(Place, Option<NsId>), Waiting> {
-    let id = NsId::of(&path).map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
+fn in_namespace(path: PathBuf, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
+    let id = sources.doorway.identify(&path);
+    let id = id.map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
     Ok((Place::Netns(path), Some(id)))
 }
 

@@ -1,11 +1,13 @@
 //! What the control thread and the admin API know of the running agent.
 
+mod view;
+
 use super::{
-    asks,
-    by_hand::{self, ByHand, Hand},
+    by_hand::{ByHand, Hand},
     certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
+    door::Doorkeeper,
     forward::Forward,
     load::{self, Source, Start},
     members, neighbours,
@@ -13,14 +15,11 @@ use super::{
     signed::{Refusal, Signed},
 };
 use crate::{
-    admin::{
-        AgentView, Attempt, HostPolicy, Kept, LiveSession, PolicyStatus, Pong, Resolved, Resolver, Running, Staged,
-        Standing, Status, WorkloadState, WorkloadStatus, names,
-    },
+    admin::{AgentView, PolicyStatus, WorkloadState, WorkloadStatus},
     authority::Authority,
     telemetry::{Recent, RecordLog, instruments},
 };
-use ripstop_config::{AgentConfig, HostName, PolicyVersion, WorkloadId};
+use ripstop_config::{AgentConfig, HostName, WorkloadId};
 use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_transport::PeerState;
 use std::{
@@ -28,7 +27,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::Notify;
@@ -63,6 +62,8 @@ pub(super) struct Shared {
     pub(super) containers: Arc<Containers>,
     /// What was said of workloads by hand.
     pub(super) by_hand: ByHand,
+    /// Who enters namespaces.
+    pub(super) door: Arc<Doorkeeper>,
 }
 
 /// The policy in force, and what became of the last attempt to change it.
@@ -82,6 +83,7 @@ impl Shared {
         data: DataHandle,
         forward: Forward,
         records: &RecordLog,
+        door: Arc<Doorkeeper>,
     ) -> Arc<Self> {
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
@@ -102,6 +104,7 @@ impl Shared {
             changed: Arc::default(),
             containers: Arc::default(),
             by_hand: ByHand::default(),
+            door,
         })
     }
 
@@ -163,7 +166,7 @@ impl Shared {
 
     /// Where workloads are that the graph alone does not find.
     pub(super) fn sources(&self) -> Sources<'_> {
-        Sources { containers: &self.containers, by_hand: &self.by_hand }
+        Sources { containers: &self.containers, by_hand: &self.by_hand, doorway: &self.door.doorway }
     }
 
     /// Says something of a workload of this host by hand, and has it done.
@@ -384,121 +387,6 @@ impl Shared {
             instruments::peer(&peer.host, peer.state == PeerState::Up, rtt);
         }
         instruments::peers(up, connecting, down);
-    }
-}
-
-impl AgentView for Shared {
-    fn status(&self) -> Status {
-        let inspection = self.data.inspect(false);
-        let (v4, v6) = self.policy().resolver();
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            host: self.config.host.clone(),
-            fabric: self.policy().fabric().clone(),
-            pid: std::process::id(),
-            started: rfc3339(self.started),
-            metrics: self.config.metrics.map(|address| address.to_string()),
-            certificate_expires: rfc3339(self.certificate.expires().into()),
-            certificate_warning: self.certificate.warning(SystemTime::now()),
-            authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
-            resolver: Resolver { v4, v6 },
-            policy: self.policy_status(),
-            peers: self.data.transport().peers(),
-            peer_policies: self.peer_policies(),
-            workloads: self.workload_statuses(&inspection),
-            services: inspection.services,
-            sessions_open: self.data.stats().sessions(),
-            tally: self.recent.tally(),
-        }
-    }
-
-    fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.loaded().policy)
-    }
-
-    fn reload(&self) -> Result<(), String> {
-        self.try_reload()
-    }
-
-    fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String> {
-        let named = service.map(|text| names::service(&self.policy(), text, None)).transpose();
-        let service = named.map_err(|error| error.to_string())?;
-        let standings = self.data.drain(service.clone(), draining)?;
-        match &service {
-            Some(service) => tracing::info!(%service, draining, "drain"),
-            None => tracing::info!(draining, "drain of all services of this host"),
-        }
-        Ok(standings.into_iter().filter(|one| service.as_ref().is_none_or(|named| one.service == *named)).collect())
-    }
-
-    fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
-        let id = self.by_hand(workload, by_hand::hand(pid, netns)?)?;
-        tracing::info!(workload = %id, pid, netns, "attach, by hand");
-        Ok(id)
-    }
-
-    fn detach(&self, workload: &str) -> Result<WorkloadId, String> {
-        let id = self.by_hand(workload, Some(Hand::Detached))?;
-        tracing::info!(workload = %id, "detach, by hand");
-        Ok(id)
-    }
-
-    fn sessions(&self) -> Vec<LiveSession> {
-        self.data.inspect(true).sessions
-    }
-
-    fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
-        self.data.attempts(within)
-    }
-
-    fn stage(&self, graph: Option<(String, String)>) -> Result<(), String> {
-        self.try_stage(graph)
-    }
-
-    fn staged(&self) -> Result<Option<Staged>, String> {
-        self.data.staged()
-    }
-
-    fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
-        self.signed().ok_or(FROM_A_FILE)?.running(version)
-    }
-
-    fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
-        self.take(bundle).map_err(|why| why.to_string())
-    }
-
-    fn history(&self) -> Result<Vec<Kept>, String> {
-        self.signed().ok_or(FROM_A_FILE)?.history()
-    }
-
-    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
-        let signed = self.signed().ok_or(FROM_A_FILE)?;
-        if signed.watch(Instant::now()) {
-            self.connect_peers();
-        }
-        Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
-    }
-
-    fn records(&self) -> Arc<Recent> {
-        Arc::clone(&self.recent)
-    }
-
-    fn ping(&self, host: &HostName) -> Result<Pong, String> {
-        asks::ping(self.data.transport(), host)
-    }
-
-    fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
-        asks::resolve(&self.policy(), &self.forward.queries, workload, name, kind)
-    }
-
-    fn authority(&self) -> Option<Arc<Authority>> {
-        self.authority.clone()
-    }
-
-    /// As the graph says; a port alone where it does not.
-    fn enrolment_address(&self) -> String {
-        let address = self.address_of(&self.config.host);
-        address.map_or_else(|| format!("HOST:{}", self.config.listen.port()), |address| address.to_string())
     }
 }
 

@@ -8,7 +8,9 @@
 //! every route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
 
 use super::{
-    AttachPlan, Error, HOST_INTERFACES, Place, Tun, guard,
+    AttachPlan, Error, HOST_INTERFACES, Place, Tun,
+    door::{Doorway, Site},
+    guard,
     journal::{Attachment, Journal},
     link, netlink,
     netns::{self, NsId},
@@ -59,6 +61,7 @@ pub(super) fn table_of(slot: u32) -> u32 {
 /// Checks a plan and says what carrying it out will change. `is_left` is what a dead agent left, which stands in nobody's
 /// way.
 pub(super) fn plan_attachment(
+    doorway: &Doorway,
     journal: &Journal,
     is_left: impl Fn(&Attachment) -> bool,
     plan: &AttachPlan,
@@ -71,7 +74,7 @@ pub(super) fn plan_attachment(
     if journal.find(&plan.link).is_some_and(|found| !is_left(found)) {
         return Err(refuse("an interface of this name is attached already"));
     }
-    let id = |path: &Path| NsId::of(path).map_err(|source| Error::namespace("find", path, source));
+    let id = |path: &Path| doorway.identify(path).map_err(|source| Error::namespace("find", path, source));
     let own = id(Path::new(netns::OWN))?;
     let (resolver_for, directories) = resolv::plan(plan);
     let attachment = |namespace: Option<&Path>, id: NsId, slot: Option<u32>| Attachment {
@@ -113,46 +116,33 @@ pub(super) fn plan_attachment(
 }
 
 /// Checks that nothing of anyone else is where the interface is to be: undoing a failed attachment would take it too.
-pub(super) fn check_place(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
+pub(super) fn check_place(site: &Site<'_>, plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
     let tables = attachment.slot.map_or(vec![MAIN, ISOLATED_TABLE], |slot| vec![table_of(slot)]);
-    let check = || {
-        let taken = link::exists(&plan.link)?;
-        let attached = netlink::run(async |handle: Handle| route::has_interface(&handle, &tables).await)?;
-        let why = match (taken, attached) {
-            (false, false) => return Ok(()),
-            (true, _) => "a link of this name is there, and is not ours: delete it, or rename the workload",
-            (false, true) => {
-                "an interface of the fabric is there already: one workload has one, and one agent makes it"
-            }
-        };
-        Err(Error::Plan { link: plan.link.clone(), why: why.to_owned() })
+    let taken = link::exists_at(site, &plan.link)?;
+    let attached = netlink::run_at(site, async |handle: Handle| route::has_interface(&handle, &tables).await)?;
+    let why = match (taken, attached) {
+        (false, false) => return Ok(()),
+        (true, _) => "a link of this name is there, and is not ours: delete it, or rename the workload",
+        (false, true) => "an interface of the fabric is there already: one workload has one, and one agent makes it",
     };
-    match &plan.place {
-        Place::Netns(path) => netns::run_in(path, check)?,
-        Place::User { .. } | Place::Cgroup(_) | Place::Host => check(),
-    }
+    Err(Error::Plan { link: plan.link.clone(), why: why.to_owned() })
 }
 
 /// Deletes the interface that a dead agent left, if the kernel has not done so yet; its routes go with it.
-pub(super) fn remove_link(attachment: &Attachment) -> Result<(), Error> {
-    let remove = || {
-        let deleting = async |handle: Handle| link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await;
-        netlink::run(deleting).map(drop)
-    };
-    match &attachment.namespace {
-        Some(path) => netns::run_in(path, remove)?,
-        None => remove(),
-    }
+pub(super) fn remove_link(site: &Site<'_>, attachment: &Attachment) -> Result<(), Error> {
+    let deleting = async |handle: Handle| link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await;
+    netlink::run_at(site, deleting).map(drop)
 }
 
 /// Carries a plan out. On failure the caller undoes the attachment.
-pub(super) fn attach(plan: &AttachPlan, attachment: &Attachment) -> Result<Tun, Error> {
-    let create = || create_here(plan, attachment.slot);
-    let tun = match &plan.place {
-        Place::Netns(path) => netns::run_in(path, create)??,
-        Place::User { .. } | Place::Cgroup(_) | Place::Host => create()?,
-    };
-    resolv::create(plan, attachment)?;
+pub(super) fn attach(
+    doorway: &Doorway,
+    site: &Site<'_>,
+    plan: &AttachPlan,
+    attachment: &Attachment,
+) -> Result<Tun, Error> {
+    let tun = create(site, plan, attachment.slot)?;
+    resolv::create(doorway, plan, attachment)?;
     Ok(tun)
 }
 
@@ -178,12 +168,12 @@ fn free_slot(journal: &Journal) -> Option<u32> {
     (0..HOST_INTERFACES).find(|slot| !taken(*slot))
 }
 
-/// Creates the device in the calling thread's namespace and configures it.
-fn create_here(plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
-    guard::install(plan, slot)?;
-    let tun = Tun::create(&plan.link).map_err(|source| Error::Tun { link: plan.link.clone(), source })?;
-    let has_v6 = netlink::run(async |handle: Handle| configure(&handle, plan, slot).await)?;
-    Ok(tun.with_v6(has_v6))
+/// Creates the device and configures it.
+fn create(site: &Site<'_>, plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
+    guard::install(site, plan, slot)?;
+    let device = site.device(&plan.link)?;
+    let has_v6 = netlink::run_at(site, async |handle: Handle| configure(&handle, plan, slot).await)?;
+    Ok(Tun::of(device, &plan.link, has_v6))
 }
 
 /// Gives the device its addresses and routes; `false` where it can have no IPv6.
@@ -209,7 +199,7 @@ async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Res
     link::add_address(handle, index, plan.v4.into(), 32).await?;
     let has_v6 = add_v6_address(handle, index, plan.v6).await?;
     if let Place::Cgroup(_) = plan.place {
-        check_sources_by_mark(&plan.link);
+        check_sources_by_mark(handle, index, &plan.link).await;
     }
     let lead = async |table: u32, to: IpNet, metric: u32| {
         let via = Via::Interface { index, source: source_for(plan, to), metric };
@@ -242,9 +232,9 @@ fn metric_in_main(plan: &AttachPlan, slot: Option<u32>) -> Option<u32> {
 }
 
 /// Lets a strict rp_filter find the way back by the mark that the guard gives to what arrives. Without one it does nothing,
-/// so that a read-only /proc/sys, as in some containers, is no mistake by itself.
-fn check_sources_by_mark(link: &str) {
-    if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/src_valid_mark"), "1") {
+/// so that a kernel that refuses is no mistake by itself.
+async fn check_sources_by_mark(handle: &Handle, index: u32, link: &str) {
+    if let Err(error) = link::check_sources_by_mark(handle, index).await {
         tracing::warn!(link, %error, "failed to set src_valid_mark; if rp_filter is 1, set it to 2 on this host");
     }
 }

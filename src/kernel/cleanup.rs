@@ -8,9 +8,10 @@
 use super::{
     Error,
     attach::table_of,
-    guard, host_resolver,
+    door::{Doorway, Site},
+    guard,
     journal::{Attachment, Journal},
-    netlink, netns, resolv,
+    netlink, resolv,
     route::{self, MAIN},
     sockets,
 };
@@ -74,10 +75,18 @@ impl fmt::Display for Report {
 ///
 /// [`Kernel::open`]: super::Kernel::open
 pub fn cleanup(run_dir: &Path) -> Result<Report, Error> {
+    cleanup_through(run_dir, &Doorway::Here)
+}
+
+/// The same, other namespaces being entered by a doorway.
+///
+/// # Errors
+/// As [`cleanup`].
+pub fn cleanup_through(run_dir: &Path, doorway: &Doorway) -> Result<Report, Error> {
     let mut journal = Journal::open(run_dir)?;
-    let sockets = reset_sockets(journal.entries());
-    let replayed = replay(&mut journal);
-    let files = usize::from(host_resolver::restore()?);
+    let sockets = reset_sockets(doorway, journal.entries());
+    let replayed = replay(doorway, &mut journal);
+    let files = doorway.restore_host_resolver()?;
     replayed.map(|report| Report { sockets, files: report.files + files, ..report })
 }
 
@@ -85,24 +94,24 @@ pub fn cleanup(run_dir: &Path) -> Result<Report, Error> {
 ///
 /// # Errors
 /// [`Error::Locked`] while an agent uses the directory; [`Error::CorruptJournal`] when it is not known where to look.
-pub fn reset_sessions(run_dir: &Path) -> Result<Report, Error> {
+pub fn reset_sessions(run_dir: &Path, doorway: &Doorway) -> Result<Report, Error> {
     let journal = Journal::open(run_dir)?;
     journal.check()?;
-    Ok(Report { sockets: reset_sockets(journal.entries()), ..Report::default() })
+    Ok(Report { sockets: reset_sockets(doorway, journal.entries()), ..Report::default() })
 }
 
 /// Ends the sockets of the sessions of these interfaces; says how many. What is not possible is logged: it costs waiting,
 /// not safety.
-pub(super) fn reset_sockets(attachments: &[Attachment]) -> usize {
+pub(super) fn reset_sockets(doorway: &Doorway, attachments: &[Attachment]) -> usize {
     let mut seen = HashSet::new();
     let namespaces = attachments.iter().filter(|one| !one.fabric.is_empty() && seen.insert(one.id));
     let reset = |attachment: &Attachment| {
-        let hint = attachment.namespace.as_deref().unwrap_or(Path::new(netns::OWN));
-        let Some(file) = netns::find(attachment.id, Some(hint)) else { return 0 };
-        let tried = netns::run_in_file(&file, hint, || sockets::reset(&attachment.fabric));
-        let failed = match tried {
-            Ok(Ok(ended)) => return ended,
-            Ok(Err(error)) => error.to_string(),
+        let failed = match Site::find(doorway, attachment.id, attachment.namespace.as_deref()) {
+            Ok(None) => return 0,
+            Ok(Some(site)) => match sockets::reset(&site, &attachment.fabric) {
+                Ok(ended) => return ended,
+                Err(error) => error.to_string(),
+            },
             Err(error) => error.to_string(),
         };
         tracing::warn!(link = attachment.link, "programs that wait for a dead session's end wait on: {failed}");
@@ -112,11 +121,11 @@ pub(super) fn reset_sockets(attachments: &[Attachment]) -> usize {
 }
 
 /// Undoes all of a journal.
-pub(super) fn replay(journal: &mut Journal) -> Result<Report, Error> {
+pub(super) fn replay(doorway: &Doorway, journal: &mut Journal) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut failed = purge_corrupt(journal).err();
     for attachment in journal.entries().to_vec() {
-        let undone = undo_attachment(&attachment, true);
+        let undone = undo_attachment(doorway, &attachment, true);
         let struck_out = undone.and_then(|one| {
             report.add(one);
             journal.remove(&attachment.link)
@@ -140,23 +149,22 @@ pub(super) fn purge_corrupt(journal: &mut Journal) -> Result<(), Error> {
 
 /// Undoes one attachment; `standing` says whether to take this host's standing routes too, as with its last `user`
 /// interface.
-pub(super) fn undo_attachment(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
-    let hint = attachment.namespace.as_deref().unwrap_or(Path::new(netns::OWN));
+pub(super) fn undo_attachment(doorway: &Doorway, attachment: &Attachment, standing: bool) -> Result<Report, Error> {
     let mut report = Report::default();
-    match netns::find(attachment.id, Some(hint)) {
+    match Site::find(doorway, attachment.id, attachment.namespace.as_deref())? {
         None => report.gone += 1,
-        Some(file) => report.add(netns::run_in_file(&file, hint, || undo_here(attachment, standing))??),
+        Some(site) => report.add(undo_at(&site, attachment, standing)?),
     }
-    report.files += resolv::remove(attachment)?;
+    report.files += resolv::remove(doorway, attachment)?;
     Ok(report)
 }
 
-fn undo_here(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
+fn undo_at(site: &Site<'_>, attachment: &Attachment, standing: bool) -> Result<Report, Error> {
     let which = |table: u32| match attachment.slot {
         Some(slot) => table == table_of(slot) || (standing && table == MAIN),
         None => true,
     };
-    let mut report = netlink::run(async |handle: Handle| {
+    let mut report = netlink::run_at(site, async |handle: Handle| {
         let links = super::link::delete_link(&handle, &attachment.link, Some(InfoKind::Tun)).await?;
         let mut report = purge(&handle, &which).await?;
         report.links += usize::from(links);
@@ -164,12 +172,12 @@ fn undo_here(attachment: &Attachment, standing: bool) -> Result<Report, Error> {
     })?;
     // Last of all: it holds while the rest goes.
     if attachment.guarded {
-        report.guards += usize::from(guard::remove(&attachment.link)?);
+        report.guards += usize::from(guard::remove(site, &attachment.link)?);
     }
     Ok(report)
 }
 
-/// Deletes our rules and routes of some tables in the calling thread's namespace.
+/// Deletes our rules and routes of some tables.
 async fn purge(handle: &Handle, which: &(dyn Fn(u32) -> bool + Sync)) -> Result<Report, Error> {
     let rules = route::delete_rules(handle, which).await?;
     let routes = route::delete_routes(handle, which).await?;

@@ -69,6 +69,23 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The door was asked for what it does not do, or did what it should not.
+    #[error("the door: {0}")]
+    Door(String),
+    /// The door says no.
+    #[error("{why}")]
+    Refused {
+        /// What it says.
+        why: String,
+        /// The system's error number behind it.
+        code: Option<i32>,
+    },
+    /// The process that alone may enter namespaces does not answer any more.
+    #[error(
+        "the door, the process that enters namespaces for the agent, has ended: sessions go on, but nothing can be \
+         attached or removed; restart the agent"
+    )]
+    DoorGone,
     /// A thread that does the kernel's work panicked or could not start.
     #[error("failed to run a thread for the kernel's work: {0}")]
     Thread(String),
@@ -83,8 +100,19 @@ impl Error {
             | Self::Namespace { source, .. }
             | Self::Tun { source, .. }
             | Self::Netlink { source, .. } => source.raw_os_error(),
-            Self::Locked { .. } | Self::CorruptJournal { .. } | Self::Plan { .. } | Self::Thread(_) => None,
+            Self::Refused { code, .. } => *code,
+            Self::Locked { .. }
+            | Self::CorruptJournal { .. }
+            | Self::Plan { .. }
+            | Self::Door(_)
+            | Self::DoorGone
+            | Self::Thread(_) => None,
         }
+    }
+
+    /// As an error of the system, whose number it keeps where there is one.
+    pub(super) fn into_io(self) -> io::Error {
+        self.raw_os_error().map_or_else(|| io::Error::other(self), io::Error::from_raw_os_error)
     }
 
     pub(super) fn file(what: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {

@@ -25,7 +25,9 @@
 use super::{
     AttachPlan, Cgroup, Error, Place,
     attach::fabric,
-    cgroup, nft,
+    cgroup,
+    door::Site,
+    nft,
     nft::{Chain, Hook, Kind, Step},
 };
 use ipnet::IpNet;
@@ -49,12 +51,12 @@ pub(super) fn mark_of(slot: u32) -> u32 {
     (u32::from(MARKS) << 16) | slot
 }
 
-/// Sets the guard of an interface up, in the calling thread's namespace; one that stands is replaced at once.
+/// Sets the guard of an interface up; one that stands is replaced at once.
 ///
 /// # Errors
 /// When the kernel has no nf_tables: without it nobody's packets can be told apart for sure.
-pub(super) fn install(plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
-    let installed = nft::replace_table(&table_of(&plan.link), &chains(plan, slot)).map_err(|source| {
+pub(super) fn install(site: &Site<'_>, plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error> {
+    let installed = nft::replace_table(site, &table_of(&plan.link), &chains(plan, slot)).map_err(|source| {
         let what = format!("guard the interface {}{}", plan.link, remedy(&source));
         Error::Netlink { what, source }
     });
@@ -65,14 +67,14 @@ pub(super) fn install(plan: &AttachPlan, slot: Option<u32>) -> Result<(), Error>
 }
 
 /// Removes the guard of one interface; says whether there was one.
-pub(super) fn remove(link: &str) -> Result<bool, Error> {
+pub(super) fn remove(site: &Site<'_>, link: &str) -> Result<bool, Error> {
     let table = table_of(link);
-    remove_where(|name| name == table).map(|removed| removed > 0)
+    remove_where(site, |name| name == table).map(|removed| removed > 0)
 }
 
 /// Removes all guards of the calling thread's namespace; says how many.
 pub(super) fn remove_all() -> Result<usize, Error> {
-    remove_where(|name| name.starts_with(PREFIX))
+    remove_where(&Site::Own, |name| name.starts_with(PREFIX))
 }
 
 fn table_of(link: &str) -> String {
@@ -215,15 +217,15 @@ fn leaving<'a>(plan: &AttachPlan, leaves: &[Step<'a>]) -> Rules<'a> {
     fabric(&plan.ranges).map(|range| [leaves, &[Step::To(range), Step::Refuse]].concat()).collect()
 }
 
-fn remove_where(which: impl Fn(&str) -> bool) -> Result<usize, Error> {
+fn remove_where(site: &Site<'_>, which: impl Fn(&str) -> bool) -> Result<usize, Error> {
     let failed = |source| Error::Netlink { what: "remove a guard".to_owned(), source };
-    let tables = match nft::tables() {
+    let tables = match nft::tables(site) {
         Err(error) if is_absent(&error) => return Ok(0),
         listed => listed.map_err(failed)?,
     };
     let mut removed = 0;
     for table in tables.iter().filter(|name| which(name)) {
-        nft::delete_table(table).map_err(failed)?;
+        nft::delete_table(site, table).map_err(failed)?;
         removed += 1;
     }
     Ok(removed)

@@ -32,13 +32,18 @@ struct Place {
 ///
 /// # Errors
 /// When the file is another program's, or cannot be replaced, as where it is mounted into a container.
-pub fn install(resolver: Ipv4Addr) -> Result<(), Error> {
+pub(super) fn install(resolver: Ipv4Addr) -> Result<(), Error> {
     Place::of(Path::new(FILE)).install(resolver)
 }
 
 /// Puts the host's own file back; says whether there was anything to do. One that somebody else has put there since stays.
 pub(super) fn restore() -> Result<bool, Error> {
     Place::of(Path::new(FILE)).restore()
+}
+
+/// Whether there is anything to put back.
+pub(super) fn is_replaced() -> bool {
+    Place::of(Path::new(FILE)).before.exists()
 }
 
 impl Place {

@@ -3,16 +3,25 @@
 //! Each call opens a netlink connection of its own and blocks for about a millisecond: call them inside
 //! [`netns::run_in`](super::netns::run_in).
 
-use super::{Error, netlink};
+use super::{Error, door::Site, netlink};
 use ipnet::IpNet;
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         address::AddressHeaderFlags,
-        link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo},
+        link::{
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+            LinkInfo,
+        },
     },
 };
 use std::{fs::File, net::IpAddr, os::fd::AsRawFd, path::Path};
+
+/// `IFLA_INET_CONF` (linux/if_link.h): settings of IPv4, each by its number.
+const INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_SRC_VMARK` (linux/ip.h).
+const SRC_VALID_MARK: u16 = 24;
 
 /// One end of a pair of links.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +133,11 @@ pub fn delete(link: &str) -> Result<(), Error> {
 /// # Errors
 /// When the kernel does not answer.
 pub fn exists(link: &str) -> Result<bool, Error> {
-    match netlink::run(async |handle: Handle| index_of(&handle, link).await) {
+    exists_at(&Site::Own, link)
+}
+
+pub(super) fn exists_at(site: &Site<'_>, link: &str) -> Result<bool, Error> {
+    match netlink::run_at(site, async |handle: Handle| index_of(&handle, link).await) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         Err(error) => Err(error),
@@ -166,6 +179,16 @@ pub(super) async fn delete_link(handle: &Handle, link: &str, kind: Option<InfoKi
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         deleted => deleted.map(|()| true),
     }
+}
+
+/// Has the source of what arrives by a link checked with its mark (`src_valid_mark`). Over netlink, as /proc/sys may be read-only.
+pub(super) async fn check_sources_by_mark(handle: &Handle, index: u32) -> Result<(), Error> {
+    let mut on = vec![0; 8];
+    DefaultNla::new(SRC_VALID_MARK, 1_u32.to_ne_bytes().to_vec()).emit(&mut on);
+    let setting = AfSpecInet::Other(DefaultNla::new(INET_CONF | NLA_F_NESTED, on));
+    let settings = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![setting])]);
+    let message = LinkUnspec::new_with_index(index).append_extra_attribute(settings).build();
+    handle.link().set(message).execute().await.map_err(|error| Error::netlink("set src_valid_mark", error))
 }
 
 /// Sets a TUN device up: its MTU in bytes, its queue in packets, and no address that the kernel makes up, so that no

@@ -3,10 +3,10 @@
 //! Life of an interface ([`Kernel::attach`]):
 //!
 //! 1. The journal says what is about to change and is on disk before anything does ([`journal`]).
-//! 2. A fresh thread enters the workload's namespace, never a runtime's worker ([`netns`]).
-//! 3. There it creates the TUN device and gives it its addresses, routes, rules and, where needed, its guard ([`attach`],
+//! 2. The door enters the workload's namespace, and hands out sockets and the TUN device that it opens there ([`door`]).
+//! 3. Through them the agent gives the interface its addresses, routes, rules and, where needed, its guard ([`attach`],
 //!    [`guard`]).
-//! 4. The thread ends; the descriptor comes back as a [`Tun`], and carries packets from wherever the agent runs.
+//! 4. The device becomes a [`Tun`], and carries packets from wherever the agent runs.
 //! 5. [`Kernel::detach`], [`Kernel::restore`] or, after a kill, [`cleanup`] undo all of it. The next agent takes over what
 //!    it makes again ([`Kernel::attach`]), so that it stands without a gap, and undoes the rest ([`Kernel::settle`]).
 //!
@@ -16,9 +16,10 @@
 mod attach;
 mod cgroup;
 mod cleanup;
+pub mod door;
 mod error;
 mod guard;
-pub mod host_resolver;
+mod host_resolver;
 mod journal;
 pub mod link;
 mod netlink;
@@ -36,21 +37,24 @@ mod tests_closed;
 mod tun;
 
 pub use cgroup::Cgroup;
-pub use cleanup::{Report, cleanup, reset_sessions};
+pub use cleanup::{Report, cleanup, cleanup_through, reset_sessions};
+pub use door::{Door, Doorway};
 pub use error::Error;
 pub use guard::LINKS;
 pub use owner::{Owner, Programs, SocketOwner, SocketOwners};
-pub use preflight::{Missing, preflight, probes};
+pub use preflight::{Missing, preflight, preflight_with_door, probes};
 pub use route::ROUTE_PROTOCOL;
 pub use tun::{Tun, VNET_HEADER};
 
+use door::Site;
 use journal::{Attachment, Journal};
 use ripstop_config::graph::Ranges;
 use std::{
     collections::BTreeSet,
+    io,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Interfaces of the host's own namespace, of users and control groups: each takes one routing table and one rule priority.
@@ -110,6 +114,7 @@ impl Place {
 /// Dropping it undoes nothing, as a kill would: call [`Kernel::restore`].
 #[derive(Debug)]
 pub struct Kernel {
+    doorway: Arc<Doorway>,
     state: Mutex<State>,
 }
 
@@ -127,21 +132,22 @@ impl Kernel {
     /// [`Error::Locked`] when an agent uses the directory; [`Error::CorruptJournal`] when what is to be undone cannot
     /// be read: then only this namespace was cleaned, and the journal is set aside so that the next start works.
     pub fn open(run_dir: &Path) -> Result<Self, Error> {
-        let kernel = Self::lock(run_dir)?;
+        let kernel = Self::lock(run_dir, Arc::new(Doorway::Here))?;
         kernel.recover()?;
         kernel.settle(&BTreeSet::new())?;
         Ok(kernel)
     }
 
     /// Locks the run directory, creating it if need be. What a killed agent left behind stays until [`Kernel::attach`]
-    /// takes it over or [`Kernel::settle`] undoes it: it keeps traffic from leaving elsewhere.
+    /// takes it over or [`Kernel::settle`] undoes it: it keeps traffic from leaving elsewhere. Other namespaces are
+    /// entered by the doorway.
     ///
     /// # Errors
     /// [`Error::Locked`] when an agent uses the directory.
-    pub fn lock(run_dir: &Path) -> Result<Self, Error> {
+    pub fn lock(run_dir: &Path, doorway: Arc<Doorway>) -> Result<Self, Error> {
         let journal = Journal::open(run_dir)?;
         let left = journal.entries().iter().map(|attachment| attachment.link.clone()).collect();
-        Ok(Self { state: Mutex::new(State { journal, left }) })
+        Ok(Self { doorway, state: Mutex::new(State { journal, left }) })
     }
 
     /// Ends the sockets of a killed agent's sessions, so that nobody waits for them. Call it before the first
@@ -152,7 +158,7 @@ impl Kernel {
     pub fn recover(&self) -> Result<(), Error> {
         let mut state = self.state();
         cleanup::purge_corrupt(&mut state.journal)?;
-        let sockets = cleanup::reset_sockets(state.journal.entries());
+        let sockets = cleanup::reset_sockets(&self.doorway, state.journal.entries());
         if !state.left.is_empty() {
             tracing::warn!(interfaces = state.left.len(), sockets, "an agent did not stop in order; taking over");
         }
@@ -168,7 +174,7 @@ impl Kernel {
         let mut failed = None;
         let over: Vec<_> = state.left.difference(keep).cloned().collect();
         for link in over {
-            failed = failed.or(state.undo(&link).err());
+            failed = failed.or(state.undo(&self.doorway, &link).err());
         }
         failed.map_or(Ok(()), Err)
     }
@@ -180,24 +186,26 @@ impl Kernel {
     pub fn attach(&self, plan: &AttachPlan) -> Result<Tun, Error> {
         let mut state = self.state();
         let is_left = |attachment: &Attachment| state.left.contains(&attachment.link);
-        let fresh = attach::plan_attachment(&state.journal, is_left, plan)?;
+        let fresh = attach::plan_attachment(&self.doorway, &state.journal, is_left, plan)?;
         let rivals = state.journal.entries().iter().filter(|other| is_left(other) && other.link != fresh.link);
         let rivals: Vec<_> = rivals.filter(|other| other.is_rival(&fresh)).map(|other| other.link.clone()).collect();
         for link in rivals {
-            state.undo(&link)?;
+            state.undo(&self.doorway, &link)?;
         }
-        let (attachment, taken_over) = state.take_over(fresh)?;
+        let gone = || Error::namespace("find", fresh.namespace.clone().unwrap_or_default(), io::ErrorKind::NotFound);
+        let site = Site::find(&self.doorway, fresh.id, fresh.namespace.as_deref())?.ok_or_else(gone)?;
+        let (attachment, taken_over) = state.take_over(&self.doorway, &site, fresh)?;
         if !taken_over {
-            attach::check_place(plan, &attachment)?;
+            attach::check_place(&site, plan, &attachment)?;
         }
         state.journal.put(attachment.clone())?;
-        let attached = attach::attach(plan, &attachment);
+        let attached = attach::attach(&self.doorway, &site, plan, &attachment);
         match (&attached, taken_over) {
             (Ok(_), _) => drop(state.left.remove(&plan.link)),
             // What stands goes on keeping traffic in, until it is tried again or settled.
             (Err(_), true) => {}
             (Err(_), false) => {
-                if let Err(error) = state.undo(&plan.link) {
+                if let Err(error) = state.undo(&self.doorway, &plan.link) {
                     tracing::error!(%error, link = %plan.link, "failed to undo a failed attachment");
                 }
             }
@@ -215,7 +223,7 @@ impl Kernel {
         if state.left.contains(link) || state.journal.find(link).is_none() {
             return Ok(());
         }
-        state.undo(link)
+        state.undo(&self.doorway, link)
     }
 
     /// Removes everything that was added: the kernel's state is as it was before.
@@ -223,8 +231,8 @@ impl Kernel {
     /// # Errors
     /// The first thing the kernel refused; the rest is removed all the same, and the journal keeps what is left.
     pub fn restore(&self) -> Result<(), Error> {
-        let replayed = cleanup::replay(&mut self.state().journal).map(|_| ());
-        replayed.and(host_resolver::restore().map(drop))
+        let replayed = cleanup::replay(&self.doorway, &mut self.state().journal).map(|_| ());
+        replayed.and(self.doorway.restore_host_resolver().map(drop))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -236,7 +244,12 @@ impl Kernel {
 impl State {
     /// What becomes of a killed agent's interface of this name: it is taken over if all that stands of it is what would be
     /// made again, else undone.
-    fn take_over(&mut self, fresh: Attachment) -> Result<(Attachment, bool), Error> {
+    fn take_over(
+        &mut self,
+        doorway: &Doorway,
+        site: &Site<'_>,
+        fresh: Attachment,
+    ) -> Result<(Attachment, bool), Error> {
         if !self.left.contains(&fresh.link) {
             return Ok((fresh, false));
         }
@@ -244,20 +257,20 @@ impl State {
             Some(found) => {
                 let Attachment { slot, resolver_for, directories, .. } = found.clone();
                 // Its process may be about to end, and its device with it.
-                attach::remove_link(&fresh)?;
+                attach::remove_link(site, &fresh)?;
                 Ok((Attachment { slot, resolver_for, directories, ..fresh }, true))
             }
             None => {
-                self.undo(&fresh.link)?;
+                self.undo(doorway, &fresh.link)?;
                 Ok((fresh, false))
             }
         }
     }
 
-    fn undo(&mut self, link: &str) -> Result<(), Error> {
+    fn undo(&mut self, doorway: &Doorway, link: &str) -> Result<(), Error> {
         if let Some(attachment) = self.journal.find(link).cloned() {
             let on_host = self.journal.entries().iter().filter(|other| other.slot.is_some()).count();
-            cleanup::undo_attachment(&attachment, on_host <= 1)?;
+            cleanup::undo_attachment(doorway, &attachment, on_host <= 1)?;
             self.journal.remove(link)?;
         }
         self.left.remove(link);

@@ -5,13 +5,18 @@
 
 use super::Error;
 use nix::{
+    libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
+    sys::statfs::{FsType, fstatfs},
 };
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
@@ -23,7 +28,12 @@ pub const DIRECTORY: &str = "/run/netns";
 /// The calling thread's network namespace.
 pub const OWN: &str = "/proc/thread-self/ns/net";
 
+/// The calling process's network namespace.
+pub(super) const OF_PROCESS: &str = "/proc/self/ns/net";
+
 const NONE: Option<&str> = None;
+/// The file system of namespaces (linux/magic.h).
+const FILE_SYSTEM: FsType = FsType(libc::NSFS_MAGIC);
 
 /// Which namespace it is, whatever its name: device and inode of its file, unique while it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -38,8 +48,16 @@ impl NsId {
     /// # Errors
     /// When the path leads nowhere.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        Ok(Self { device: found.dev(), inode: found.ino() })
+        fs::metadata(path).map(|found| Self::found(&found))
+    }
+
+    /// The identity of an open namespace.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        file.metadata().map(|found| Self::found(&found))
+    }
+
+    fn found(found: &fs::Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino() }
     }
 }
 
@@ -129,8 +147,17 @@ pub(super) fn find(id: NsId, hint: Option<&Path>) -> Option<File> {
         .chain(hint.map(Path::to_owned))
         .chain(entries(DIRECTORY))
         .chain(entries("/proc").map(|process| process.join("ns/net")));
-    let mut matching = paths.filter(|path| NsId::of(path).is_ok_and(|found| found == id));
-    matching.find_map(|path| File::open(path).ok())
+    let mut opened = paths.filter_map(|path| open(&path).ok());
+    opened.find(|file| NsId::of_file(file).is_ok_and(|found| found == id))
+}
+
+/// Opens a namespace, and nothing else: to open a device, a pipe or a file may already do something.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let found = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
+    if fstatfs(&found)?.filesystem_type() != FILE_SYSTEM {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no namespace"));
+    }
+    File::open(format!("/proc/thread-self/fd/{}", found.as_raw_fd()))
 }
 
 pub(super) fn run_in_file<T: Send>(file: &File, path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, Error> {

@@ -2,12 +2,17 @@
 //!
 //! Attributes go by their numbers in that header, which are counted anew for each kind of object.
 
+use super::{
+    Error,
+    door::{Family, Site},
+    tun,
+};
 use ipnet::IpNet;
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
-use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_NETFILTER};
+use netlink_sys::SocketAddr as KernelAddr;
 use std::{io, net::IpAddr};
 
 /// Bytes of an answer at most: the kernel's dumps come in pieces of up to 32 KiB.
@@ -103,7 +108,7 @@ pub(super) enum Step<'a> {
 }
 
 /// Makes a table with these chains for this namespace, in place of one of this name.
-pub(super) fn replace_table(table: &str, chains: &[Chain<'_>]) -> io::Result<()> {
+pub(super) fn replace_table(site: &Site<'_>, table: &str, chains: &[Chain<'_>]) -> io::Result<()> {
     let name = || vec![text(1, table)];
     let mut batch = vec![
         // Making it first lets the deletion succeed where there was none.
@@ -112,7 +117,7 @@ pub(super) fn replace_table(table: &str, chains: &[Chain<'_>]) -> io::Result<()>
         Message::new(kind::NEW_TABLE, NLM_F_CREATE, name()),
     ];
     batch.extend(chains.iter().flat_map(|chain| chain.messages(table)));
-    commit(batch)
+    commit(site, batch)
 }
 
 impl Chain<'_> {
@@ -139,18 +144,18 @@ impl Chain<'_> {
 }
 
 /// Deletes a table with all that is in it.
-pub(super) fn delete_table(table: &str) -> io::Result<()> {
-    commit(vec![Message::new(kind::DELETE_TABLE, 0, vec![text(1, table)])])
+pub(super) fn delete_table(site: &Site<'_>, table: &str) -> io::Result<()> {
+    commit(site, vec![Message::new(kind::DELETE_TABLE, 0, vec![text(1, table)])])
 }
 
 /// The names of all tables of the `inet` family in this namespace.
-pub(super) fn tables() -> io::Result<Vec<String>> {
+pub(super) fn tables(site: &Site<'_>) -> io::Result<Vec<String>> {
     let list = Message::new(kind::GET_TABLE, NLM_F_DUMP, Vec::new());
-    converse(&list.bytes(1), 1)
+    converse(site, &list.bytes(1), 1)
 }
 
 /// Sends messages as one transaction: all of it happens or nothing.
-fn commit(messages: Vec<Message>) -> io::Result<()> {
+fn commit(site: &Site<'_>, messages: Vec<Message>) -> io::Result<()> {
     let mut bytes = Message::edge(kind::BATCH_BEGIN).bytes(0);
     let mut sequence = 0;
     for message in messages {
@@ -158,13 +163,13 @@ fn commit(messages: Vec<Message>) -> io::Result<()> {
         bytes.extend(message.bytes(sequence));
     }
     bytes.extend(Message::edge(kind::BATCH_END).bytes(sequence + 1));
-    converse(&bytes, sequence).map(drop)
+    converse(site, &bytes, sequence).map(drop)
 }
 
 /// Sends and reads until the message numbered `last` is answered. The kernel answers within the call that sends, so an
 /// answer that is not there will not come.
-fn converse(bytes: &[u8], last: u32) -> io::Result<Vec<String>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+fn converse(site: &Site<'_>, bytes: &[u8], last: u32) -> io::Result<Vec<String>> {
+    let mut socket = tun::adopt(site.socket(Family::Netfilter).map_err(Error::into_io)?);
     socket.bind_auto()?;
     socket.connect(&KernelAddr::new(0, 0))?;
     socket.send(bytes, 0)?;

@@ -1,6 +1,6 @@
 //! What the agent needs of the machine, checked before anything is changed.
 
-use super::{netns, nft};
+use super::{door::Site, netns, nft};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     fmt,
@@ -30,17 +30,20 @@ impl fmt::Display for Missing {
     }
 }
 
+/// What is needed before the door is there.
+const RIGHTS: [(&str, u32); 2] = [("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)];
+
 /// What the agent needs, one by one; a `None` is there. What cannot be tried without the ones before is left out.
 #[must_use]
 pub fn probes() -> Vec<(&'static str, Option<Missing>)> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let lacking = missing_capabilities(&status);
+    let lacking = missing_capabilities(&status, &RIGHTS);
     let may = lacking.is_empty();
     let mut probes: Vec<_> = lacking.into_iter().map(|one| ("rights", Some(one))).collect();
     if may {
         probes.push(("rights", None));
         probes.push(("namespaces", missing_namespaces()));
-        probes.push(("nf_tables", missing_tables(nft::tables().err().as_ref())));
+        probes.push(("nf_tables", missing_tables(nft::tables(&Site::Own).err().as_ref())));
     }
     probes.push(("tun", missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref())));
     probes
@@ -56,21 +59,31 @@ fn missing_tables(refused: Option<&io::Error>) -> Option<Missing> {
 /// What is missing for attaching interfaces; empty when all is there.
 #[must_use]
 pub fn preflight() -> Vec<Missing> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let mut missing = missing_capabilities(&status);
-    missing.extend(missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref()));
+    let mut missing = missing_with(&RIGHTS);
     if missing.is_empty() {
         missing.extend(missing_namespaces());
     }
     missing
 }
 
-fn missing_capabilities(status: &str) -> Vec<Missing> {
+/// The same for who has a door already, and enters no namespace.
+#[must_use]
+pub fn preflight_with_door() -> Vec<Missing> {
+    missing_with(&[("CAP_NET_ADMIN", CAP_NET_ADMIN)])
+}
+
+fn missing_with(wanted: &[(&str, u32)]) -> Vec<Missing> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let mut missing = missing_capabilities(&status, wanted);
+    missing.extend(missing_tun(File::options().read(true).write(true).open(TUN).err().as_ref()));
+    missing
+}
+
+fn missing_capabilities(status: &str, wanted: &[(&str, u32)]) -> Vec<Missing> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
-    let lacks = |&(_, bit): &(&str, u32)| effective & (1 << bit) == 0;
-    let wanted = [("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)];
-    let lacking = wanted.into_iter().filter(lacks).map(|(name, _)| Missing {
+    let lacks = |&&(_, bit): &&(&str, u32)| effective & (1 << bit) == 0;
+    let lacking = wanted.iter().filter(lacks).map(|(name, _)| Missing {
         what: format!("the capability {name} is missing"),
         remedy: format!("run as root, or in a container with `--cap-add {}`", &name[4..]),
     });
@@ -115,14 +128,15 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named_with_its_remedy() {
-        assert_eq!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), []);
+        let wanted = RIGHTS;
+        assert_eq!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n", &wanted), []);
         let named: Vec<_> =
-            missing_capabilities("CapEff:\t0000000000001000\n").iter().map(Missing::to_string).collect();
+            missing_capabilities("CapEff:\t0000000000001000\n", &wanted).iter().map(Missing::to_string).collect();
         assert_eq!(
             named,
             ["the capability CAP_SYS_ADMIN is missing: run as root, or in a container with `--cap-add SYS_ADMIN`"]
         );
-        assert_eq!(missing_capabilities("").len(), 2);
+        assert_eq!(missing_capabilities("", &wanted).len(), 2);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `/etc/netns/NAME/resolv.conf`, through which `ip netns exec NAME` and [`netns::spawn_in`](super::netns::spawn_in)
 //! give programs of a named namespace the fabric's resolver.
 
-use super::{AttachPlan, Error, Place, journal::Attachment, netns};
+use super::{AttachPlan, Error, Place, door::Doorway, journal::Attachment, netns};
 use std::{
     fs::{self, File},
     io::{self, Write},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -19,13 +20,28 @@ pub(super) fn plan(plan: &AttachPlan) -> (Option<String>, Vec<PathBuf>) {
     if file_of(name).exists() {
         return (None, Vec::new());
     }
-    let wanted = [PathBuf::from(DIRECTORY), Path::new(DIRECTORY).join(name)];
-    (Some(name.to_owned()), wanted.into_iter().filter(|directory| !directory.exists()).collect())
+    (Some(name.to_owned()), directories_of(name).into_iter().filter(|directory| !directory.exists()).collect())
 }
 
-/// Makes the file as planned.
-pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
+/// Has the file made as planned.
+pub(super) fn create(doorway: &Doorway, plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
     let Some(name) = &attachment.resolver_for else { return Ok(()) };
+    doorway.make_resolver(name, plan.resolver)
+}
+
+/// Has the file and the directories made for it removed; says how many files.
+pub(super) fn remove(doorway: &Doorway, attachment: &Attachment) -> Result<usize, Error> {
+    let Some(name) = &attachment.resolver_for else { return Ok(0) };
+    doorway.remove_resolver(name, &attachment.directories)
+}
+
+/// The directories in which the file of a namespace is, outermost first.
+pub(super) fn directories_of(name: &str) -> [PathBuf; 2] {
+    [PathBuf::from(DIRECTORY), Path::new(DIRECTORY).join(name)]
+}
+
+/// Makes the file of a namespace.
+pub(super) fn make_file(name: &str, resolver: Ipv4Addr) -> Result<(), Error> {
     let path = file_of(name);
     if is_ours(&path) {
         // A dead agent's, which says the same.
@@ -33,19 +49,18 @@ pub(super) fn create(plan: &AttachPlan, attachment: &Attachment) -> Result<(), E
     }
     let written = fs::create_dir_all(Path::new(DIRECTORY).join(name))
         .and_then(|()| File::options().write(true).create_new(true).open(&path))
-        .and_then(|mut file| writeln!(file, "{MARK}nameserver {}", plan.resolver));
+        .and_then(|mut file| writeln!(file, "{MARK}nameserver {resolver}"));
     written.map_err(|source| Error::file("write", path, source))
 }
 
-/// Removes the file and the directories made for it; says how many files.
-pub(super) fn remove(attachment: &Attachment) -> Result<usize, Error> {
-    let Some(name) = &attachment.resolver_for else { return Ok(0) };
+/// Removes the file of a namespace and these directories, innermost last, if nothing else is in them; says how many files.
+pub(super) fn remove_file(name: &str, directories: &[String]) -> Result<usize, Error> {
     let path = file_of(name);
     let ours = is_ours(&path);
     if ours {
         fs::remove_file(&path).map_err(|source| Error::file("remove", &path, source))?;
     }
-    for directory in attachment.directories.iter().rev() {
+    for directory in directories.iter().rev().map(Path::new) {
         remove_if_empty(directory).map_err(|source| Error::file("remove", directory, source))?;
     }
     Ok(usize::from(ours))

@@ -4,6 +4,11 @@
 //! its own time-out. The kernel ends it when asked (`SOCK_DESTROY` of sock_diag(7)): whoever waits is told
 //! `ECONNABORTED` at once.
 
+use super::{
+    Error,
+    door::{Family, Site},
+    tun,
+};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
@@ -11,7 +16,7 @@ use netlink_packet_sock_diag::{
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
     inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr as KernelAddr};
 use std::{io, net::IpAddr};
 
 /// Bytes of a piece of a dump: the kernel's are of up to 32 KiB.
@@ -21,13 +26,13 @@ const DESTROY: u16 = 21;
 /// Sockets ended at once; more than one agent carries.
 const SOCKETS_MAX: usize = 1 << 20;
 
-/// Ends every socket of the calling thread's namespace that is connected between two addresses of the fabric; says how
+/// Ends every socket of a namespace that is connected between two addresses of the fabric; says how
 /// many.
 ///
 /// # Errors
 /// When the kernel does not list its sockets, or cannot end them (CONFIG_INET_DIAG_DESTROY).
-pub(super) fn reset(fabric: &[IpNet]) -> io::Result<usize> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+pub(super) fn reset(site: &Site<'_>, fabric: &[IpNet]) -> io::Result<usize> {
+    let mut socket = tun::adopt(site.socket(Family::Sockets).map_err(Error::into_io)?);
     socket.bind_auto()?;
     socket.connect(&KernelAddr::new(0, 0))?;
     let mut ended = 0;

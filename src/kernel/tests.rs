@@ -153,7 +153,7 @@ fn destination_port(bytes: &[u8]) -> u16 {
 }
 
 /// Sends one datagram from the calling thread's namespace; the source that the kernel chose.
-pub(super) fn datagram(to: IpAddr) -> std::io::Result<IpAddr> {
+pub(super) fn datagram(to: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect((to, 5353))?;

@@ -1,11 +1,12 @@
 //! The TUN device: the one door through which packets of workloads come and go, and the one file with `unsafe`.
-#![expect(unsafe_code, reason = "two ioctls and one descriptor that the `tun` crate hands over raw")]
+#![expect(unsafe_code, reason = "two ioctls, and descriptors that are handed over raw")]
 
+use netlink_sys::{Socket, TokioSocket};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::{
     fs::File,
     io::{self, IoSlice, Read, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -33,18 +34,9 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Creates the device in the calling thread's network namespace: down, without addresses.
-    pub(super) fn create(name: &str) -> io::Result<Self> {
-        let mut configuration = tun::Configuration::default();
-        configuration.tun_name(name).platform_config(|platform| {
-            platform.vnet_hdr(true);
-        });
-        let device = tun::create(&configuration).map_err(into_io)?;
-        // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
-        let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
-        set_offloads(&file)?;
-        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { file, name: name.to_owned(), has_v6: false })
+    /// The device that [`create`] has made, wherever that is.
+    pub(super) fn of(device: OwnedFd, name: &str, has_v6: bool) -> Self {
+        Self { file: File::from(device), name: name.to_owned(), has_v6 }
     }
 
     /// The interface's name.
@@ -57,10 +49,6 @@ impl Tun {
     #[must_use]
     pub fn has_v6(&self) -> bool {
         self.has_v6
-    }
-
-    pub(super) fn with_v6(self, has_v6: bool) -> Self {
-        Self { has_v6, ..self }
     }
 
     /// Reads one packet that the workload sent, [`VNET_HEADER`] first; give it 65 535 + [`VNET_HEADER`] bytes.
@@ -100,6 +88,32 @@ impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// Creates the device in the calling thread's network namespace: down, without addresses, non-blocking.
+pub(super) fn create(name: &str) -> io::Result<OwnedFd> {
+    let mut configuration = tun::Configuration::default();
+    configuration.tun_name(name).platform_config(|platform| {
+        platform.vnet_hdr(true);
+    });
+    let device = tun::create(&configuration).map_err(into_io)?;
+    // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
+    let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
+    set_offloads(&file)?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(file.into())
+}
+
+/// A netlink socket that somebody else has opened.
+pub(super) fn adopt(socket: OwnedFd) -> Socket {
+    // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
+    unsafe { Socket::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// The same, non-blocking and registered with the runtime that this is called in.
+pub(super) fn adopt_async(socket: OwnedFd) -> TokioSocket {
+    // SAFETY: as above.
+    unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) }
 }
 
 fn set_offloads(file: &File) -> io::Result<()> {

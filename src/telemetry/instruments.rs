@@ -6,11 +6,13 @@
 //!
 //! Without [`install`] every instrument does nothing: an agent with `metrics: off` keeps none.
 
+mod dns;
+
 use super::cardinality;
+pub use dns::{DnsCounters, DnsSource};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
-use ripstop_dns::Rcode;
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -40,6 +42,7 @@ const WORKLOADS: &str = "ripstop_workloads";
 const ENDPOINT_HEALTHY: &str = "ripstop_endpoint_healthy";
 const ENDPOINT_DRAINING: &str = "ripstop_endpoint_draining";
 const CERTIFICATE: &str = "ripstop_certificate_expiry_timestamp_seconds";
+const DOOR: &str = "ripstop_door_up";
 const RENEWALS: &str = "ripstop_certificate_renewals_total";
 const ENROLMENTS: &str = "ripstop_enrolment_requests_total";
 const RECORDS: &str = "ripstop_session_records_total";
@@ -91,6 +94,7 @@ pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (ENDPOINT_HEALTHY, Unit::Count, "1 when this host's endpoint of the service passes its health check"),
     (ENDPOINT_DRAINING, Unit::Count, "1 when this host's endpoint of the service is being drained"),
     (CERTIFICATE, Unit::Seconds, "When this host's certificate expires"),
+    (DOOR, Unit::Count, "1 while the process that enters namespaces for the agent is there"),
     (RECORDS_UNWRITTEN, Unit::Count, "Session records waiting to be written"),
     (MEMORY, Unit::Bytes, "Resident memory of the agent"),
     (FILES, Unit::Count, "Open file descriptors of the agent"),
@@ -337,56 +341,6 @@ fn workload_labels(workload: &WorkloadId) -> Vec<Label> {
     vec![Label::new("tenant", shared(workload.tenant.as_str())), Label::new("workload", shared(&workload.to_string()))]
 }
 
-/// Who answered a DNS query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DnsSource {
-    /// The fabric's own names.
-    Fabric,
-    /// A server outside, or its cached answer.
-    Upstream,
-}
-
-impl DnsSource {
-    const ALL: [Self; 2] = [Self::Fabric, Self::Upstream];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Fabric => "fabric",
-            Self::Upstream => "upstream",
-        }
-    }
-}
-
-/// The counters of one workload's DNS queries: a closed array, each looked up at its first use.
-pub struct DnsCounters {
-    labels: Vec<Label>,
-    slots: [[OnceLock<Counter>; Rcode::ALL.len()]; DnsSource::ALL.len()],
-}
-
-impl DnsCounters {
-    /// The counters of a workload of the graph.
-    #[must_use]
-    pub fn new(workload: &WorkloadId) -> Self {
-        Self { labels: workload_labels(workload), slots: Default::default() }
-    }
-
-    /// A query was answered.
-    pub fn count(&self, rcode: Rcode, source: DnsSource) {
-        self.slots[source as usize][rcode as usize].get_or_init(|| self.counter(rcode, source)).increment(1);
-    }
-
-    fn counter(&self, rcode: Rcode, source: DnsSource) -> Counter {
-        let labels = with(&self.labels, Label::from_static_parts("source", source.as_str()));
-        counter!(DNS, with(&labels, Label::from_static_parts("rcode", rcode.as_str())))
-    }
-}
-
-impl std::fmt::Debug for DnsCounters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DnsCounters").field("labels", &self.labels).finish_non_exhaustive()
-    }
-}
-
 /// The graph was loaded (`ok`), or was refused and the policy with this digest stays in force.
 pub fn policy_loaded(ok: bool, digest: [u8; 8]) {
     // Both series exist from the first load on, so that an increase of the failures is seen.
@@ -482,6 +436,11 @@ pub(crate) fn record_write_failed() {
 /// So many session records wait for the writer.
 pub(crate) fn records_unwritten(count: usize) {
     gauge!(RECORDS_UNWRITTEN).set(float(count));
+}
+
+/// Whether the door is there.
+pub(crate) fn door(is_up: bool) {
+    gauge!(DOOR).set(float(is_up.into()));
 }
 
 /// Says which version this is.

@@ -1,4 +1,5 @@
 use super::*;
+use ripstop_dns::Rcode;
 use std::{
     io::Write as _,
     process::{Command, Stdio},
@@ -54,6 +55,7 @@ fn use_everything() {
     records_lost(1);
     record_write_failed();
     records_unwritten(1);
+    door(true);
     build_info();
     crate::telemetry::process::sample();
 }

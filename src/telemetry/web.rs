@@ -38,14 +38,21 @@ pub async fn serve_tcp(listener: TcpListener, router: Router) {
     }
 }
 
-/// Serves `router` on a Unix socket to the peers that `admit` lets in. Runs until it is dropped.
-pub async fn serve_unix(listener: UnixListener, router: Router, admit: fn(&UnixStream) -> bool) {
+/// Serves each peer of a Unix socket what `admit` says; the permit that comes with it is given back when the connection
+/// ends. Runs until it is dropped.
+pub async fn serve_unix(
+    listener: UnixListener,
+    admit: impl Fn(&UnixStream) -> Option<(Router, Option<OwnedSemaphorePermit>)>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) if admit(&stream) => drop(tokio::spawn(connection(stream, router.clone(), place))),
-            Ok(_) => {}
+            Ok((stream, _)) => {
+                if let Some((router, permit)) = admit(&stream) {
+                    tokio::spawn(connection(stream, router, (place, permit)));
+                }
+            }
             Err(error) => accept_failed(&error).await,
         }
     }
@@ -56,7 +63,7 @@ async fn accept_failed(error: &io::Error) {
     tokio::time::sleep(ACCEPT_RETRY).await;
 }
 
-async fn connection<S>(stream: S, router: Router, _place: OwnedSemaphorePermit)
+async fn connection<S>(stream: S, router: Router, _places: impl Send)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

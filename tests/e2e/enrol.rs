@@ -6,9 +6,10 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
-    fs,
+    fs::{self, DirBuilder},
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -23,19 +24,24 @@ const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Hosts on which nothing was done yet, and the commands that make a fabric of them.
-struct Bare {
-    lab: Lab,
+pub struct Bare {
+    pub lab: Lab,
     /// What every `ripstop` is started with.
     environment: Vec<String>,
 }
 
 impl Bare {
     fn of(hosts: &[&'static str]) -> Self {
+        Self::with(hosts, &[])
+    }
+
+    /// With more in the environment of every `ripstop`.
+    pub fn with(hosts: &[&'static str], environment: &[&str]) -> Self {
         let mut lab = Lab::of(hosts).graph(&places(hosts));
         for host in hosts {
             lab = lab.without_agent(host);
         }
-        Self { lab: lab.start(), environment: Vec::new() }
+        Self { lab: lab.start(), environment: environment.iter().map(ToString::to_string).collect() }
     }
 
     fn line<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
@@ -43,21 +49,21 @@ impl Bare {
         std::iter::once("env").chain(environment).chain([ripstop()]).chain(arguments.iter().copied()).collect()
     }
 
-    fn run(&self, host: &str, arguments: &[&str]) -> String {
+    pub fn run(&self, host: &str, arguments: &[&str]) -> String {
         self.lab.host(host).ok(&self.line(arguments))
     }
 
-    fn fails(&self, host: &str, arguments: &[&str]) -> String {
+    pub fn fails(&self, host: &str, arguments: &[&str]) -> String {
         self.lab.host(host).fails(&self.line(arguments)).1
     }
 
     /// `/etc` is each machine's own, `/var/lib` is not.
-    fn state(&self, host: &str) -> String {
+    pub fn state(&self, host: &str) -> String {
         self.lab.path(&format!("{host}-state"))
     }
 
     /// Makes the fabric; returns what `init` says to run on the next host.
-    fn init(&self, more: &[&str]) -> Vec<String> {
+    pub fn init(&self, more: &[&str]) -> Vec<String> {
         let state = self.state("alpha");
         let line = ["init", "--fabric", "lab.test", "--host", "alpha", "--state", &state, "--start"];
         let said = self.run("alpha", &[&line[..], more].concat());
@@ -65,24 +71,24 @@ impl Bare {
     }
 
     /// Runs what `init` or `token create` said.
-    fn join(&self, host: &str, said: &[String]) {
+    pub fn join(&self, host: &str, said: &[String]) {
         self.run(host, &self.joining(host, said).iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    fn joining(&self, host: &str, said: &[String]) -> Vec<String> {
+    pub fn joining(&self, host: &str, said: &[String]) -> Vec<String> {
         let own = ["--host", host, "--state", &self.state(host), "--start"].map(str::to_owned);
         said.iter().filter(|word| *word != "--start").cloned().chain(own).collect()
     }
 
-    fn token(&self, hosts: &str) -> Vec<String> {
+    pub fn token(&self, hosts: &str) -> Vec<String> {
         words(&self.run("alpha", &["token", "create", hosts]))
     }
 
-    fn status(&self, host: &str) -> Value {
+    pub fn status(&self, host: &str) -> Value {
         serde_json::from_str(&self.run(host, &["status", "-o", "json"])).unwrap()
     }
 
-    fn log(&self, host: &str) -> String {
+    pub fn log(&self, host: &str) -> String {
         fs::read_to_string(format!("{}/agent.log", self.state(host))).unwrap_or_default()
     }
 
@@ -99,7 +105,7 @@ impl Bare {
     }
 
     /// Web on alpha and beta may call api on gamma, or on whichever host is named.
-    fn graph(&self, callers: &[&str], api: &str) {
+    pub fn graph(&self, callers: &[&str], api: &str) {
         let on: Vec<&str> = callers.iter().flat_map(|host| ["--on", host]).collect();
         self.run("alpha", &[&["workload", "add", "web", "--run", "netns:web"][..], &on].concat());
         let service = ["expose", "api", "--port", "8080", "--on", api, "--run", "netns:api", "--allow", "web"];
@@ -114,7 +120,7 @@ impl Bare {
     }
 
     /// A session that answers, once the hosts have all that they need for one.
-    fn session(&self, from: &Place) -> TcpStream {
+    pub fn session(&self, from: &Place) -> TcpStream {
         let start = Instant::now();
         loop {
             if let Some(mut stream) = self.connect(from)
@@ -389,8 +395,9 @@ fn clocks_that_jump_ten_years_end_no_session_and_lock_nobody_out() {
     }
 }
 
+/// In the agent's own state, as it sees no other files.
 fn clock_file(lab: &Lab, host: &str) -> String {
-    lab.path(&format!("{host}-clock"))
+    lab.path(&format!("{host}-state/clock"))
 }
 
 fn set_clock(lab: &Lab, host: &str, offset: &str) {
@@ -401,6 +408,7 @@ fn set_clock(lab: &Lab, host: &str, offset: &str) {
 
 /// The wall clock from a file that is read each time, and the true monotonic one.
 fn faked(lab: &Lab, host: &str) -> Vec<String> {
+    DirBuilder::new().mode(0o700).create(lab.path(&format!("{host}-state"))).unwrap();
     set_clock(lab, host, "+0");
     vec![
         format!("LD_PRELOAD={FAKETIME}"),

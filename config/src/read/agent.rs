@@ -1,11 +1,14 @@
 //! `agent.yaml`.
 
-use super::hosts::{address, socket_address};
+use super::{
+    admin::admin,
+    hosts::{address, socket_address},
+};
 use crate::{
     Diagnostics, HostName, Span,
     agent::{
-        AGENT_MAX, AgentConfig, Authority, CERTIFICATES, DEFAULT_METRICS_PORT, DEFAULT_PORT, PolicySource, Renew,
-        SessionLog,
+        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, DEFAULT_METRICS_PORT, DEFAULT_PORT, PolicySource,
+        Renew, SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -27,6 +30,7 @@ const AGENT: Shape = Shape {
         "listen",
         "metrics",
         "run",
+        "admin",
         "sessions",
         "dns",
     ],
@@ -72,6 +76,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
+    let admin = top.get("admin").map_or_else(|| Some(Admin::default()), |node| admin(node, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
     let (upstream, resolv_conf) = top.get("dns").map_or((None, Some(false)), |node| dns(node, report));
     Some(AgentConfig {
@@ -86,6 +91,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         listen: listen?,
         metrics: metrics?,
         run: run?,
+        admin: admin?,
         sessions: sessions?,
         upstream,
         resolv_conf: resolv_conf?,

@@ -4,7 +4,6 @@ use super::{Signing, Socket};
 use crate::authority::HostPattern;
 use clap::{Args, Subcommand, ValueHint};
 use ripstop_config::{HostName, Port, Span};
-use ripstop_transport::enrol::TokenId;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -91,7 +90,7 @@ pub(in crate::cli) struct TokenList {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TokenRevoke {
     /// Which, as `ripstop token list` shows it
-    pub(in crate::cli) id: TokenId,
+    pub(in crate::cli) id: String,
     #[command(flatten)]
     pub(in crate::cli) socket: Socket,
 }

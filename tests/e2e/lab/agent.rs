@@ -68,11 +68,18 @@ impl Agent {
 
     /// Starts the agent without waiting for it.
     pub fn launch(&self) {
+        self.launch_by(&[], &[]);
+    }
+
+    /// The same by way of another program, and with more arguments.
+    pub fn launch_by(&self, by: &[&str], more: &[&str]) {
         *self.starts.borrow_mut() += 1;
         let level = std::env::var("RIPSTOP_LAB_LOG").unwrap_or_else(|_| "info".into());
         let log = self.directory.join(format!("agent-{}.log", self.starts.borrow()));
         let level = format!("RIPSTOP_LOG={level}");
-        let line = ["env", &level, "RUST_BACKTRACE=1", ripstop(), "agent", "--config", &self.config()];
+        let config = self.config();
+        let agent = [ripstop(), "agent", "--config", &config];
+        let line = [&["env", &level, "RUST_BACKTRACE=1"], by, &agent, more].concat();
         *self.process.borrow_mut() = Some(self.place.spawn(&log, &line));
     }
 

@@ -23,6 +23,7 @@ mod underlay;
 
 pub use agent::{AGENT_WAIT, Agent, ripstop};
 pub use link::Link;
+pub use machine::children;
 pub use place::{Listening, Place, Server};
 pub use relay::Relay;
 pub use tap::{Tap, destination};

@@ -1,0 +1,137 @@
+//! What the admin API asks of the running agent.
+
+use super::{FROM_A_FILE, Shared, rfc3339};
+use crate::{
+    admin::{
+        AgentView, Attempt, HostPolicy, Kept, LiveSession, Pong, Resolved, Resolver, Running, Staged, Standing, Status,
+        names,
+    },
+    authority::Authority,
+    fabric::{
+        asks,
+        by_hand::{self, Hand},
+    },
+    telemetry::Recent,
+};
+use ripstop_config::{HostName, PolicyVersion, WorkloadId};
+use ripstop_policy::{BundleId, Policy};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+impl AgentView for Shared {
+    fn status(&self) -> Status {
+        let inspection = self.data.inspect(false);
+        let (v4, v6) = self.policy().resolver();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: self.config.host.clone(),
+            fabric: self.policy().fabric().clone(),
+            pid: std::process::id(),
+            started: rfc3339(self.started),
+            metrics: self.config.metrics.map(|address| address.to_string()),
+            certificate_expires: rfc3339(self.certificate.expires().into()),
+            door_warning: self.door.warning(),
+            certificate_warning: self.certificate.warning(SystemTime::now()),
+            authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
+            resolver: Resolver { v4, v6 },
+            policy: self.policy_status(),
+            peers: self.data.transport().peers(),
+            peer_policies: self.peer_policies(),
+            workloads: self.workload_statuses(&inspection),
+            services: inspection.services,
+            sessions_open: self.data.stats().sessions(),
+            tally: self.recent.tally(),
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.loaded().policy)
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.try_reload()
+    }
+
+    fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String> {
+        let named = service.map(|text| names::service(&self.policy(), text, None)).transpose();
+        let service = named.map_err(|error| error.to_string())?;
+        let standings = self.data.drain(service.clone(), draining)?;
+        match &service {
+            Some(service) => tracing::info!(%service, draining, "drain"),
+            None => tracing::info!(draining, "drain of all services of this host"),
+        }
+        Ok(standings.into_iter().filter(|one| service.as_ref().is_none_or(|named| one.service == *named)).collect())
+    }
+
+    fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
+        let id = self.by_hand(workload, by_hand::hand(pid, netns, &self.door.doorway)?)?;
+        tracing::info!(workload = %id, pid, netns, "attach, by hand");
+        Ok(id)
+    }
+
+    fn detach(&self, workload: &str) -> Result<WorkloadId, String> {
+        let id = self.by_hand(workload, Some(Hand::Detached))?;
+        tracing::info!(workload = %id, "detach, by hand");
+        Ok(id)
+    }
+
+    fn sessions(&self) -> Vec<LiveSession> {
+        self.data.inspect(true).sessions
+    }
+
+    fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
+        self.data.attempts(within)
+    }
+
+    fn stage(&self, graph: Option<(String, String)>) -> Result<(), String> {
+        self.try_stage(graph)
+    }
+
+    fn staged(&self) -> Result<Option<Staged>, String> {
+        self.data.staged()
+    }
+
+    fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
+        self.signed().ok_or(FROM_A_FILE)?.running(version)
+    }
+
+    fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
+        self.take(bundle).map_err(|why| why.to_string())
+    }
+
+    fn history(&self) -> Result<Vec<Kept>, String> {
+        self.signed().ok_or(FROM_A_FILE)?.history()
+    }
+
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
+        let signed = self.signed().ok_or(FROM_A_FILE)?;
+        if signed.watch(Instant::now()) {
+            self.connect_peers();
+        }
+        Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
+    }
+
+    fn records(&self) -> Arc<Recent> {
+        Arc::clone(&self.recent)
+    }
+
+    fn ping(&self, host: &HostName) -> Result<Pong, String> {
+        asks::ping(self.data.transport(), host)
+    }
+
+    fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
+        asks::resolve(&self.policy(), &self.forward.queries, workload, name, kind)
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.clone()
+    }
+
+    /// As the graph says; a port alone where it does not.
+    fn enrolment_address(&self) -> String {
+        let address = self.address_of(&self.config.host);
+        address.map_or_else(|| format!("HOST:{}", self.config.listen.port()), |address| address.to_string())
+    }
+}
