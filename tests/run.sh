@@ -172,7 +172,7 @@ run_unit_tests() {
   for file in tests/*.rs */tests/*.rs; do
     others+=(--test "$(basename "$file" .rs)")
   done
-  tests "unit and property tests" cargo test --workspace --locked --lib --bins "${others[@]}" -q
+  tests "unit and property tests" cargo test --workspace --locked --no-fail-fast --lib --bins "${others[@]}" -q
 }
 
 # End-to-end tests that wait more than they work: they run beside the others, each list one by one.

@@ -38,6 +38,7 @@ fn use_everything() {
     for source in DnsSource::ALL {
         Rcode::ALL.iter().for_each(|rcode| dns.count(*rcode, source));
     }
+    staged(&caller, &service, "would_deny");
     policy_loaded(true, [1, 2, 3, 4, 5, 6, 7, 8]);
     policy_loaded(false, [0; 8]);
     bundle_refused();
