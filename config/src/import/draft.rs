@@ -141,9 +141,21 @@ impl Draft {
                 put(&mut text, format_args!("      {name}: {} # {}", service.written(), place(&service.at)));
             }
             text.push_str("    allow:\n");
-            tenant.edges(&mut text, name);
+            self.edges(&mut text, name);
         }
         text
+    }
+
+    /// Edges stand with their callers: the services' tenants consent by their exports.
+    fn edges(&self, text: &mut String, caller: &TenantName) {
+        for (tenant, entry) in &self.tenants {
+            for ((to, from), edge) in entry.allow.iter().filter(|((_, from), _)| from.tenant == *caller) {
+                let to = qualified(tenant, to, caller);
+                let ports = edge.ports.as_ref().map(|ports| format!(", {}", ports_of(ports))).unwrap_or_default();
+                let (from, why, at) = (&from.name, edge.why, place(&edge.at));
+                put(text, format_args!("      - {{ from: {from}, to: {to}{ports} }} # {why}, {at}"));
+            }
+        }
     }
 
     fn workload(&self, text: &mut String, name: &WorkloadName, workload: &DraftWorkload) {
@@ -152,17 +164,6 @@ impl Draft {
         let isolated = if workload.isolated { ", isolated: true" } else { "" };
         let (on, run, at) = (on.join(", "), written_run(&workload.run), place(&workload.at));
         put(text, format_args!("      {name}: {{ on: [{on}], run: {run}{isolated} }} # {at}"));
-    }
-}
-
-impl DraftTenant {
-    fn edges(&self, text: &mut String, tenant: &TenantName) {
-        for ((to, from), edge) in &self.allow {
-            let from = if from.tenant == *tenant { from.name.to_string() } else { from.to_string() };
-            let ports = edge.ports.as_ref().map(|ports| format!(", {}", ports_of(ports))).unwrap_or_default();
-            let (why, at) = (edge.why, place(&edge.at));
-            put(text, format_args!("      - {{ from: {from}, to: {to}{ports} }} # {why}, {at}"));
-        }
     }
 }
 
@@ -209,8 +210,13 @@ pub(super) fn label(text: &str) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
-/// How an edge is written under a tenant's `allow:`.
+/// How an edge is written under `allow:` of its caller's tenant.
 pub(super) fn edge_line(from: &WorkloadId, tenant: &TenantName, to: &ServiceName) -> String {
-    let from = if from.tenant == *tenant { from.name.to_string() } else { from.to_string() };
-    format!("- {{ from: {}, to: {to} }}", quoted(&from))
+    let to = qualified(tenant, to, &from.tenant);
+    format!("- {{ from: {}, to: {} }}", quoted(from.name.as_str()), quoted(&to))
+}
+
+/// A service's name, with its tenant where that is not the caller's.
+fn qualified(tenant: &TenantName, to: &ServiceName, caller: &TenantName) -> String {
+    if tenant == caller { to.to_string() } else { format!("{tenant}/{to}") }
 }
