@@ -240,14 +240,14 @@ case $mode in
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
-    # These two are run by the release binary below.
-    run_e2e scale:: limits::
+    # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
+    run_e2e scale:: limits:: demo::
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
-      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale and limits of the release binary" \
-        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits::
+      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits and demo of the release binary" \
+        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits:: demo::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi

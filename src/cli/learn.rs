@@ -26,7 +26,7 @@ pub(super) fn run(learn: &args::learn::Learn, output: &Output) -> anyhow::Result
     let client = socket::one(&learn.socket)?;
     let proposed = edges(&client.attempts(Some(learn.since.duration()))?);
     let host = client.status()?.host;
-    output.show(&proposed, || {
+    output.show_list("attempts", &proposed, || {
         let head = format!("# Denied to workloads of {host} in the last {}. Keep what is meant to be.\n", learn.since);
         head + &yaml(&proposed)
     })?;

@@ -19,8 +19,8 @@ use std::{
 const RULES: ABI = ABI::V6;
 
 /// What is read besides the agent's own files: users and resolvers, what the kernel says of processes, control groups and
-/// interfaces, the program itself when it breaks off, and randomness.
-const SYSTEM: [&str; 6] = ["/etc", "/proc", "/sys", "/proc/self/exe", "/dev/null", "/dev/urandom"];
+/// interfaces, the program itself when it breaks off, and randomness, which a static binary looks for in files.
+const SYSTEM: [&str; 7] = ["/etc", "/proc", "/sys", "/proc/self/exe", "/dev/null", "/dev/random", "/dev/urandom"];
 /// What is written besides the agent's own files: TUN devices of the host's own namespace.
 const DEVICES: [&str; 1] = ["/dev/net/tun"];
 

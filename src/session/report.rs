@@ -13,12 +13,18 @@ use ripstop_config::HostName;
 use ripstop_policy::BundleId;
 use ripstop_transport::{REPORT_MAX, Reports};
 use serde::{Deserialize, Serialize};
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 /// The version that this agent speaks.
 const VERSION: u8 = 1;
 /// A change that comes within this of another is told with it: attaching ten workloads is one report.
 const SETTLE: Duration = Duration::from_millis(20);
+/// How long after its start a host leaves unsaid that workloads have no interface yet: they are about to get one, and what it
+/// said last is what a host that connects just then hears, for a while.
+const ATTACHING: Duration = Duration::from_secs(2);
 /// How often a changed load is told, and hosts that are silent are forgotten.
 const LOAD: Duration = Duration::from_secs(1);
 
@@ -105,7 +111,7 @@ fn hear(context: &Context, host: &HostName, text: &[u8]) {
 
 /// Tells the others how the endpoints of this host are, and the metrics which are drained, for as long as it runs.
 pub async fn tell(context: Rc<Context>) {
-    let (mut told, mut before) = (Vec::new(), Vec::new());
+    let (mut told, mut before, start) = (Vec::new(), Vec::new(), Instant::now());
     loop {
         let state_changed = tokio::time::timeout(LOAD, context.endpoints.changed()).await.is_ok();
         if state_changed {
@@ -114,6 +120,9 @@ pub async fn tell(context: Rc<Context>) {
         context.endpoints.forget(|host| context.transport.is_up(host));
         let own = context.endpoints.own();
         publish(&own, &std::mem::replace(&mut before, own.clone()));
+        if start.elapsed() < ATTACHING && own.iter().any(|one| one.state == State::Absent) {
+            continue;
+        }
         match encode(context.policy().id(), own) {
             Ok(text) if text != told => {
                 context.transport.announce(text.clone().into());

@@ -39,6 +39,7 @@ fn what_is_denied_is_learnt_and_a_policy_is_tried_before_it_is_in_force() {
         "{learnt}"
     );
     let learnt: serde_json::Value = serde_json::from_str(&alpha(&["learn", "-o", "json"])).unwrap();
+    let learnt = &learnt["attempts"];
     assert_eq!(learnt.as_array().map(Vec::len), Some(1), "{learnt}");
     assert!(learnt[0]["count"].as_u64().is_some_and(|count| count >= 4), "{learnt}");
 
