@@ -17,12 +17,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
-    // Before much is allocated. Buffers of sessions are made large and used as far as needed: huge pages would make all of
-    // each resident.
-    let small_pages = nix::sys::prctl::set_thp_disable(true);
     log_to_stderr(&agent.log, agent.log_format)?;
-    if let Err(error) = small_pages {
-        tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
+    if !nix::sys::prctl::get_thp_disable().unwrap_or(false) {
+        tracing::warn!("failed to do without huge pages; sessions will take more memory");
     }
     let path = &agent.config;
     let text = files::read(path)
@@ -42,6 +39,15 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
     confine::agent(&config)?;
     fabric::run(config, door)?;
     Ok(Exit::Ok)
+}
+
+/// Buffers are made large and used as far as needed: huge pages would make all of each resident. Of an agent's process alone, as
+/// what another command runs would inherit it; first of all, as the allocator takes what it begins with at once.
+pub(super) fn forgo_huge_pages() {
+    if std::env::args_os().nth(1).is_some_and(|command| command == "agent") {
+        // Seen again once there is a log.
+        let _ = nix::sys::prctl::set_thp_disable(true);
+    }
 }
 
 /// Standard output is left to session records.

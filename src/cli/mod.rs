@@ -70,6 +70,7 @@ enum Exit {
 /// Parses the arguments, runs the command and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
+    agent::forgo_huge_pages();
     let arguments = Arguments::parse();
     let exit = run(arguments).unwrap_or_else(|error| {
         output::print_error(&error);

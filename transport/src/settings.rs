@@ -142,7 +142,7 @@ impl Settings {
     }
 
     /// The largest UDP payload, within what QUIC and ten segments a send allow.
-    fn mtu(&self) -> u16 {
+    pub(crate) fn mtu(&self) -> u16 {
         self.mtu_max.clamp(MTU_FIRST, u16::MAX / 10)
     }
 

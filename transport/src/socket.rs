@@ -59,6 +59,8 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// The socket under the QUIC endpoint.
 pub(crate) struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
+    /// Packets in a buffer of what the kernel joins, at most, when they are as large as they may be.
+    joined: usize,
     /// Tells connection IDs of this host from others.
     ids: HashedConnectionIdGenerator,
     moves: Mutex<Moves>,
@@ -74,11 +76,12 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// Binds the socket; `id_key` is that of the connection IDs that this host issues.
-    pub(crate) fn bind(address: SocketAddr, id_key: u64) -> io::Result<Arc<Self>> {
+    /// Binds the socket, for packets of `largest` bytes at most; `id_key` is that of the connection IDs that this host issues.
+    pub(crate) fn bind(address: SocketAddr, largest: u16, id_key: u64) -> io::Result<Arc<Self>> {
         let inner = Gathering::over(TokioRuntime.wrap_udp_socket(bind(address)?)?);
         Ok(Arc::new(Self {
             inner,
+            joined: usize::from(u16::MAX).div_ceil(usize::from(largest)),
             ids: HashedConnectionIdGenerator::from_key(id_key),
             moves: Mutex::default(),
             moved: AtomicBool::new(false),
@@ -178,8 +181,9 @@ impl AsyncUdpSocket for Socket {
         self.inner.max_transmit_segments()
     }
 
+    /// quinn makes 32 buffers for so many of the largest packets: of the kernel's 64, 13 MB of which 11 are never written.
     fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
+        self.inner.max_receive_segments().min(self.joined)
     }
 
     fn may_fragment(&self) -> bool {

@@ -77,7 +77,7 @@ impl Transport {
     pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming, Reports), BindError> {
         let address = settings.listen;
         let server = settings.server(&identity)?;
-        let socket = Socket::bind(address, identity.endpoint_keys().connection_ids);
+        let socket = Socket::bind(address, settings.mtu(), identity.endpoint_keys().connection_ids);
         let bound = socket.and_then(|socket| {
             let (config, under) = (settings.endpoint(&identity), Arc::clone(&socket) as _);
             let runtime = Arc::new(TokioRuntime);
