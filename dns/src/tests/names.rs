@@ -292,14 +292,15 @@ fn names_of_tenants_below_each_other_are_answered_to_who_may_call_them() {
     let (code, _, why, denied) = asked("shop/eu/web", "db.eu.shop.shop.example.");
     assert_eq!((code, denied), (ResponseCode::NXDomain, Some(Reason::NoEdge)));
     assert!(why.contains("add { from: web, to: db } under tenants.shop/eu.allow"), "{why}");
-    // Of other tenants, above and below as well, the same is said of what is there and of what is not.
-    for (caller, there, not) in [
-        ("shop/eu/web", "far.west.eu.shop", "none.west.eu.shop"),
-        ("shop/eu/west/far", "top.shop", "pot.shop"),
-        ("shop/top", "api.eu.shop", "ipa.eu.shop"),
+    // Of other tenants, above and below as well, the same is said of what is there and of what is not. What is exported to a
+    // tenant is exported to those below it: there the edge is missing.
+    for (caller, there, not, reason) in [
+        ("shop/eu/web", "far.west.eu.shop", "none.west.eu.shop", Reason::NotExported),
+        ("shop/eu/west/far", "top.shop", "pot.shop", Reason::NoEdge),
+        ("shop/top", "api.eu.shop", "ipa.eu.shop", Reason::NotExported),
     ] {
         let [hidden, none] = [there, not].map(|name| asked(caller, &format!("{name}.shop.example.")));
         assert_eq!((hidden.0, hidden.1, &hidden.2), (ResponseCode::NXDomain, 0, &none.2), "{caller} {there}");
-        assert_eq!((hidden.3, none.3), (Some(Reason::NotExported), Some(Reason::NoService)), "{caller} {there}");
+        assert_eq!((hidden.3, none.3), (Some(reason), Some(Reason::NoService)), "{caller} {there}");
     }
 }
