@@ -225,4 +225,6 @@ impl<'de> serde::Deserialize<'de> for BundleId {
 }
 
 #[cfg(test)]
+mod roles_tests;
+#[cfg(test)]
 mod tests;

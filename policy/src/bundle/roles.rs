@@ -1,7 +1,7 @@
 //! Who may change what: an operator who is limited to tenants signs no change to anything else.
 //!
-//! Each part of a policy belongs to a tenant, or to the fabric: hosts, ranges, rules that keep tenants apart, tests, and who is
-//! shut out. What a tenant as a whole may do, and that it is there, belongs to the tenant above it. A policy that is signed by
+//! Each part of a policy belongs to a tenant, or to the fabric: hosts, and which of their programs are which workload, ranges,
+//! rules that keep tenants apart, tests, and who is shut out. What a tenant as a whole may do, and that it is there, belongs to the tenant above it. A policy that is signed by
 //! enough operators who may change everything is not looked into. Of any other, each part that is not as in the
 //! policy that it replaces must be signed by enough operators who may change that part.
 
@@ -126,7 +126,9 @@ fn parts(content: &Content) -> Result<Parts, ContentError> {
         add(format!("tenant {name}"), name.parent(), limits, Some(at));
     }
     for (id, Workload { on, run, isolated, limits, at }) in &graph.workloads {
-        add(format!("workload {id}"), Some(id.tenant.clone()), &(on, run, isolated, limits), Some(at));
+        // Who says this makes programs of a host its own: another user's, or those of a tenant that has no workload there yet.
+        add(format!("where workload {id} runs"), None, &(on, run, isolated), Some(at));
+        add(format!("workload {id}"), Some(id.tenant.clone()), limits, Some(at));
     }
     for (id, service) in &graph.services {
         let Service { by, ports, to, export, limits, health, source, balance, idle, at } = service;

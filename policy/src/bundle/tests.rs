@@ -38,7 +38,7 @@ fn verify(key: &OperatorKey, message: &[u8], signature: &[u8; 64]) -> bool {
     UnparsedPublicKey::new(&ED25519, key.0).verify(message, signature).is_ok()
 }
 
-fn fabric() -> FabricName {
+pub(super) fn fabric() -> FabricName {
     FabricName::new("shop.example").unwrap()
 }
 
@@ -50,18 +50,18 @@ fn content() -> Content {
     Content::of(&fabric(), "shop.yaml", GRAPH, &crate::Addresses::default()).unwrap()
 }
 
-fn trusting(need: usize, seeds: &[u8]) -> Operators {
+pub(super) fn trusting(need: usize, seeds: &[u8]) -> Operators {
     let keys = seeds.iter().map(|seed| (format!("op{seed}").parse().unwrap(), Signer::new(*seed).key())).collect();
     Operators::of(need, keys)
 }
 
-fn signed(version_of: &str, content: &Content, seeds: &[u8]) -> Vec<u8> {
+pub(super) fn signed(version_of: &str, content: &Content, seeds: &[u8]) -> Vec<u8> {
     let mut envelope = Envelope::seal(&fabric(), version(version_of), content).unwrap();
     seeds.iter().for_each(|seed| Signer::new(*seed).sign(&mut envelope));
     envelope.encode()
 }
 
-fn open(bytes: &[u8], operators: &Operators) -> Result<Bundle, BundleError> {
+pub(super) fn open(bytes: &[u8], operators: &Operators) -> Result<Bundle, BundleError> {
     Bundle::open(bytes, &fabric(), operators, &verify)
 }
 

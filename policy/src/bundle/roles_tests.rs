@@ -1,54 +1,11 @@
 //! Operators who are limited to tenants: what each of them may sign.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use ripstop_config::{FabricName, OperatorKey, Operators, PolicyVersion};
-use ripstop_policy::{Addresses, Bundle, BundleError, Content, Envelope, bundle::RoleError};
-
-struct Signer(Ed25519KeyPair);
-
-impl Signer {
-    fn new(seed: u8) -> Self {
-        Self(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
-    }
-
-    fn key(&self) -> OperatorKey {
-        OperatorKey(self.0.public_key().as_ref().try_into().unwrap())
-    }
-
-    fn sign(&self, envelope: &mut Envelope) {
-        let signature = self.0.sign(&envelope.message()).as_ref().try_into().unwrap();
-        envelope.sign(self.key(), signature).unwrap();
-    }
-}
-
-fn verify(key: &OperatorKey, message: &[u8], signature: &[u8; 64]) -> bool {
-    UnparsedPublicKey::new(&ED25519, key.0).verify(message, signature).is_ok()
-}
-
-fn fabric() -> FabricName {
-    FabricName::new("shop.example").unwrap()
-}
-
-fn version(text: &str) -> PolicyVersion {
-    text.parse().unwrap()
-}
-
-fn trusting(need: usize, seeds: &[u8]) -> Operators {
-    let keys = seeds.iter().map(|seed| (format!("op{seed}").parse().unwrap(), Signer::new(*seed).key())).collect();
-    Operators::of(need, keys)
-}
-
-fn signed(version_of: &str, content: &Content, seeds: &[u8]) -> Vec<u8> {
-    let mut envelope = Envelope::seal(&fabric(), version(version_of), content).unwrap();
-    seeds.iter().for_each(|seed| Signer::new(*seed).sign(&mut envelope));
-    envelope.encode()
-}
-
-fn open(bytes: &[u8], operators: &Operators) -> Result<Bundle, BundleError> {
-    Bundle::open(bytes, &fabric(), operators, &verify)
-}
+use super::{
+    Bundle, Content, RoleError,
+    tests::{fabric, open, signed, trusting},
+};
+use crate::Addresses;
+use ripstop_config::Operators;
 
 /// Two tenants, one of them with another below it, and a call between them.
 const TENANTS: &str = "\
@@ -110,15 +67,17 @@ fn an_operator_of_a_tenant_changes_its_part_and_no_other() {
             Err(other) => panic!("{other}"),
         }
     };
-    let web = graph("netns: web", "netns: web2");
+    let web = graph("netns: web }", "netns: web }, limit: { sessions: 7 }");
+    let placed = graph("netns: web", "user: 1000");
     let sub = graph("  billing:\n", "  shop/us: {}\n  billing:\n");
     let export = graph(", export: [billing]", "");
     let edge = graph("to: shop/db }", "to: shop/db, port: 5432 }");
     let limit = graph("sessions: 9", "sessions: 99");
-    let cases: [Case<'_>; 12] = [
+    let cases: [Case<'_>; 13] = [
         ("", &|_| {}, &[1, 3, 4, 5]),
         ("", &|content| content.graph.insert_str(0, "# a word\n"), &[1, 3, 4, 5]),
         ("workload shop/eu/web (g:12)", &web, &[1, 3, 4]),
+        ("where workload shop/eu/web runs (g:12)", &placed, &[1]),
         ("tenant shop/us (g:13)", &sub, &[1, 3]),
         ("service shop/db (g:8)", &export, &[1, 3]),
         ("tenant shop/eu (g:9)", &limit, &[1, 3]),
@@ -151,15 +110,17 @@ fn an_operator_of_a_tenant_changes_its_part_and_no_other() {
         "  shop/eu:\n    limit: { sessions: 9 }\n    workloads:\n      web: { on: [alpha], run: { netns: web } }\n",
         "",
     );
-    let left = "addresses of workload shop/eu/web, tenant shop/eu (g:9), workload shop/eu/web (g:12)";
-    assert_eq!((outside(5, &gone).as_str(), outside(4, &gone).as_str()), (left, "tenant shop/eu (g:9)"));
+    let runs = "where workload shop/eu/web runs (g:12)";
+    let left = format!("addresses of workload shop/eu/web, tenant shop/eu (g:9), {runs}, workload shop/eu/web (g:12)");
+    assert_eq!((outside(5, &gone), outside(4, &gone)), (left, format!("tenant shop/eu (g:9), {runs}")));
 }
 
 #[test]
 fn as_many_as_must_sign_must_be_allowed_to_change_each_part() {
     let operators = limited(2);
     let before = made("1.1", &[1, 2], &operators, |_| {});
-    let (web, host) = (graph("netns: web", "netns: web2"), graph("alpha: {} }", "alpha: {}, beta: {} }"));
+    let web = graph("netns: web }", "netns: web }, limit: { sessions: 7 }");
+    let host = graph("alpha: {} }", "alpha: {}, beta: {} }");
     let check = |seeds: &[u8], change: &dyn Fn(&mut Content)| {
         made("1.2", seeds, &operators, change).check_roles(Some(&before), &operators)
     };
