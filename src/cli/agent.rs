@@ -18,8 +18,9 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
     log_to_stderr(&agent.log, agent.log_format)?;
-    if !nix::sys::prctl::get_thp_disable().unwrap_or(false) {
-        tracing::warn!("failed to do without huge pages; sessions will take more memory");
+    // Again, where options before the command hid it from the first look.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
     }
     let path = &agent.config;
     let text = files::read(path)
@@ -45,7 +46,7 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
 /// what another command runs would inherit it; first of all, as the allocator takes what it begins with at once.
 pub(super) fn forgo_huge_pages() {
     if std::env::args_os().nth(1).is_some_and(|command| command == "agent") {
-        // Seen again once there is a log.
+        // An error is seen once there is a log.
         let _ = nix::sys::prctl::set_thp_disable(true);
     }
 }
