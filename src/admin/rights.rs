@@ -15,7 +15,8 @@ use axum::{
     response::Response,
 };
 use ripstop_config::agent::{Admin, Principal};
-use std::{fs, path::PathBuf, sync::Arc};
+use ripstop_transport::Sparing;
+use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Users and groups; read directly, as a static binary cannot load the C library's name services.
@@ -40,6 +41,8 @@ pub struct Rights {
     passwd: PathBuf,
     group: PathBuf,
     others: Arc<Semaphore>,
+    /// For the log of what was refused, which any user of the host could fill.
+    refused: Arc<Sparing>,
 }
 
 impl Rights {
@@ -47,7 +50,7 @@ impl Rights {
     #[must_use]
     pub fn new(admin: Admin, own: u32) -> Self {
         let others = Arc::new(Semaphore::new(OTHERS_MAX));
-        Self { admin, own, passwd: PASSWD.into(), group: GROUP.into(), others }
+        Self { admin, own, passwd: PASSWD.into(), group: GROUP.into(), others, refused: Arc::default() }
     }
 
     /// The socket's mode, and that of its directory, in which nothing else can be opened by others.
@@ -73,9 +76,11 @@ impl Rights {
         let place = || Arc::clone(&self.others).try_acquire_owned().ok().map(Some);
         match self.of(uid) {
             Right::Change => Some((whole.clone(), None)),
-            Right::Read => Some((readable(whole, uid), place()?)),
+            Right::Read => Some((self.readable(whole, uid), place()?)),
             Right::Nothing => {
-                tracing::warn!(uid, "a user who may not ask this agent was turned away");
+                if let Some(left_out) = self.refused.due(Instant::now()) {
+                    tracing::warn!(uid, left_out, "a user who may not ask this agent was turned away");
+                }
                 let denied = format!(
                     "user {uid} may not ask this agent: neither `admin.read` nor `admin.change` of its settings names them"
                 );
@@ -84,17 +89,22 @@ impl Rights {
             }
         }
     }
+
+    fn readable(&self, whole: &Router, uid: u32) -> Router {
+        whole.clone().layer(middleware::from_fn_with_state((uid, Arc::clone(&self.refused)), only_read))
+    }
 }
 
-fn readable(whole: &Router, uid: u32) -> Router {
-    whole.clone().layer(middleware::from_fn_with_state(uid, only_read))
-}
+type Reader = (u32, Arc<Sparing>);
 
-async fn only_read(State(uid): State<u32>, request: Request, next: Next) -> Response {
+async fn only_read(State((uid, refused)): State<Reader>, request: Request, next: Next) -> Response {
     if request.method() == Method::GET {
         return next.run(request).await;
     }
-    tracing::warn!(uid, method = %request.method(), path = request.uri().path(), "a user who may only read was refused");
+    if let Some(left_out) = refused.due(Instant::now()) {
+        let (method, path) = (request.method(), request.uri().path());
+        tracing::warn!(uid, %method, path, left_out, "a user who may only read was refused");
+    }
     let denied = format!(
         "user {uid} may ask this agent, but not have it change anything: `admin.change` of its settings does not name them"
     );

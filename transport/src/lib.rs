@@ -66,6 +66,7 @@ pub use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 pub use report::{REPORT_MAX, Reports};
 pub use session::{OpenError, Opened};
 pub use settings::Settings;
+pub use sparing::Sparing;
 pub use status::{Counts, PeerState, PeerStatus};
 pub use stream::{RecvStream, SendStream};
 pub use table::Revoked;

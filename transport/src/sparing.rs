@@ -1,4 +1,4 @@
-//! Log lines that anyone who reaches the port can cause: few, and with the number of those left out.
+//! Log lines that anyone who reaches a port or a socket can cause: few, and with the number of those left out.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,7 +10,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Lets one line through per [`BETWEEN`].
 #[derive(Debug, Default)]
-pub(crate) struct Sparing(Mutex<State>);
+pub struct Sparing(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -20,7 +20,7 @@ struct State {
 
 impl Sparing {
     /// Whether a line may be written, and then how many were left out since the one before.
-    pub(crate) fn due(&self, now: Instant) -> Option<u64> {
+    pub fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN) {
             state.left_out += 1;
