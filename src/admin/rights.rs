@@ -41,7 +41,8 @@ pub struct Rights {
     passwd: PathBuf,
     group: PathBuf,
     others: Arc<Semaphore>,
-    /// For the log of what was refused, which any user of the host could fill.
+    /// For the log, which any user of the host could fill. What those who read are refused is not drowned by those who may nothing.
+    turned_away: Arc<Sparing>,
     refused: Arc<Sparing>,
 }
 
@@ -50,7 +51,15 @@ impl Rights {
     #[must_use]
     pub fn new(admin: Admin, own: u32) -> Self {
         let others = Arc::new(Semaphore::new(OTHERS_MAX));
-        Self { admin, own, passwd: PASSWD.into(), group: GROUP.into(), others, refused: Arc::default() }
+        Self {
+            admin,
+            own,
+            passwd: PASSWD.into(),
+            group: GROUP.into(),
+            others,
+            turned_away: Arc::default(),
+            refused: Arc::default(),
+        }
     }
 
     /// The socket's mode, and that of its directory, in which nothing else can be opened by others.
@@ -78,7 +87,7 @@ impl Rights {
             Right::Change => Some((whole.clone(), None)),
             Right::Read => Some((self.readable(whole, uid), place()?)),
             Right::Nothing => {
-                if let Some(left_out) = self.refused.due(Instant::now()) {
+                if let Some(left_out) = self.turned_away.due(Instant::now()) {
                     tracing::warn!(uid, left_out, "a user who may not ask this agent was turned away");
                 }
                 let denied = format!(
