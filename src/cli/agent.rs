@@ -11,15 +11,20 @@ use crate::{
     files, kernel,
 };
 use anyhow::Context;
+use nix::sys::prctl;
 use ripstop_config::AgentConfig;
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    os::unix::process::CommandExt,
+    process::Command,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
     log_to_stderr(&agent.log, agent.log_format)?;
-    // Again, where options before the command hid it from the first look.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+    // Again, where the first look could not see or do it.
+    if let Err(error) = prctl::set_thp_disable(true) {
         tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
     }
     let path = &agent.config;
@@ -43,11 +48,20 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
 }
 
 /// Buffers are made large and used as far as needed: huge pages would make all of each resident. Of an agent's process alone, as
-/// what another command runs would inherit it; first of all, as the allocator takes what it begins with at once.
+/// what another command runs would inherit it; from its very start, as the allocator has taken what it begins with by now: so the
+/// process starts anew, once, as the kernel keeps what is asked for here.
 pub(super) fn forgo_huge_pages() {
-    if std::env::args_os().nth(1).is_some_and(|command| command == "agent") {
-        // An error is seen once there is a log.
-        let _ = nix::sys::prctl::set_thp_disable(true);
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<_> = arguments.collect();
+    let is_agent = arguments.first().is_some_and(|command| command == "agent");
+    // An error is seen once there is a log, and costs nothing but memory.
+    if is_agent
+        && matches!(prctl::get_thp_disable(), Ok(false))
+        && prctl::set_thp_disable(true).is_ok()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let _error = Command::new(program).arg0(name).args(arguments).exec();
     }
 }
 
