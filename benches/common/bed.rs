@@ -24,8 +24,8 @@ pub const ECHO_PORTS: [u16; 8] = [7001, 7002, 7003, 7004, 7005, 7006, 7007, 7008
 pub const HOLD_PORT: u16 = 7100;
 /// Where nginx listens, if a benchmark has one.
 pub const HTTP_PORT: u16 = 7080;
-/// Where datagrams are counted, if a benchmark does so.
-pub const COUNT_PORT: u16 = 7200;
+/// Where datagrams are counted, if a benchmark does so: those that come alone, and those that come together.
+pub const COUNT_PORTS: [u16; 2] = [7200, 7201];
 /// The hosts, in the order in which figures of both are given.
 pub const HOSTS: [&str; 2] = ["alpha", "beta"];
 /// The longest pause before a figure, for the sessions of the one before it to end.
@@ -64,7 +64,7 @@ impl Bed {
     /// Builds the hosts, joins them by a link of this kind, starts their agents, and waits until they are connected.
     pub fn build(like: Link) -> anyhow::Result<Self> {
         let ports = [BULK_PORT, HOLD_PORT, HTTP_PORT].into_iter().chain(ECHO_PORTS).map(|port| format!("{port}/tcp"));
-        let ports = ports.chain([format!("{COUNT_PORT}/udp")]).collect::<Vec<_>>();
+        let ports = ports.chain(COUNT_PORTS.map(|port| format!("{port}/udp"))).collect::<Vec<_>>();
         let graph = GRAPH.replace("PORTS", &ports.join(", "));
         let lab = Lab::of(&HOSTS).graph(&graph).without_agent("alpha").without_agent("beta").start();
         let wire = link::join(&lab, like)?;

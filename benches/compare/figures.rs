@@ -86,7 +86,10 @@ pub enum Figure {
     HttpCpu {
         kept: bool,
     },
-    Udp,
+    /// Of datagrams that programs hand to their kernel many together, or each alone.
+    Udp {
+        together: bool,
+    },
     ResidentIdle,
     ResidentLoaded,
     ResidentSession,
@@ -126,7 +129,10 @@ impl Figure {
             Self::Http { kept } => more(format!("HTTP requests {}", http(kept)), "/s", 0),
             Self::HttpP99 { kept } => less(format!("HTTP requests {}, p99", http(kept)), "µs", 0),
             Self::HttpCpu { kept } => less(format!("CPU, HTTP request {}", http(kept)), "µs", 1),
-            Self::Udp => more("UDP without loss, 1 200 bytes".to_owned(), "Mbit/s", 0),
+            Self::Udp { together } => {
+                let how = if together { ", sent together" } else { "" };
+                more(format!("UDP without loss, 1 200 bytes{how}"), "Mbit/s", 0)
+            }
             Self::ResidentIdle => less("memory, idle".to_owned(), "MB", 1),
             Self::ResidentLoaded => less("memory, after the load".to_owned(), "MB", 1),
             Self::ResidentSession => less("memory of an idle session".to_owned(), "KiB", 1),

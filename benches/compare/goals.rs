@@ -73,7 +73,9 @@ fn goals() -> Vec<Goal> {
         add(plain, figure, haproxy, Bound::AtLeast(10.0));
     }
     add(plain, Figure::Http { kept: true }, Against::BestPeer, Bound::AtLeast(1.0));
-    add(plain, Figure::Udp, Against::BestPeer, Bound::AtLeast(3.0));
+    for together in [false, true] {
+        add(plain, Figure::Udp { together }, Against::BestPeer, Bound::AtLeast(3.0));
+    }
     add(plain, Figure::ResidentIdle, Against::Nothing, Bound::AtMost(20.0));
     add(plain, Figure::ResidentLoaded, Against::Nothing, Bound::AtMost(60.0));
     add(plain, Figure::ResidentSession, Against::Nothing, Bound::AtMost(16.0));

@@ -15,7 +15,7 @@ const PANELS: [(Condition, Figure); 8] = [
     (Condition::Plain, Figure::Connections { parallel: 8 }),
     (Condition::Plain, Figure::Http { kept: false }),
     (Condition::Plain, Figure::Http { kept: true }),
-    (Condition::Plain, Figure::Udp),
+    (Condition::Plain, Figure::Udp { together: false }),
 ];
 
 const WIDTH: usize = 900;

@@ -147,12 +147,14 @@ impl Round<'_> {
         }
         // A search tries about fifteen rates.
         let length = Duration::from_secs(self.seconds.into()) / 10;
-        self.each("UDP", results, |system, way| {
-            if !system.carries_datagrams() {
-                return Ok(Vec::new());
-            }
-            Ok(vec![(Figure::Udp, datagrams::without_loss(way, length)?)])
-        });
+        for (together, sending) in [(false, datagrams::Sending::Alone), (true, datagrams::Sending::Together)] {
+            self.each("UDP", results, |system, way| {
+                if !system.carries_datagrams() {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![(Figure::Udp { together }, datagrams::without_loss(way, sending, length)?)])
+            });
+        }
     }
 
     fn dns(&self, results: &mut Results) {

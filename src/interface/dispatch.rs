@@ -7,39 +7,60 @@ use super::{
 use crate::{
     packet::{self, Packet, Payload, Segment, craft},
     session::{context::Context, echo, egress, udp},
+    stack::Received,
 };
 use ripstop_config::Reason;
-use std::rc::Rc;
+use std::{num::NonZeroUsize, rc::Rc};
 
 /// The port of DNS (RFC 1035 section 4.2).
 pub(super) const DNS_PORT: u16 = 53;
 
-/// Takes one packet of an interface, IP header first: hands it to its session, answers it, or drops it with a counted reason.
-pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) {
+/// Takes one packet of an interface: hands it to its session, answers it, or drops it with a counted reason.
+pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, Received { packet: bytes, datagram }: Received<'_>) {
     let outcome = match packet::parse(bytes) {
         Err(Reason::Fragment) => joined(context, interface, bytes),
-        parsed => parsed.and_then(|packet| owned(context, interface, &packet)),
+        parsed => parsed.and_then(|packet| owned(context, interface, &packet, datagram)),
     };
     if let Err(reason) = outcome {
-        tracing::trace!(workload = %interface.workload(), %reason, "dropped");
-        interface.drops().count(reason);
+        dropped(interface, reason);
     }
+}
+
+fn dropped(interface: &Interface, reason: Reason) {
+    tracing::trace!(workload = %interface.workload(), %reason, "dropped");
+    interface.drops().count(reason);
 }
 
 /// A packet that came in two halves, once the second is there.
 fn joined(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) -> Result<(), Reason> {
     let whole = interface.halves.borrow_mut().join(bytes)?;
-    whole.map_or(Ok(()), |whole| packet::parse(&whole).and_then(|packet| owned(context, interface, &packet)))
+    whole.map_or(Ok(()), |whole| packet::parse(&whole).and_then(|packet| owned(context, interface, &packet, None)))
 }
 
-fn owned(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>) -> Result<(), Reason> {
-    if interface.owns(packet.source) { route(context, interface, packet) } else { Err(Reason::SpoofedSource) }
+fn owned(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    each: Option<NonZeroUsize>,
+) -> Result<(), Reason> {
+    if interface.owns(packet.source) { route(context, interface, packet, each) } else { Err(Reason::SpoofedSource) }
 }
 
-fn route(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>) -> Result<(), Reason> {
+fn route(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    each: Option<NonZeroUsize>,
+) -> Result<(), Reason> {
     match packet.payload {
         Payload::Tcp(segment) => tcp(context, interface, packet, &segment),
-        Payload::Udp { source, destination, data } => datagram(context, interface, packet, (source, destination), data),
+        Payload::Udp { source, destination, data } => {
+            let ports = (source, destination);
+            match each {
+                Some(each) => several(context, interface, packet, ports, data.chunks(each.get())),
+                None => datagram(context, interface, packet, ports, data),
+            }
+        }
         Payload::IcmpError(error) => interface.icmp_error(&error),
         Payload::EchoRequest(echo) if is_resolver(context, packet) => {
             interface.port().send(&craft::echo_reply(packet, echo));
@@ -94,6 +115,22 @@ fn new_flow(
         return Err(Reason::OutsideFabric);
     }
     egress::open(context, interface, packet, segment);
+    Ok(())
+}
+
+/// Datagrams that the kernel handed over in one packet, each of which may have a fate of its own.
+fn several<'d>(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    ports: (u16, u16),
+    all: impl Iterator<Item = &'d [u8]>,
+) -> Result<(), Reason> {
+    for data in all {
+        if let Err(reason) = datagram(context, interface, packet, ports, data) {
+            dropped(interface, reason);
+        }
+    }
     Ok(())
 }
 

@@ -16,7 +16,11 @@ pub use dispatch::packet;
 pub use flows::{FlowGuard, Interface, Owner};
 pub use udp::{DatagramSink, UdpFlow};
 
-use crate::{kernel::Tun, session::context::Context, stack::MTU, stack::VNET_HEADER};
+use crate::{
+    kernel::Tun,
+    session::context::Context,
+    stack::{MTU, Received, VNET_HEADER},
+};
 use std::{io, rc::Rc};
 
 /// Packets taken in one turn, so that one busy workload does not keep the others waiting.
@@ -39,19 +43,24 @@ async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) 
     let mut buffer = vec![0; VNET_HEADER + MTU];
     loop {
         let mut ready = device.readable().await?;
-        for _ in 0..BATCH {
-            match tun.recv(&mut buffer) {
-                Ok(length) => packet(context, interface, buffer.get(VNET_HEADER..length).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if interface.port().gathering(|| turn(context, interface, tun, &mut buffer))? {
+            ready.clear_ready();
         }
         interface.count_refused();
         // Lets the sessions that were just fed run before the next batch.
         tokio::task::yield_now().await;
     }
+}
+
+/// Takes the packets of one turn; `true` when there are no more.
+fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mut [u8]) -> io::Result<bool> {
+    for _ in 0..BATCH {
+        match tun.recv(buffer) {
+            Ok(length) => packet(context, interface, Received::of(buffer.get(..length).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }

@@ -19,6 +19,10 @@ const TUN_F_CSUM: u64 = 0x01;
 const TUN_F_TSO4: u64 = 0x02;
 /// `TUN_F_TSO6`: and as IPv6 segments of up to 64 KiB.
 const TUN_F_TSO6: u64 = 0x04;
+/// What every kernel has that we run on.
+const TUN_F_SEGMENTS: u64 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+/// `TUN_F_USO4` and `TUN_F_USO6`, only to be had together: and several datagrams as one packet (Linux 6.2).
+const TUN_F_USO: u64 = 0x20 | 0x40;
 
 mod request {
     nix::ioctl_write_int!(tun_set_offload, b'T', 208);
@@ -31,12 +35,15 @@ pub struct Tun {
     file: File,
     name: String,
     has_v6: bool,
+    several: bool,
 }
 
 impl Tun {
     /// The device that [`create`] has made, wherever that is.
     pub(super) fn of(device: OwnedFd, name: &str, has_v6: bool) -> Self {
-        Self { file: File::from(device), name: name.to_owned(), has_v6 }
+        let file = File::from(device);
+        let several = set_offloads(&file, TUN_F_SEGMENTS | TUN_F_USO).is_ok();
+        Self { file, name: name.to_owned(), has_v6, several }
     }
 
     /// The interface's name.
@@ -49,6 +56,12 @@ impl Tun {
     #[must_use]
     pub fn has_v6(&self) -> bool {
         self.has_v6
+    }
+
+    /// Whether several datagrams of one flow come and go as one packet.
+    #[must_use]
+    pub fn is_several(&self) -> bool {
+        self.several
     }
 
     /// Reads one packet that the workload sent, [`VNET_HEADER`] first; give it 65 535 + [`VNET_HEADER`] bytes.
@@ -99,7 +112,8 @@ pub(super) fn create(name: &str) -> io::Result<OwnedFd> {
     let device = tun::create(&configuration).map_err(into_io)?;
     // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
     let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
-    set_offloads(&file)?;
+    set_header(&file)?;
+    set_offloads(&file, TUN_F_SEGMENTS)?;
     fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(file.into())
 }
@@ -116,14 +130,17 @@ pub(super) fn adopt_async(socket: OwnedFd) -> TokioSocket {
     unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) }
 }
 
-fn set_offloads(file: &File) -> io::Result<()> {
+fn set_header(file: &File) -> io::Result<()> {
     let size = VNET_HEADER as libc::c_int;
-    // SAFETY: the descriptor is open for the calls' duration; the kernel reads one `int` through the pointer, which
-    // points to a live one, and takes the offload mask by value.
-    unsafe {
-        request::tun_set_vnet_hdr_size(file.as_raw_fd(), &raw const size)?;
-        request::tun_set_offload(file.as_raw_fd(), TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)?;
-    }
+    // SAFETY: the descriptor is open for the call's duration; the kernel reads one `int` through the pointer, which points
+    // to a live one.
+    unsafe { request::tun_set_vnet_hdr_size(file.as_raw_fd(), &raw const size) }?;
+    Ok(())
+}
+
+fn set_offloads(file: &File, offloads: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call's duration; the kernel takes the mask by value.
+    unsafe { request::tun_set_offload(file.as_raw_fd(), offloads) }?;
     Ok(())
 }
 

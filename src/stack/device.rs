@@ -1,7 +1,11 @@
 //! The way of packets from the agent into an interface.
 
-use super::soon::Waiting;
+use super::{
+    soon::Waiting,
+    virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
+};
 use crate::packet::{TCP, checksum, craft::DatagramHead};
+use bytes::Bytes;
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -13,15 +17,10 @@ use std::{
     rc::Rc,
 };
 
-/// Length of the virtio header before each packet of a device with `IFF_VNET_HDR` (virtio 1.2, section 5.1.6).
-pub const VNET_HEADER: usize = 10;
 /// MTU of every interface: TCP ends here, so no path depends on it, and the kernel hands over its largest segments.
 pub const MTU: usize = 65_535;
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the receiver completes the checksum.
-const NEEDS_CHECKSUM: u8 = 1;
-/// Where the checksum lies in a TCP header, and in a UDP header.
-const TCP_CHECKSUM: u16 = 16;
-const UDP_CHECKSUM: u16 = 6;
+/// Datagrams of one flow that wait for others in a turn: no more fit a packet.
+const GATHERED_MAX: usize = 64;
 
 /// What takes packets toward a workload: a TUN device, or memory in tests.
 pub trait PacketSink {
@@ -30,11 +29,20 @@ pub trait PacketSink {
     /// # Errors
     /// When the device does not take it.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Whether it takes several datagrams as one packet.
+    fn takes_several(&self) -> bool {
+        false
+    }
 }
 
 impl PacketSink for crate::kernel::Tun {
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         Self::send(self, parts).map(drop)
+    }
+
+    fn takes_several(&self) -> bool {
+        self.is_several()
     }
 }
 
@@ -48,14 +56,42 @@ struct Shared {
     scratch: RefCell<Vec<u8>>,
     refused: Cell<u64>,
     waiting: Rc<Waiting>,
+    /// Datagrams of a turn, while there is one and the device takes several at once.
+    gathered: RefCell<Option<Gathered>>,
+}
+
+/// Datagrams of one flow, of which the first is not sent yet.
+#[derive(Default)]
+struct Gathered {
+    flow: Option<(SocketAddr, SocketAddr)>,
+    datagrams: Vec<Bytes>,
 }
 
 impl TunPort {
     /// A port over a device.
     #[must_use]
     pub fn new(sink: Rc<dyn PacketSink>) -> Self {
-        let waiting = Rc::default();
-        Self(Rc::new(Shared { sink, scratch: RefCell::new(vec![0; MTU]), refused: Cell::new(0), waiting }))
+        let scratch = RefCell::new(vec![0; MTU]);
+        let gathered = RefCell::default();
+        Self(Rc::new(Shared { sink, scratch, refused: Cell::new(0), waiting: Rc::default(), gathered }))
+    }
+
+    /// Takes a turn in which datagrams wait for others of their flow, until it ends: many queries are answered in one packet.
+    pub fn gathering<R>(&self, turn: impl FnOnce() -> R) -> R {
+        if self.0.sink.takes_several() {
+            self.0.gathered.replace(Some(Gathered::default()));
+        }
+        let result = turn();
+        if let Some(gathered) = self.0.gathered.take() {
+            self.send_gathered(&gathered);
+        }
+        result
+    }
+
+    fn send_gathered(&self, Gathered { flow, datagrams }: &Gathered) {
+        if let Some((source, destination)) = flow {
+            self.send_datagrams(*source, *destination, datagrams);
+        }
     }
 
     /// Runs what the sessions of this interface share, acknowledgements that wait above all; never resolves.
@@ -78,13 +114,49 @@ impl TunPort {
         self.0.refused.take()
     }
 
-    /// Sends a datagram of at most 65 507 bytes of data, which are not copied before the kernel does; one that the device
-    /// refuses is counted.
+    /// Sends a datagram of at most 65 507 bytes of data, in a turn that is [gathering](Self::gathering) with others of its flow;
+    /// one that the device refuses is counted.
     pub fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let mut gathered = self.0.gathered.borrow_mut();
+        let Some(waiting) = &mut *gathered else { return self.send_alone(source, destination, data) };
+        if waiting.flow != Some((source, destination)) || waiting.datagrams.len() == GATHERED_MAX {
+            self.send_gathered(waiting);
+            waiting.datagrams.clear();
+            waiting.flow = Some((source, destination));
+        }
+        waiting.datagrams.push(Bytes::copy_from_slice(data));
+    }
+
+    fn send_alone(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let head = DatagramHead::new(source, destination, data.len());
         // 20 or 40 bytes.
         let header = needs_checksum(u16::try_from(head.ip_length()).unwrap_or(0), UDP_CHECKSUM);
         self.write_parts(&[IoSlice::new(&header), IoSlice::new(head.bytes()), IoSlice::new(data)]);
+    }
+
+    /// The same of several, in order: as few packets as the device takes them in.
+    pub fn send_datagrams(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[Bytes]) {
+        let several = self.0.sink.takes_several();
+        let mut rest = datagrams;
+        while !rest.is_empty() {
+            let (first, others) = rest.split_at(if several { virtio::together(rest) } else { 1 });
+            match first {
+                [one] => self.send_alone(source, destination, one),
+                together => self.send_together(source, destination, together),
+            }
+            rest = others;
+        }
+    }
+
+    fn send_together(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[Bytes]) {
+        let head = DatagramHead::new(source, destination, datagrams.iter().map(Bytes::len).sum());
+        // 20 or 40 bytes, and less than 65 507.
+        let [ip, each] = [head.ip_length(), datagrams[0].len()].map(|length| u16::try_from(length).unwrap_or(0));
+        let header = virtio::several_datagrams(ip, each);
+        let mut parts = Vec::with_capacity(2 + datagrams.len());
+        parts.extend([IoSlice::new(&header), IoSlice::new(head.bytes())]);
+        parts.extend(datagrams.iter().map(|data| IoSlice::new(data)));
+        self.write_parts(&parts);
     }
 
     fn write(&self, header: &[u8; VNET_HEADER], packet: &[u8]) {
@@ -133,12 +205,6 @@ fn offload_checksum(packet: &mut [u8]) -> Option<[u8; VNET_HEADER]> {
     let at = start + usize::from(TCP_CHECKSUM);
     packet.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
     Some(needs_checksum(u16::try_from(start).ok()?, TCP_CHECKSUM))
-}
-
-/// The virtio header of a packet whose checksum the kernel completes: from where, and where it goes from there.
-fn needs_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER] {
-    let (start, offset) = (start.to_ne_bytes(), offset.to_ne_bytes());
-    [NEEDS_CHECKSUM, 0, 0, 0, 0, 0, start[0], start[1], offset[0], offset[1]]
 }
 
 /// One turn of an endpoint as smoltcp's device: at most one packet in, any number out.

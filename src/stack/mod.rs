@@ -18,6 +18,8 @@ mod silence;
 mod soon;
 #[cfg(test)]
 mod tests;
+mod virtio;
 
-pub use device::{MTU, PacketSink, TunPort, VNET_HEADER};
+pub use device::{MTU, PacketSink, TunPort};
 pub use endpoint::{Broken, Endpoint};
+pub use virtio::{Received, VNET_HEADER};

@@ -5,8 +5,11 @@ use crate::{
     pattern,
     servers::iperf3,
 };
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::{
+    io::IoSlice,
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
@@ -109,6 +112,39 @@ fn every_size_arrives_whole_and_comes_back() {
         let socket = client(&web, to);
         for length in sizes() {
             echoed(&socket, length, length as u64);
+        }
+    }
+}
+
+/// Hands the kernel 40 datagrams and a shorter one in one call, as QUIC stacks do; gives each as it should arrive.
+fn send_together(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    let datagrams: Vec<_> = (0..41_u8).map(|number| vec![number; if number == 40 { 700 } else { 1200 }]).collect();
+    let slices: Vec<_> = datagrams.iter().map(|data| IoSlice::new(data)).collect();
+    let cut = [ControlMessage::UdpGsoSegments(&1200)];
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &slices, &cut, MsgFlags::empty(), None).unwrap();
+    assert_eq!(sent, 40 * 1200 + 700);
+    datagrams
+}
+
+#[test]
+fn datagrams_that_are_sent_together_arrive_each_alone() {
+    let lab = lab();
+    let _echoes = [("api", 7), ("near", 7)].map(|(of, port)| Echo::on(&lab.workload(of), port));
+    let web = lab.workload("web");
+    let api = lab.service("shop/api", 7);
+    for to in [api, lab.service_v6("shop/api", 7), lab.service("shop/near", 7)] {
+        let socket = client(&web, to);
+        // The first call opens the session, the second finds it open.
+        for round in 0..2 {
+            let mut missing = send_together(&socket);
+            let mut buffer = [0; 65_536];
+            while !missing.is_empty() {
+                let length =
+                    socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{to}, {round}: {} {error}", missing.len()));
+                let at =
+                    missing.iter().position(|data| *data == buffer[..length]).expect("each as it was sent, and once");
+                missing.swap_remove(at);
+            }
         }
     }
 }

@@ -68,9 +68,17 @@ impl DatagramSender {
 pub struct DatagramReceiver(Registration);
 
 impl DatagramReceiver {
+    /// Adds the datagrams that wait to `into`, in order and at most `most`, once there is one; `false` once the connection
+    /// has ended. May be dropped at any time, nothing is lost by that.
+    pub async fn recv_some(&mut self, into: &mut Vec<Bytes>, most: usize) -> bool {
+        self.0.recv_some(into, most).await
+    }
+
     /// The next datagram; `None` once the connection has ended. May be dropped at any time, nothing is lost by that.
     pub async fn recv(&mut self) -> Option<Bytes> {
-        self.0.recv().await
+        let mut one = Vec::with_capacity(1);
+        self.recv_some(&mut one, 1).await;
+        one.pop()
     }
 
     /// How many datagrams of the session found no room in its queue since this was last asked.

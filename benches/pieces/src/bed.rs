@@ -4,7 +4,7 @@ use ripstop::{
     interface::{self, Interface, Owner},
     kernel::SocketOwners,
     session::context::{Context, Control, Stats},
-    stack::{PacketSink, TunPort, VNET_HEADER},
+    stack::{PacketSink, Received, TunPort, VNET_HEADER},
     telemetry::{RecordLog, instruments},
 };
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
@@ -129,7 +129,7 @@ impl Bed {
 
     /// Takes a packet as if it had come from the device.
     pub(crate) fn packet(&self, interface: &Rc<Interface>, bytes: &[u8]) {
-        interface::packet(&self.context, interface, bytes);
+        interface::packet(&self.context, interface, Received::plain(bytes));
     }
 }
 

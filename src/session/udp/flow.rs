@@ -89,13 +89,26 @@ impl EndpointFlow {
 
     /// Sends a datagram to the endpoint.
     pub(super) fn send(&self, data: &[u8]) -> Result<(), Lost> {
+        self.before_sending(&[data])?;
+        self.transmit(data);
+        Ok(())
+    }
+
+    /// Sends several.
+    pub(super) fn send_all(&self, batch: &[Bytes]) -> Result<(), Lost> {
+        self.before_sending(batch)?;
+        let key = self.key.get();
+        self.interface.port().send_datagrams(key.fabric, key.workload, batch);
+        Ok(())
+    }
+
+    fn before_sending(&self, batch: &[impl AsRef<[u8]>]) -> Result<(), Lost> {
         if let Some(holder) = &self.holder {
             holder.look_again()?;
         }
         if let Some(other) = &mut *self.other.borrow_mut() {
-            other.keep(data);
+            batch.iter().for_each(|data| other.keep(data.as_ref()));
         }
-        self.transmit(data);
         Ok(())
     }
 

@@ -46,6 +46,7 @@ pub(super) enum Outlet {
 }
 
 /// Why a datagram was not handed on.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Lost {
     /// It alone.
     Dropped(Reason),
@@ -70,6 +71,28 @@ impl Outlet {
                 DatagramError::TooLarge(_) => Lost::Dropped(Reason::Malformed),
             }),
             Self::Socket(listener) => listener.send(data),
+        }
+    }
+
+    /// Whether several at once cost less than each alone.
+    fn takes_several(&self) -> bool {
+        match self {
+            Self::Flow(..) | Self::Endpoint(_) => true,
+            Self::Peer(_) | Self::Socket(_) => false,
+        }
+    }
+
+    /// Sends several. All of them are lost, or none.
+    fn send_all(&self, batch: &[Bytes]) -> Result<(), Lost> {
+        match self {
+            Self::Flow(interface, flow) => {
+                interface.port().send_datagrams(flow.fabric, flow.workload, batch);
+                Ok(())
+            }
+            Self::Endpoint(flow) => {
+                flow.upgrade().map_or(Err(Lost::Dropped(Reason::NoSession)), |flow| flow.send_all(batch))
+            }
+            Self::Peer(_) | Self::Socket(_) => batch.iter().try_for_each(|data| self.send(data)),
         }
     }
 }
@@ -128,24 +151,59 @@ impl Relay {
             return Err(Reason::RateLimited);
         }
         self.last[slot(way)].set(data.len());
-        let outlet = match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        };
-        match outlet.send(data) {
+        match self.outlet(way).send(data) {
             Ok(()) => {
                 self.count(way, data.len() as u64);
                 Ok(())
             }
-            Err(Lost::Dropped(reason)) => Err(reason),
-            Err(Lost::Ended(reason)) => {
+            Err(lost) => Err(self.lost(lost)),
+        }
+    }
+
+    /// Hands several on, counts those that were dropped, and leaves none behind.
+    pub(super) fn pass_all(&self, way: Way, batch: &mut Vec<Bytes>) {
+        let outlet = self.outlet(way);
+        if batch.len() == 1 || !outlet.takes_several() || self.ended.get().is_some() {
+            return batch.drain(..).for_each(|data| self.pass_or_count(way, &data));
+        }
+        batch.retain(|data| {
+            let allowed = self.admission.police(way, data.len());
+            if !allowed {
+                self.dropped(Reason::RateLimited);
+            }
+            allowed
+        });
+        let Some(last) = batch.last() else { return };
+        self.last[slot(way)].set(last.len());
+        match outlet.send_all(batch) {
+            Ok(()) => self.count(way, batch.iter().map(|data| data.len() as u64).sum()),
+            Err(lost) => {
+                let reason = self.lost(lost);
+                batch.iter().for_each(|_| self.dropped(reason));
+            }
+        }
+        batch.clear();
+    }
+
+    fn outlet(&self, way: Way) -> &Outlet {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    /// Why it was lost; ends the session where that is the end of it.
+    fn lost(&self, lost: Lost) -> Reason {
+        match lost {
+            Lost::Dropped(reason) => reason,
+            Lost::Ended(reason) => {
                 self.end(reason);
-                Err(reason)
+                reason
             }
         }
     }
 
-    /// The same, and counts what was dropped.
+    /// The same as [`Self::pass`], and counts what was dropped.
     pub(super) fn pass_or_count(&self, way: Way, data: &[u8]) {
         if let Err(reason) = self.pass(way, data) {
             self.dropped(reason);

@@ -107,21 +107,25 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) async fn recv(&mut self) -> Option<Bytes> {
+    /// Adds what waits to `into`, at most `most`, once there is something. `false` once the connection has ended.
+    pub(crate) async fn recv_some(&mut self, into: &mut Vec<Bytes>, most: usize) -> bool {
         poll_fn(|cx| {
             let mut state = self.inbox.state();
             let State { queues, cost: all, closed } = &mut *state;
-            let Some(queue) = queues.get_mut(&self.key) else { return Poll::Ready(None) };
-            if let Some(data) = queue.items.pop_front() {
+            let Some(queue) = queues.get_mut(&self.key) else { return Poll::Ready(false) };
+            if queue.items.is_empty() {
+                if !*closed {
+                    queue.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                return Poll::Ready(false);
+            }
+            for data in queue.items.drain(..most.min(queue.items.len())) {
                 queue.cost -= cost(&data);
                 *all -= cost(&data);
-                return Poll::Ready(Some(data));
+                into.push(data);
             }
-            if *closed {
-                return Poll::Ready(None);
-            }
-            queue.waker = Some(cx.waker().clone());
-            Poll::Pending
+            Poll::Ready(true)
         })
         .await
     }
@@ -156,10 +160,12 @@ mod tests {
         let taken = (0..2_000).filter(|_| inbox.deliver(key(1), b"x") == Delivered::Queued).count();
         assert_eq!((taken, full.take_lost(), full.take_lost()), (SESSION_COUNT, 2_000 - SESSION_COUNT as u64, 0));
         assert_eq!(inbox.deliver(key(2), b"y"), Delivered::Queued);
-        assert_eq!(other.recv().await.as_deref(), Some(&b"y"[..]));
-        for _ in 0..taken {
-            assert_eq!(full.recv().await.as_deref(), Some(&b"x"[..]));
-        }
+        let mut got = Vec::new();
+        assert!(other.recv_some(&mut got, 2).await);
+        assert_eq!(got, ["y"]);
+        got.clear();
+        assert!(full.recv_some(&mut got, taken - 1).await && full.recv_some(&mut got, 2).await);
+        assert_eq!(got, vec!["x"; taken]);
         assert_eq!(inbox.state().cost, 0);
     }
 
@@ -187,7 +193,9 @@ mod tests {
         assert_eq!(inbox.deliver(key(2), b""), Delivered::Late);
         assert_eq!(inbox.deliver(key(1), b""), Delivered::Queued);
         inbox.close();
-        assert_eq!(stays.recv().await.as_deref(), Some(&b""[..]));
-        assert_eq!(stays.recv().await, None);
+        let mut got = Vec::new();
+        assert!(stays.recv_some(&mut got, 1).await);
+        assert!(!stays.recv_some(&mut got, 1).await);
+        assert_eq!(got, [""]);
     }
 }

@@ -1,0 +1,114 @@
+//! The header before each packet of a device with `IFF_VNET_HDR` (virtio 1.2, section 5.1.6), in the host's byte order.
+//!
+//! It is how the kernel and the agent hand each other packets whose checksum is left out, and several datagrams of one flow
+//! as one packet, cut apart only where that has to be.
+
+use bytes::Bytes;
+use std::num::NonZeroUsize;
+
+/// Its length.
+pub const VNET_HEADER: usize = 10;
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the receiver completes the checksum.
+const NEEDS_CHECKSUM: u8 = 1;
+/// `VIRTIO_NET_HDR_GSO_UDP_L4`: the data are those of several datagrams, each as long as the header says, the last maybe shorter.
+const GSO_UDP_L4: u8 = 5;
+/// `VIRTIO_NET_HDR_GSO_ECN`, a flag beside the kind.
+const GSO_ECN: u8 = 0x80;
+/// Where the checksum lies in a TCP header, and in a UDP header.
+pub(super) const TCP_CHECKSUM: u16 = 16;
+pub(super) const UDP_CHECKSUM: u16 = 6;
+/// Datagrams in one packet: what every kernel takes that knows such packets (`UDP_MAX_SEGMENTS` of its first years).
+const DATAGRAMS_MAX: usize = 64;
+/// Their bytes: what fits an IPv4 packet beside its headers, and so an IPv6 packet too.
+const DATA_MAX: usize = 65_507;
+
+/// What was read from a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'p> {
+    /// One packet, IP header first.
+    pub packet: &'p [u8],
+    /// Bytes of each datagram but the last, where the packet holds the data of several.
+    pub datagram: Option<NonZeroUsize>,
+}
+
+impl<'p> Received<'p> {
+    /// Takes the header off. What is too short for one is an empty packet.
+    #[must_use]
+    pub fn of(read: &'p [u8]) -> Self {
+        let Some((&[_, kind, _, _, size_0, size_1, ..], packet)) = read.split_first_chunk::<VNET_HEADER>() else {
+            return Self { packet: &[], datagram: None };
+        };
+        let size = usize::from(u16::from_ne_bytes([size_0, size_1]));
+        let datagram = NonZeroUsize::new(size).filter(|_| kind & !GSO_ECN == GSO_UDP_L4);
+        Self { packet, datagram }
+    }
+
+    /// A packet with nothing in its header.
+    #[must_use]
+    pub fn plain(packet: &'p [u8]) -> Self {
+        Self { packet, datagram: None }
+    }
+}
+
+/// The header of a packet whose checksum the kernel completes: from where, and where it goes from there.
+pub(super) fn needs_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER] {
+    let (start, offset) = (start.to_ne_bytes(), offset.to_ne_bytes());
+    [NEEDS_CHECKSUM, 0, 0, 0, 0, 0, start[0], start[1], offset[0], offset[1]]
+}
+
+/// The header of a packet with several datagrams of `each` bytes, behind an IP header of `ip` bytes.
+pub(super) fn several_datagrams(ip: u16, each: u16) -> [u8; VNET_HEADER] {
+    let mut header = needs_checksum(ip, UDP_CHECKSUM);
+    header[1] = GSO_UDP_L4;
+    header[2..4].copy_from_slice(&(ip + 8).to_ne_bytes());
+    header[4..6].copy_from_slice(&each.to_ne_bytes());
+    header
+}
+
+/// How many of the first datagrams may be one packet: equally long ones, and a shorter one at their end. At least 1 of any.
+pub(super) fn together(datagrams: &[Bytes]) -> usize {
+    let Some(each) = datagrams.first().map(Bytes::len).filter(|each| *each > 0) else { return 1 };
+    let most = DATAGRAMS_MAX.min(DATA_MAX / each).max(1);
+    let equal = datagrams.iter().take(most).take_while(|data| data.len() == each).count();
+    let shorter = datagrams.get(equal).is_some_and(|data| (1..each).contains(&data.len()));
+    if shorter && equal < most { equal + 1 } else { equal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(lengths: &[usize]) -> Vec<Bytes> {
+        lengths.iter().map(|length| Bytes::from(vec![0; *length])).collect()
+    }
+
+    #[test]
+    fn datagrams_go_together_that_are_equal_but_for_a_shorter_last() {
+        for (of, expected) in [
+            (&[1200][..], 1),
+            (&[1200, 1200, 1200], 3),
+            (&[1200, 1200, 700, 1200], 3),
+            (&[1200, 1201], 1),
+            (&[1200, 0, 1200], 1),
+            (&[0, 0], 1),
+            (&[65_507, 1], 1),
+            (&[40_000, 40_000], 1),
+            (&[30_000, 30_000, 5_507], 2),
+            (&[1; 100], DATAGRAMS_MAX),
+        ] {
+            assert_eq!(together(&lengths(of)), expected, "{of:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_header_says_is_read_back() {
+        let mut read = several_datagrams(20, 1200).to_vec();
+        read.extend_from_slice(b"packet");
+        let received = Received::of(&read);
+        assert_eq!((received.packet, received.datagram), (&b"packet"[..], NonZeroUsize::new(1200)));
+        // Of a TCP segment the size is that of the segments it is to be cut into.
+        read[1] = 1;
+        assert_eq!(Received::of(&read).datagram, None);
+        assert_eq!(Received::of(&read[..9]).packet, b"");
+    }
+}
