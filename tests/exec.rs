@@ -38,6 +38,7 @@ impl FakeAgent {
             v4: Ipv4Addr::LOCALHOST,
             v6: Ipv6Addr::LOCALHOST,
             sessions: 0,
+            says: Vec::new(),
             since: None,
             state,
         }

@@ -1,8 +1,10 @@
 //! The service graph: hosts, tenants, workloads, services and the edges that may connect.
 
+mod change;
 mod crossing;
 mod show;
 
+pub use change::{Change, ChangeError};
 pub use crossing::{Export, Never, exported_to};
 
 use crate::{
@@ -11,13 +13,16 @@ use crate::{
     units::{ByteRate, OpenRate, Port},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 /// Largest graph that is read, in bytes (DESIGN section 12: a policy bundle).
 pub const GRAPH_MAX: usize = 16 << 20;
+
+/// Largest weight of a host or an endpoint: shares finer than one in a thousand are not kept.
+pub const WEIGHT_MAX: u32 = 1000;
 
 /// A validated service graph. Every reference in it resolves.
 #[derive(Debug, Clone)]
@@ -85,6 +90,8 @@ pub struct Workload {
     pub isolated: bool,
     /// What it may do as a caller on one host, over all its edges.
     pub limits: Limits,
+    /// What it may change by its own word.
+    pub may: BTreeSet<Change>,
     /// Where the graph says so.
     pub at: Location,
 }

@@ -3,7 +3,7 @@
 use crate::{ServiceEntry, snapshot::Tables};
 use ripstop_config::{
     ByteRate, Graph, Port,
-    graph::{Check, Container, Edge, Health, Limits, Never, Run, User},
+    graph::{Change, Check, Container, Edge, Health, Limits, Never, Run, User, Workload},
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -51,7 +51,8 @@ pub(crate) fn of(graph: &Graph, tables: &Tables) -> PolicyDigest {
     form.sorted(graph.tenants.iter().map(|(name, tenant)| format!("{name} {}", limits(&tenant.limits))));
     form.count(tables.workloads.len());
     for entry in &tables.workloads {
-        form.text(&format!("{} {} {} {} {}", entry.id, entry.v4, entry.v6, run(&entry.run), entry.isolated));
+        let may = graph.workloads.get(&entry.id).map(may).unwrap_or_default();
+        form.text(&format!("{} {} {} {} {}{may}", entry.id, entry.v4, entry.v6, run(&entry.run), entry.isolated));
         form.text(&limits(&entry.limits));
         form.sorted(entry.on.iter());
     }
@@ -96,6 +97,11 @@ fn add_hosts(form: &mut Form, graph: &Graph) {
         form.text(&host.zone.as_ref().map(ToString::to_string).unwrap_or_default());
         form.text(&host.address.map(|address| address.to_string()).unwrap_or_default());
     }
+}
+
+/// Nothing where a workload may change nothing, so that a graph without `may:` has the digest that it always had.
+fn may(workload: &Workload) -> String {
+    if workload.may.is_empty() { String::new() } else { format!(" {}", Change::line(&workload.may)) }
 }
 
 fn run(run: &Run) -> String {

@@ -7,7 +7,7 @@ use crate::{
 use ripstop_config::{
     FabricName, Graph, HostName, PolicyVersion, Port, Reason, ServiceId, TenantName, WorkloadId,
     diagnostic::Location,
-    graph::{Balance, Edge, Export, Health, Limits, Ranges, Run, Source, exported_to},
+    graph::{Balance, Change, Edge, Export, Health, Limits, Ranges, Run, Source, exported_to},
 };
 use rustc_hash::FxHashMap;
 use std::{
@@ -347,6 +347,12 @@ impl Policy {
     #[must_use]
     pub fn why_hidden(&self, caller: WorkloadIx, service: ServiceIx) -> Reason {
         self.without_edge(caller, service)
+    }
+
+    /// What a workload may change by its own word, at the resolver's address.
+    #[must_use]
+    pub fn may_change(&self, workload: &WorkloadId, change: Change) -> bool {
+        self.graph.workloads.get(workload).is_some_and(|workload| workload.may.contains(&change))
     }
 
     /// The lowest port of a service that an edge lets this caller call: what it may call at all is decided by that one.

@@ -96,6 +96,7 @@ impl AgentView for Fake {
                 v6,
                 sessions: 0,
                 since: None,
+                says: Vec::new(),
                 state: WorkloadState::Waiting("no such namespace".into()),
             }],
             services: vec![ServiceStatus {
@@ -105,6 +106,7 @@ impl AgentView for Fake {
                     state: EndpointState::Unreachable,
                     sessions: Some(3),
                     latency: None,
+                    weight: None,
                 }],
             }],
             sessions_open: 0,
@@ -123,7 +125,7 @@ impl AgentView for Fake {
     fn drain(&self, service: Option<&str>, draining: bool) -> Result<Vec<Standing>, String> {
         let service = service.ok_or("all of them")?.parse().map_err(|_| "which?")?;
         let state = if draining { crate::admin::State::Draining } else { crate::admin::State::Ready };
-        Ok(vec![Standing { service, state, sessions: 7 }])
+        Ok(vec![Standing { service, state, sessions: 7, weight: None }])
     }
 
     fn attach(&self, workload: &str, pid: Option<u32>, netns: Option<&str>) -> Result<WorkloadId, String> {
@@ -274,7 +276,7 @@ async fn attempts_and_a_staged_graph_come_through() {
 async fn a_drain_names_its_service_and_can_be_undone() {
     for (undo, state) in [(false, crate::admin::State::Draining), (true, crate::admin::State::Ready)] {
         let drained = served(move |client| client.drain(Some("shop/api"), undo)).await.unwrap();
-        assert_eq!(drained, [Standing { service: "shop/api".parse().unwrap(), state, sessions: 7 }]);
+        assert_eq!(drained, [Standing { service: "shop/api".parse().unwrap(), state, sessions: 7, weight: None }]);
     }
     let error = served(|client| client.drain(None, false)).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused(text) if text == "all of them"), "{error}");

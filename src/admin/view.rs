@@ -202,6 +202,9 @@ pub struct WorkloadStatus {
     pub v6: Ipv6Addr,
     /// Its open sessions.
     pub sessions: u64,
+    /// What it said of itself at the resolver's address, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub says: Vec<String>,
     /// Since when it has its interface.
     #[serde(default)]
     pub since: Option<String>,
@@ -264,6 +267,9 @@ pub struct EndpointStatus {
     /// How long it has lately taken to accept a session of this host's workloads and to give its first answer, in seconds;
     /// `None` when nobody has asked it lately.
     pub latency: Option<f64>,
+    /// Its share by its workload's own word; `None` where the graph's holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// Whether an endpoint takes new sessions.

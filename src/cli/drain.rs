@@ -52,7 +52,7 @@ fn describe(standings: &[Standing], output: &Output) -> String {
         return "no services on this host\n".into();
     }
     let mut table = output.table(&["SERVICE", "STATE", "SESSIONS"]);
-    for Standing { service, state, sessions } in standings {
+    for Standing { service, state, sessions, .. } in standings {
         let (tone, state) = match state {
             State::Ready => (Tone::Good, "ready"),
             State::Unhealthy => (Tone::Bad, "unhealthy"),

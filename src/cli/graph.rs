@@ -122,7 +122,7 @@ fn services(policy: &Policy, output: &Output) -> String {
 }
 
 fn workloads(policy: &Policy, output: &Output) -> String {
-    let mut table = output.table(&["WORKLOAD", "ADDRESSES", "RUN", "HOSTS", "ISOLATED", "LIMITS"]);
+    let mut table = output.table(&["WORKLOAD", "ADDRESSES", "RUN", "HOSTS", "ISOLATED", "LIMITS", "MAY"]);
     for ix in policy.workloads() {
         let entry = policy.workload_entry(ix);
         let isolated = if entry.isolated { "yes" } else { "no" };
@@ -133,9 +133,17 @@ fn workloads(policy: &Policy, output: &Output) -> String {
             joined(&entry.on),
             isolated.to_string(),
             entry.limits.to_string(),
+            may(policy, entry),
         ]);
     }
     output::lines(&table)
+}
+
+/// What a workload may change by its own word.
+fn may(policy: &Policy, entry: &WorkloadEntry) -> String {
+    let may = policy.graph().workloads.get(&entry.id).map(|workload| &workload.may);
+    let may: Vec<_> = may.into_iter().flatten().map(|change| change.as_str()).collect();
+    if may.is_empty() { "-".into() } else { may.join(", ") }
 }
 
 fn tenants(policy: &Policy, output: &Output) -> String {
@@ -204,7 +212,7 @@ fn as_json(policy: &Policy) -> serde_json::Value {
         "digest": policy.digest().to_string(),
         "resolver": [v4.to_string(), v6.to_string()],
         "services": policy.services().map(|ix| service_json(policy, policy.service_entry(ix))).collect::<Vec<_>>(),
-        "workloads": policy.workloads().map(|ix| workload_json(policy.workload_entry(ix))).collect::<Vec<_>>(),
+        "workloads": policy.workloads().map(|ix| workload_json(policy, policy.workload_entry(ix))).collect::<Vec<_>>(),
         "tenants": policy.graph().tenants.iter().map(tenant_json).collect::<Vec<_>>(),
         "edges": policy.graph().edges.iter().map(edge_json).collect::<Vec<_>>(),
         "never": policy.graph().never.iter().map(|Never { between, at }| json!({ "between": between, "rule": at.to_string() })).collect::<Vec<_>>(),
@@ -230,7 +238,7 @@ fn service_json(policy: &Policy, entry: &ServiceEntry) -> serde_json::Value {
     })
 }
 
-fn workload_json(entry: &WorkloadEntry) -> serde_json::Value {
+fn workload_json(policy: &Policy, entry: &WorkloadEntry) -> serde_json::Value {
     json!({
         "workload": entry.id,
         "addresses": [entry.v4.to_string(), entry.v6.to_string()],
@@ -238,6 +246,7 @@ fn workload_json(entry: &WorkloadEntry) -> serde_json::Value {
         "hosts": entry.on,
         "isolated": entry.isolated,
         "limits": limits_json(&entry.limits),
+        "may": policy.graph().workloads.get(&entry.id).map(|workload| &workload.may),
         "at": entry.at,
     })
 }

@@ -8,7 +8,7 @@ use super::{
     socket,
 };
 use crate::{
-    admin::{EndpointState, PolicyStatus, Status, WorkloadState},
+    admin::{EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState},
     telemetry::Tally,
 };
 use comfy_table::Cell;
@@ -154,7 +154,13 @@ fn workloads(status: &Status, output: &Output) -> String {
             Cell::new(workload.sessions),
         ]);
     }
-    output::lines(&table)
+    format!("{}{}", output::lines(&table), super::workloads::said(&status.workloads))
+}
+
+/// `ready`, or `ready, weight 5` where its workload said so.
+fn state(endpoint: &EndpointStatus) -> String {
+    let weight = endpoint.weight.map(|weight| format!(", weight {weight}")).unwrap_or_default();
+    format!("{}{weight}", endpoint.state.as_str())
 }
 
 fn services(status: &Status, output: &Output) -> String {
@@ -168,7 +174,7 @@ fn services(status: &Status, output: &Output) -> String {
             table.add_row(vec![
                 Cell::new(&service.id),
                 Cell::new(&endpoint.host),
-                output.cell(endpoint.state.as_str(), tone),
+                output.cell(&state(endpoint), tone),
                 optional(endpoint.sessions.as_ref()),
                 optional(endpoint.latency.map(|latency| format!("{:.1} ms", latency * 1e3)).as_ref()),
             ]);

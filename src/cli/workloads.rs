@@ -41,5 +41,11 @@ fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {
             Cell::new(workload.sessions),
         ]);
     }
-    output::lines(&table)
+    format!("{}{}", output::lines(&table), said(workloads))
+}
+
+/// What workloads say of themselves, a line each.
+pub(super) fn said(workloads: &[WorkloadStatus]) -> String {
+    let talking = workloads.iter().filter(|workload| !workload.says.is_empty());
+    talking.map(|workload| format!("{} says: {}\n", workload.id, workload.says.join("; "))).collect()
 }

@@ -146,6 +146,7 @@ fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState, since: O
         v4: entry.v4,
         v6: entry.v6,
         sessions: 0,
+        says: Vec::new(),
         since,
         state,
     };

@@ -12,6 +12,7 @@ use crate::{
         live::Live,
         observe::{Attempt, Candidate, Staged},
         report,
+        voice::{self, Standings, VoiceError, Wish},
     },
     stack::TunPort,
     telemetry::RecordLog,
@@ -63,12 +64,19 @@ pub(super) enum Command {
     Stage(Option<Candidate>),
     /// Says what that would change.
     Staged { reply: std_mpsc::SyncSender<Option<Staged>> },
+    /// Says what a workload is here.
+    Standings { workload: WorkloadId, reply: oneshot::Sender<Standings> },
+    /// Takes a workload's word of itself.
+    Voice { workload: WorkloadId, service: Option<String>, wish: Wish, reply: oneshot::Sender<Heard> },
     /// Ends every session, and the thread.
     Stop,
 }
 
 /// The endpoints of this host after a drain.
 type Drained = Result<Vec<Standing>, DrainError>;
+
+/// What became of a workload's word.
+type Heard = Result<Standings, VoiceError>;
 
 /// An interface that was just made.
 pub(super) struct Attached {
@@ -82,6 +90,8 @@ pub(super) struct Inspection {
     pub(super) per_workload: HashMap<WorkloadId, u64>,
     pub(super) sessions: Vec<LiveSession>,
     pub(super) services: Vec<ServiceStatus>,
+    /// What workloads said of themselves.
+    pub(super) says: HashMap<WorkloadId, Vec<String>>,
 }
 
 /// The way to the data thread.
@@ -132,6 +142,28 @@ impl DataHandle {
     /// What the staged policy would change, if there is one.
     pub(super) fn staged(&self) -> Result<Option<Staged>, String> {
         self.ask(|reply| Command::Staged { reply })
+    }
+
+    /// What a workload is here, without blocking.
+    pub(super) async fn standings(&self, workload: WorkloadId) -> Result<Standings, String> {
+        self.wonder(|reply| Command::Standings { workload, reply }).await
+    }
+
+    /// Has a workload's word of itself taken, without blocking.
+    pub(super) async fn voice(
+        &self,
+        workload: WorkloadId,
+        service: Option<String>,
+        wish: Wish,
+    ) -> Result<Heard, String> {
+        self.wonder(|reply| Command::Voice { workload, service, wish, reply }).await
+    }
+
+    async fn wonder<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply))?;
+        let answered = tokio::time::timeout(INSPECT_MAX, answer).await;
+        answered.ok().and_then(Result::ok).ok_or_else(|| "the data thread does not answer".into())
     }
 
     fn ask<T>(&self, command: impl FnOnce(std_mpsc::SyncSender<T>) -> Command) -> Result<T, String> {
@@ -220,6 +252,7 @@ async fn run(
         match command {
             Command::Enforce(policy) => {
                 context.enforce(policy);
+                voice::obey(&context);
                 health::follow(&context);
             }
             Command::Attach(attached) => attach(&context, attached, &gone),
@@ -228,6 +261,7 @@ async fn run(
                     interface.close();
                 }
                 context.cut_workload(&workload);
+                voice::forget(&context, &workload);
                 health::follow(&context);
             }
             Command::Inspect { list, reply } => drop(reply.try_send(inspect(&context, list))),
@@ -238,6 +272,10 @@ async fn run(
             Command::Attempts { within, reply } => drop(reply.try_send(context.observed.denied(within))),
             Command::Stage(candidate) => context.observed.stage(candidate),
             Command::Staged { reply } => drop(reply.try_send(staged(&context))),
+            Command::Standings { workload, reply } => drop(reply.send(voice::standings(&context, &workload))),
+            Command::Voice { workload, service, wish, reply } => {
+                drop(reply.send(voice::hear(&context, &workload, service.as_deref(), &wish)));
+            }
             Command::Stop => break,
         }
     }
@@ -265,6 +303,7 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
     }
     // Of another interface, another one's health.
     context.checks.stop(&workload);
+    voice::forget(context, &workload);
     health::follow(context);
     let gone = gone.clone();
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
@@ -278,6 +317,7 @@ fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<Workloa
         if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {
             context.detach(&workload);
             context.cut_workload(&workload);
+            voice::forget(&context, &workload);
             health::follow(&context);
             let _ = gone.try_send(workload);
         }
@@ -298,6 +338,12 @@ fn inspect(context: &Context, list: bool) -> Inspection {
             inspection.sessions.extend(describe(live, &context.host));
         }
     });
+    let said = |interface: Rc<Interface>| {
+        let workload = interface.workload().clone();
+        let says = voice::described(context, &workload);
+        (workload, says)
+    };
+    inspection.says = context.interfaces().into_iter().map(said).collect();
     inspection.services = services::describe(context);
     inspection
 }

@@ -31,6 +31,7 @@ mod services;
 mod shared;
 mod signed;
 mod stage;
+mod voice;
 mod watch;
 
 use crate::{
@@ -140,11 +141,13 @@ async fn serve(
     let records = RecordLog::start(&config.sessions)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
-    let control = Control { forward: forward.queries.clone(), requests, policies: start.policies() };
+    let (voices, calls) = mpsc::channel(voice::CALLS_WAITING);
+    let control = Control { forward: forward.queries.clone(), requests, policies: start.policies(), voices };
     announce(&config, &start);
     let data = data::start(&config, identity, Arc::clone(&start.policy), records.clone(), control).await?;
     let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records, door);
     tokio::spawn(admin.serve(Arc::clone(&shared) as _));
+    tokio::spawn(voice::listen(Arc::clone(&shared), calls));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();
     let renewing = enrolment.begin(&shared);

@@ -41,6 +41,7 @@ fn endpoint(context: &Context, service: &ServiceId, host: &HostName) -> Endpoint
     EndpointStatus {
         host: host.clone(),
         state: if state == EndpointState::Ready && known.ejected { EndpointState::Ejected } else { state },
+        weight: told.as_ref().and_then(|told| told.weight),
         sessions: told.map(|told| told.sessions),
         latency: (!known.latency.is_zero()).then_some(known.latency.as_secs_f64()),
     }

@@ -359,6 +359,7 @@ impl Shared {
     fn workload_statuses(&self, inspection: &Inspection) -> Vec<WorkloadStatus> {
         let mut statuses: Vec<_> = self.workloads().values().cloned().collect();
         for status in &mut statuses {
+            status.says = inspection.says.get(&status.id).cloned().unwrap_or_default();
             status.sessions = inspection.per_workload.get(&status.id).copied().unwrap_or(0);
         }
         statuses

@@ -2,7 +2,7 @@
 
 use super::{
     flows::{Interface, Known},
-    resolver,
+    resolver, voice,
 };
 use crate::{
     packet::{self, Packet, Payload, Segment, craft},
@@ -104,11 +104,14 @@ fn new_flow(
     segment: &Segment,
 ) -> Result<(), Reason> {
     if is_resolver(context, packet) {
-        if segment.destination == DNS_PORT {
-            return resolver::connection(context, interface, packet, segment);
-        }
-        interface.refuse(packet, segment, Reason::NoPort);
-        return Err(Reason::NoPort);
+        return match segment.destination {
+            DNS_PORT => resolver::connection(context, interface, packet, segment),
+            voice::VOICE_PORT => voice::connection(context, interface, packet, segment),
+            _ => {
+                interface.refuse(packet, segment, Reason::NoPort);
+                Err(Reason::NoPort)
+            }
+        };
     }
     if !context.policy().contains(packet.destination) {
         interface.refuse(packet, segment, Reason::OutsideFabric);

@@ -98,6 +98,8 @@ pub struct Interface {
     closed: Notify,
     /// DNS work in hand for this workload, see the resolver.
     pub(super) queries: Cell<usize>,
+    /// Its connections to its own API.
+    pub(super) voices: Cell<usize>,
     context: Weak<Context>,
 }
 
@@ -137,6 +139,7 @@ impl Interface {
             closing: Cell::new(false),
             closed: Notify::new(),
             queries: Cell::new(0),
+            voices: Cell::new(0),
             context: Rc::downgrade(context),
         })
     }

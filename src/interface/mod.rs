@@ -4,13 +4,14 @@
 //! 2. A packet is parsed; what hides its ports, or has another source than the interface's own address, is dropped with a
 //!    counted reason.
 //! 3. A segment of a known flow goes to its endpoint. A SYN opens a session. Any other segment is answered with a reset.
-//! 4. The resolver's address answers DNS; everything else gets the ICMP error that says why.
+//! 4. The resolver's address answers DNS, and the workload's own API; everything else gets the ICMP error that says why.
 
 mod dispatch;
 mod flows;
 mod lately;
 mod resolver;
 mod udp;
+mod voice;
 
 pub use dispatch::packet;
 pub use flows::{FlowGuard, Interface, Owner};

@@ -9,6 +9,7 @@ use super::{
     observe::Observed,
     policies::{Policies, Waiting},
     reach::Families,
+    voice::Paths,
 };
 use crate::{
     interface::Interface,
@@ -27,7 +28,10 @@ use std::{
         atomic::{AtomicI64, Ordering},
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, oneshot},
+};
 
 /// A DNS query for a name outside the fabric, on its way to the thread that forwards it.
 pub struct ForwardQuery {
@@ -50,6 +54,16 @@ pub struct Control {
     pub requests: mpsc::Sender<AgentRequest>,
     /// Which signed policies other hosts have; `None` where the policy is a file of this host.
     pub policies: Option<Arc<Policies>>,
+    /// Where connections of workloads to their own API go.
+    pub voices: mpsc::Sender<VoiceCall>,
+}
+
+/// A workload's connection to its own API, on its way to the thread that answers it.
+pub struct VoiceCall {
+    /// Who calls.
+    pub workload: WorkloadId,
+    /// Its bytes.
+    pub stream: DuplexStream,
 }
 
 /// Counts that other threads read.
@@ -92,6 +106,8 @@ pub struct Context {
     pub checks: Checks,
     /// Which endpoints of this host listen on one family only.
     pub families: Families,
+    /// Where calls are led first, by the callers' own word.
+    pub paths: Paths,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
     /// What is denied, and what a staged policy would say.
@@ -133,6 +149,7 @@ impl Context {
             endpoints: Endpoints::default(),
             checks: Checks::default(),
             families: Families::default(),
+            paths: Paths::default(),
             owners,
             observed: Observed::default(),
             stats,

@@ -8,8 +8,9 @@ use super::{
     context::Context,
     limits::Refusal,
     order::Sticky,
+    voice::Prefer,
 };
-use ripstop_config::{HostName, Reason, WorkloadId};
+use ripstop_config::{HostName, Reason, WorkloadId, graph::{Change, WEIGHT_MAX}};
 use ripstop_policy::{Policy, ServiceEntry};
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ async fn try_all<T>(
     attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
 ) -> Result<(T, Using), Refused> {
     let policy = context.policy();
-    let candidates = candidates(context, &policy, service)?;
+    let candidates = candidates(context, &policy, service, caller)?;
     let sticky = service.balance.sticky.then_some(Sticky { service: &service.id, caller, host: &context.host });
     let order = context.balancer.order(&service.id, &candidates, sticky, Instant::now());
     let mut last = Refused::from(Reason::NoEndpoint);
@@ -98,9 +99,16 @@ fn candidates<'a>(
     context: &Context,
     policy: &Policy,
     service: &'a ServiceEntry,
+    caller: &WorkloadId,
 ) -> Result<Vec<Candidate<'a>>, Refused> {
     let zone = |host: &HostName| policy.graph().hosts.get(host).and_then(|host| host.zone.as_ref());
     let own_zone = zone(&context.host);
+    let prefers = context.paths.of(caller, &service.id);
+    let near = |host: &HostName| match &prefers {
+        Some(Prefer::Host(preferred)) => preferred == host,
+        Some(Prefer::Zone(preferred)) => zone(host) == Some(preferred),
+        None => own_zone.is_some() && zone(host) == own_zone,
+    };
     let mut why = Reason::NoEndpoint;
     let mut candidates = Vec::with_capacity(service.hosts.len());
     let mut unready = Vec::new();
@@ -115,8 +123,8 @@ fn candidates<'a>(
         };
         let candidate = Candidate {
             host,
-            near: own_zone.is_some() && zone(host) == own_zone,
-            weight: service.balance.weights.get(host).copied().unwrap_or(1),
+            near: near(host),
+            weight: weight(context, policy, service, host),
             up,
             sessions: own.then(|| context.endpoints.sessions(&service.id)),
         };
@@ -128,6 +136,18 @@ fn candidates<'a>(
     }
     let candidates = if candidates.is_empty() { unready } else { candidates };
     if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
+}
+
+/// The share of an endpoint: by its workload's own word, where the graph lets that say so, and its host can be heard; else by
+/// the graph.
+fn weight(context: &Context, policy: &Policy, service: &ServiceEntry, host: &HostName) -> u32 {
+    let said = match *host == context.host {
+        true => context.endpoints.own_weight(&service.id),
+        false => context.endpoints.heard_weight(host, &service.id).filter(|_| context.transport.is_up(host)),
+    };
+    let may = || policy.may_change(&policy.workload_entry(service.by).id, Change::Weight);
+    let said = said.filter(|_| may()).map(|weight| weight.min(WEIGHT_MAX));
+    said.or_else(|| service.balance.weights.get(host).copied()).unwrap_or(1)
 }
 
 /// The endpoint is there and says that it takes no new sessions: for the time being, and by itself. The limits of the edge,

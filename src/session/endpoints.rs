@@ -4,6 +4,10 @@
 //! What a host says is hearsay: it is believed only of its own endpoints, only while there is a connection to it, and only
 //! to pass them over. An endpoint is as its own host finds it when a session comes.
 
+mod said;
+
+pub use said::{INSTANCES_MAX, Said, Word};
+
 use ripstop_config::{HostName, Reason, ServiceId};
 use ripstop_policy::{Policy, ServiceEntry};
 use serde::{Deserialize, Serialize};
@@ -52,6 +56,9 @@ pub struct Standing {
     pub state: State,
     /// Sessions that it has, of all callers.
     pub sessions: u32,
+    /// Its share by its workload's own word, in place of the graph's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// Why an endpoint cannot be drained, or drained no more.
@@ -83,6 +90,8 @@ struct Own {
     absent: Cell<bool>,
     unhealthy: Cell<bool>,
     draining: Cell<bool>,
+    /// By its workload's own word.
+    said: said::Words,
 }
 
 /// A session that counts for its endpoint on this host until it is dropped.
@@ -157,7 +166,8 @@ impl Endpoints {
     }
 
     fn standing(&self, service: &ServiceId, endpoint: &Own) -> Standing {
-        Standing { service: service.clone(), state: self.state(endpoint), sessions: endpoint.open.get() }
+        let (state, sessions, weight) = (self.state(endpoint), endpoint.open.get(), endpoint.said.weight.get());
+        Standing { service: service.clone(), state, sessions, weight }
     }
 
     /// Resolves when the state of an endpoint of this host may have changed.
@@ -166,7 +176,8 @@ impl Endpoints {
     }
 
     fn state(&self, endpoint: &Own) -> State {
-        match (endpoint.absent.get(), self.drained.get() || endpoint.draining.get(), endpoint.unhealthy.get()) {
+        let draining = self.drained.get() || endpoint.draining.get() || endpoint.said.draining.get();
+        match (endpoint.absent.get(), draining, endpoint.unhealthy.get()) {
             (true, ..) => State::Absent,
             (false, true, _) => State::Draining,
             (false, false, true) => State::Unhealthy,
@@ -185,6 +196,7 @@ impl Endpoints {
     }
 
     /// Has the endpoint of a service, or all of this host with those to come, take no new sessions, or take them again.
+    /// A service that is named takes them again whatever its workload said.
     ///
     /// # Errors
     /// [`DrainError`]; nothing has changed.
@@ -202,7 +214,12 @@ impl Endpoints {
                 if !draining && self.drained.get() {
                     return Err(DrainError::WholeHost);
                 }
-                endpoint.draining.set(draining);
+                if draining {
+                    endpoint.draining.set(true);
+                } else {
+                    endpoint.draining.set(false);
+                    endpoint.said.draining.set(false);
+                }
             }
         }
         self.changed.notify_one();
@@ -226,6 +243,12 @@ impl Endpoints {
     #[must_use]
     pub fn heard(&self, host: &HostName, service: &ServiceId) -> Option<Standing> {
         self.heard.borrow().get(host)?.get(service).cloned()
+    }
+
+    /// The share that a host says its endpoint of a service has by its workload's word.
+    #[must_use]
+    pub fn heard_weight(&self, host: &HostName, service: &ServiceId) -> Option<u32> {
+        self.heard.borrow().get(host)?.get(service)?.weight
     }
 
     /// Whether it is known that a host's endpoint of a service takes no new sessions.

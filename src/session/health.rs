@@ -8,6 +8,7 @@
 
 use super::{
     context::{Context, random},
+    endpoints::Said,
     pump::{Got, Sink, Source},
     reach::{self, Reached, Targets, proxy},
     sides::UserTcp,
@@ -77,7 +78,7 @@ pub fn follow(context: &Rc<Context>) {
         policy.service(service).is_some_and(|service| policy.service_entry(service).hosts.contains(host))
     });
     let attached = served.iter().filter(|(_, attached)| *attached);
-    let plans = attached.filter_map(|(entry, _)| Plan::of(&policy, entry));
+    let plans = attached.filter_map(|(entry, _)| Plan::of(&policy, entry, context.endpoints.said(&entry.id)));
     let mut before = std::mem::take(&mut *context.checks.0.borrow_mut());
     let mut checks = BTreeMap::new();
     for plan in plans {
@@ -102,13 +103,13 @@ fn start(context: &Rc<Context>, plan: Plan) -> Running {
 
 impl Plan {
     /// None when the endpoint is not to be checked.
-    fn of(policy: &Policy, service: &ServiceEntry) -> Option<Self> {
+    fn of(policy: &Policy, service: &ServiceEntry, said: Option<Said>) -> Option<Self> {
         let health = service.health.clone()?;
         let serving = service.ports.iter().find(|port| port.protocol == Protocol::Tcp);
         let number = health.port.or(serving.map(|port| port.number))?;
         let by = policy.workload_entry(service.by).id.clone();
         let mut targets = Targets::of(policy, service, number, false);
-        if let Some(port) = health.port {
+        if let Some(port) = health.port.or(said.and_then(|said| said.instances.first().copied())) {
             targets = targets.with_port(port);
         }
         let local = service.source == graph::Source::ProxyV2 && health.port.is_none();

@@ -8,7 +8,8 @@
 //!    whichever path, its guard writes the one record.
 //! 6. [`endpoints`], by [`health`] and by [`report`]s of other hosts, are known to take sessions or not, and [`balance`]
 //!    chooses among them.
-//! 7. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
+//! 7. [`voice`]: what a workload says of itself, and is let say.
+//! 8. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
 
 pub mod balance;
 pub mod carry;
@@ -29,3 +30,4 @@ pub mod reach;
 pub mod report;
 pub mod sides;
 pub mod udp;
+pub mod voice;

@@ -53,10 +53,10 @@ pub enum ReportError {
     Json(#[from] serde_json::Error),
 }
 
-/// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready and idle. Of
+/// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready, of the usual weight, and idle. Of
 /// what is left out nothing is known, and it is tried.
 fn encode(policy: BundleId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
-    endpoints.sort_by_key(|one| (one.state == State::Ready, std::cmp::Reverse(one.sessions)));
+    endpoints.sort_by_key(|one| (one.state == State::Ready && one.weight.is_none(), std::cmp::Reverse(one.sessions)));
     loop {
         let report = Report { version: VERSION, policy, endpoints };
         let text = serde_json::to_vec(&report)?;
@@ -148,14 +148,15 @@ mod tests {
     use super::*;
 
     fn standing(index: usize, state: State, sessions: u32) -> Standing {
-        Standing { service: format!("shop/s{index}").parse().unwrap(), state, sessions }
+        Standing { service: format!("shop/s{index}").parse().unwrap(), state, sessions, weight: None }
     }
 
     #[test]
     fn a_report_comes_through() {
-        let said = vec![standing(0, State::Draining, 3), standing(1, State::Ready, 0)];
+        let weighty = Standing { weight: Some(5), ..standing(1, State::Ready, 0) };
+        let said = vec![standing(0, State::Draining, 3), weighty];
         let text = encode(BundleId::default(), said.clone()).unwrap();
-        let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0}]}"#;
+        let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0,"weight":5}]}"#;
         assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
         assert_eq!(decode(&text).unwrap().endpoints, said);
         let id = BundleId { version: "1.7".parse().unwrap(), digest: [9; 8] };

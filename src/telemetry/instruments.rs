@@ -7,9 +7,11 @@
 //! Without [`install`] every instrument does nothing: an agent with `metrics: off` keeps none.
 
 mod dns;
+mod voice;
 
 use super::cardinality;
 pub use dns::{DnsCounters, DnsSource};
+pub use voice::{VoiceRequest, VoiceResult};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -30,6 +32,7 @@ const CONNECT: &str = "ripstop_session_connect_seconds";
 const DURATION: &str = "ripstop_session_duration_seconds";
 const DROPPED: &str = "ripstop_packets_dropped_total";
 const DNS: &str = "ripstop_dns_queries_total";
+const VOICE: &str = "ripstop_workload_requests_total";
 const POLICY_LOADS: &str = "ripstop_policy_loads_total";
 const POLICY_OK: &str = "ripstop_policy_last_load_successful";
 const POLICY_TIME: &str = "ripstop_policy_loaded_timestamp_seconds";
@@ -65,6 +68,7 @@ pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
     (STAGED, Unit::Count, "Attempts that the staged policy would decide otherwise, by what it would say"),
     (DROPPED, Unit::Count, "Packets of a workload that were dropped, by reason"),
     (DNS, Unit::Count, "DNS queries of a workload by who answered and by response code"),
+    (VOICE, Unit::Count, "Requests of a workload to its own API at the resolver's address, by what came of them"),
     (POLICY_LOADS, Unit::Count, "Times the graph was loaded or reloaded, by result"),
     (
         BUNDLES_REFUSED,

@@ -39,6 +39,7 @@ fn use_everything() {
         Rcode::ALL.iter().for_each(|rcode| dns.count(*rcode, source));
     }
     staged(&caller, &service, "would_deny");
+    VoiceRequest::Whoami.count(&caller, VoiceResult::Answered);
     policy_loaded(true, [1, 2, 3, 4, 5, 6, 7, 8]);
     policy_loaded(false, [0; 8]);
     bundle_refused();

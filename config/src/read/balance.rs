@@ -3,7 +3,7 @@
 use super::Known;
 use crate::{
     HostName,
-    graph::{Balance, Workload},
+    graph::{Balance, WEIGHT_MAX, Workload},
     yaml::{Mark, Node, Report, Shape, Value, names, reference},
 };
 use std::collections::BTreeMap;
@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 const BALANCE: Shape = Shape { what: "`balance`", keys: &["by", "sticky", "weights"], later: &[] };
 /// The one way of balancing: on the load that the endpoints report.
 const BY: &str = "least-load";
-/// Largest weight: shares finer than one in a thousand are not kept.
-const WEIGHT_MAX: u32 = 1000;
 
 /// Reads the way of balancing among the hosts of a serving workload, which is not there when its own entry is wrong.
 pub(super) fn read(node: &Node, server: Option<&Workload>, known: &Known, report: &mut Report<'_>) -> Option<Balance> {

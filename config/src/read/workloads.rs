@@ -3,12 +3,12 @@
 use super::{Known, Placed, Tenant, Workloads, limits, run};
 use crate::{
     HostName, WorkloadId, WorkloadName,
-    graph::{Run, Workload},
+    graph::{Change, Run, Workload},
     yaml::{Entry, Node, Report, Shape, reference},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-const WORKLOAD: Shape = Shape { what: "a workload", keys: &["on", "run", "isolated", "limit"], later: &[] };
+const WORKLOAD: Shape = Shape { what: "a workload", keys: &["on", "run", "isolated", "limit", "may"], later: &[] };
 const ON_FORM: &str = "write `on: [HOST, …]` with the hosts it runs on";
 
 pub(super) fn read(tenants: &[Tenant<'_>], known: &Known, report: &mut Report<'_>) -> Workloads {
@@ -38,7 +38,13 @@ fn workload(entry: &Entry<'_, WorkloadName>, known: &Known, report: &mut Report<
         return None;
     }
     let limits = limits::read(&fields, report);
-    Some(Workload { on: on?, run: run?, isolated: isolated?, limits: limits?, at: report.location(entry.key) })
+    let may = fields.get("may").map(|node| may(node, report)).unwrap_or_default();
+    let at = report.location(entry.key);
+    Some(Workload { on: on?, run: run?, isolated: isolated?, limits: limits?, may, at })
+}
+
+fn may(node: &Node, report: &mut Report<'_>) -> BTreeSet<Change> {
+    node.set::<Change>("`may`", "drain, weight, path or instances", report).into_iter().map(|(one, _)| one).collect()
 }
 
 fn hosts(node: &Node, known: &Known, report: &mut Report<'_>) -> Vec<HostName> {

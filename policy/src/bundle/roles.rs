@@ -125,10 +125,10 @@ fn parts(content: &Content) -> Result<Parts, ContentError> {
     for (name, Tenant { limits, at }) in &graph.tenants {
         add(format!("tenant {name}"), name.parent(), limits, Some(at));
     }
-    for (id, Workload { on, run, isolated, limits, at }) in &graph.workloads {
+    for (id, Workload { on, run, isolated, limits, may, at }) in &graph.workloads {
         // Who says this makes programs of a host its own: another user's, or those of a tenant that has no workload there yet.
         add(format!("where workload {id} runs"), None, &(on, run, isolated), Some(at));
-        add(format!("workload {id}"), Some(id.tenant.clone()), limits, Some(at));
+        add(format!("workload {id}"), Some(id.tenant.clone()), &(limits, may), Some(at));
     }
     for (id, service) in &graph.services {
         let Service { by, ports, to, export, limits, health, source, balance, idle, at } = service;

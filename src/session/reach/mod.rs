@@ -82,7 +82,17 @@ pub async fn reach(
 ) -> Result<(Reached, SocketAddr), Unreached> {
     let targets = request.targets(policy, service);
     let header = proxy_header(policy, service, caller, request);
-    connect(context, policy, service, caller, targets, header).await
+    let mut instances = context.endpoints.instances(&service.id).into_iter().map(|port| targets.with_port(port));
+    let mut targets = instances.next().unwrap_or(targets);
+    loop {
+        let reached = connect(context, policy, service, caller, targets, header.clone()).await;
+        let refused = matches!(&reached, Err(Unreached { reason: Reason::EndpointRefused, .. }));
+        match instances.next().filter(|_| refused) {
+            // That instance has ended; another one may not.
+            Some(another) => targets = another,
+            None => return reached,
+        }
+    }
 }
 
 /// Connects to the endpoint of a service on this host to see whether it is well, in nobody's name.
