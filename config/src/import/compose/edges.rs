@@ -138,8 +138,11 @@ impl Edges<'_, '_> {
             }
         }
         for (network, members) in networks {
+            // Programs that nobody calls are there to call; databases and the like are there to be called.
+            let mut callers: Vec<&Named<'_>> = members.clone();
+            callers.sort_by_key(|one| (one.service.is_known_server, one.name.is_some()));
             let callees: Vec<_> = members.iter().filter_map(|one| Some((&one.workload, one.name.as_ref()?))).collect();
-            let pairs = members.iter().flat_map(|caller| callees.iter().map(move |callee| (&caller.workload, *callee)));
+            let pairs = callers.iter().flat_map(|caller| callees.iter().map(move |callee| (&caller.workload, *callee)));
             let new = pairs.filter(|(from, (by, _))| from != by).filter_map(|(from, (_, name))| {
                 let from = WorkloadId::new(self.tenant.clone(), from.clone());
                 let has = self.draft.has_edge(&from, self.tenant, name);

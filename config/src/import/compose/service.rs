@@ -25,6 +25,8 @@ pub(super) struct Service {
     /// Its containers' name, where it is given.
     pub(super) container: Option<String>,
     pub(super) ports: BTreeSet<Port>,
+    /// Its image is a database's or the like, which is called more than it calls.
+    pub(super) is_known_server: bool,
     /// The networks that it is in; the other names it has there.
     pub(super) networks: BTreeMap<String, Vec<(String, Location)>>,
     pub(super) needs: Vec<Need>,
@@ -33,6 +35,9 @@ pub(super) struct Service {
     /// Names and values of variables.
     pub(super) environment: Vec<(String, String, Location)>,
 }
+
+/// The port of web servers.
+const WEB: u16 = 80;
 
 /// Another service that it says it needs.
 #[derive(Debug)]
@@ -49,6 +54,12 @@ pub(super) struct Reader<'r> {
     pub(super) variables: &'r BTreeMap<String, String>,
     pub(super) profiles: &'r BTreeSet<String>,
     pub(super) report: &'r mut Report,
+}
+
+/// A web server calls what is behind it.
+fn is_known_server(tree: &Tree) -> bool {
+    let port = tree.get("image").and_then(Tree::text).and_then(ports::of_image);
+    port.is_some_and(|port| port.number != WEB)
 }
 
 impl Reader<'_> {
@@ -68,6 +79,7 @@ impl Reader<'_> {
             at: word.at.clone(),
             container,
             ports: self.ports(key, tree)?,
+            is_known_server: is_known_server(tree),
             networks: self.networks(tree)?,
             needs: self.needs(key, tree)?,
             replicas: self.replicas(key, tree)?,

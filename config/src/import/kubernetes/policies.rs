@@ -24,6 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Comparisons of a rule with a pair of ends: 1 000 policies over 200 workloads and services take a second.
 const COMPARED_MAX: usize = 50_000_000;
 
+/// Who is at the other end of a rule of what comes in, and of what goes out.
+const CALLERS: &str = "from";
+const CALLEES: &str = "to";
+
 /// One direction of one policy.
 #[derive(Debug)]
 struct Side {
@@ -96,11 +100,11 @@ impl<'p> Policies<'p> {
         report.used(object.at, format!("{}: selects {} of the workloads", object.shown(), of.len()));
         // Without `policyTypes` it is of what comes in, and of what goes out where it says something of that.
         if typed("Ingress") || !typed("Egress") {
-            let rules = self.rules(object, given("ingress"), "from", report);
+            let rules = self.rules(object, given("ingress"), CALLERS, report);
             self.ingress.push(Side { of: of.clone(), rules });
         }
         if typed("Egress") || (types.is_empty() && given("egress").is_some()) {
-            let rules = self.rules(object, given("egress"), "to", report);
+            let rules = self.rules(object, given("egress"), CALLEES, report);
             self.egress.push(Side { of, rules });
         }
     }
@@ -115,12 +119,14 @@ impl<'p> Policies<'p> {
         let peers = named.map(|peers| {
             peers.items().iter().flat_map(|peer| self.peer(object, peer, report)).collect::<BTreeSet<usize>>()
         });
-        if peers.is_none() {
-            let what = format!(
-                "{}: a rule for everybody names nobody, and is no edge: write the callers that are meant",
-                object.shown()
-            );
-            report.not_carried(&rule.at, what);
+        let shown = object.shown();
+        match (&peers, key) {
+            (None, CALLEES) => report.used(&rule.at, format!("{shown}: may call whoever names it: no edge by itself")),
+            (None, _) => {
+                let what = "a rule for everybody names nobody, and is no edge: write the callers that are meant";
+                report.not_carried(&rule.at, format!("{shown}: {what}"));
+            }
+            (Some(_), _) => {}
         }
         let ports = rule.get("ports").filter(|ports| says_something(ports));
         let ports =
