@@ -30,6 +30,9 @@ pub struct Kept {
     pub note: String,
     /// Who signed it.
     pub signers: Vec<OperatorName>,
+    /// Another operator's policy of the same version, made at the same time, took its place on every host.
+    #[serde(default)]
+    pub lost: bool,
     /// Why it cannot be used, if so.
     pub damage: Option<String>,
 }

@@ -4,6 +4,7 @@ use super::{
     Exit, args,
     files::{self, NewFile},
     graph,
+    lost::{self, Fate},
     output::{self, Output, Tone},
     socket,
 };
@@ -150,18 +151,34 @@ pub(super) fn follow(client: &Client, id: BundleId, most: Duration, output: &Out
             Reach::Connecting => start.elapsed() < CONNECT_MAX,
             Reach::Down | Reach::Unknown => false,
         };
-        if start.elapsed() >= most || !hosts.iter().any(waited_for) {
+        if start.elapsed() >= most
+            || hosts.iter().any(|host| rival(host, id).is_some())
+            || !hosts.iter().any(waited_for)
+        {
             break hosts;
         }
         std::thread::sleep(LOOK);
     };
+    // Of two with one version the greater is on its way to all; else this host has it from elsewhere, or has it not.
+    let lost = match hosts.iter().find_map(|host| rival(host, id)) {
+        Some(rival) => Fate::Lost(rival),
+        None => lost::fate(client, id)?,
+    };
+    if let Fate::Lost(to) = lost {
+        bail!(lost::explained(client, id, to));
+    }
     let late = hosts.iter().any(|host| host.reach == Reach::Up && !runs(host, id));
     let applied = Applied { policy: id, hosts };
     output.show(&applied, || describe(&applied, start.elapsed(), output))?;
     Ok(if late { Exit::Failed } else { Exit::Ok })
 }
 
-/// Somebody may have published a newer one meanwhile.
+/// Another policy of the same version that a host runs, and that wins.
+fn rival(host: &HostPolicy, id: BundleId) -> Option<BundleId> {
+    host.policy.filter(|policy| policy.version == id.version && *policy > id)
+}
+
+/// Somebody may have published a newer one meanwhile, made from it.
 fn runs(host: &HostPolicy, id: BundleId) -> bool {
     host.policy.is_some_and(|policy| policy >= id)
 }
@@ -195,7 +212,7 @@ mod tests {
 
     fn kept(version: &str, in_force: bool) -> Kept {
         let id = BundleId { version: version.parse().unwrap(), digest: [1; 8] };
-        Kept { id, in_force, made: String::new(), note: String::new(), signers: Vec::new(), damage: None }
+        Kept { id, in_force, made: String::new(), note: String::new(), signers: Vec::new(), lost: false, damage: None }
     }
 
     #[test]

@@ -14,7 +14,13 @@ use ripstop_transport::signing::SigningKey;
 
 /// Shows the signed policies that the agent keeps.
 pub(super) fn run(history: &args::History, output: &Output) -> anyhow::Result<Exit> {
-    let kept = socket::one(&history.socket)?.history()?;
+    let client = socket::one(&history.socket)?;
+    if let Some(version) = history.graph {
+        let content = client.running(Some(version))?.content;
+        output::print(&content.context("the agent has no such policy")?.graph)?;
+        return Ok(Exit::Ok);
+    }
+    let kept = client.history()?;
     output.show_list("policies", &kept, || describe(&kept, output))?;
     Ok(Exit::Ok)
 }
@@ -28,6 +34,7 @@ fn describe(kept: &[Kept], output: &Output) -> String {
         let state = match (&one.damage, one.in_force) {
             (Some(_), _) => output.cell("damaged", Tone::Bad),
             (None, true) => output.cell("in force", Tone::Good),
+            (None, false) if one.lost => output.cell("lost to another of its version", Tone::Bad),
             (None, false) => Cell::new("kept"),
         };
         let signers = one.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

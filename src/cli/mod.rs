@@ -29,6 +29,7 @@ mod import;
 mod init;
 mod join;
 mod learn;
+mod lost;
 mod observe;
 mod output;
 mod peers;

@@ -128,8 +128,7 @@ impl Signed {
         if !self.takes(bundle.id()) {
             let floor = lock(&self.store).floor().unwrap_or_default();
             instruments::bundle_refused();
-            let why = format!("policy {} is not newer than {floor}, which this host has had", bundle.id());
-            return Err(Refusal::Other(why));
+            return Err(Refusal::Other(not_newer(&bundle, self.bundle().as_ref(), floor)));
         }
         self.check_roles(&bundle, &trust)?;
         Ok(Some(bundle))
@@ -192,7 +191,17 @@ impl Signed {
 
     /// Notes which bundle is in force.
     pub(super) fn in_force(&self, bundle: Bundle) {
-        *lock(&self.bundle) = Some(bundle);
+        let mut in_force = lock(&self.bundle);
+        if let Some(lost) = in_force.as_ref().filter(|own| own.version() == bundle.version() && own.id() != bundle.id())
+        {
+            tracing::warn!(
+                lost = %lost.id(),
+                by = ?lost.signers(),
+                "two operators applied a policy at the same time, and this one is not in force any more; `ripstop history --graph` \
+                 prints what runs, to apply what is lost on top of it"
+            );
+        }
+        *in_force = Some(bundle);
     }
 
     /// The policy of a version, or the one in force, with what the next one must be newer than.
@@ -217,6 +226,7 @@ impl Signed {
         let in_force = self.bundle().map(|bundle| bundle.id());
         let store = lock(&self.store);
         let kept = store.kept().map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let all = kept.clone();
         let one = |id: BundleId| {
             let mut kept = Kept {
                 id,
@@ -224,6 +234,7 @@ impl Signed {
                 made: String::new(),
                 note: String::new(),
                 signers: Vec::new(),
+                lost: all.iter().any(|other| other.version == id.version && *other > id),
                 damage: None,
             };
             match store.read(id, &trust) {
@@ -270,5 +281,20 @@ impl Signed {
             HostPolicy { host: host.clone(), reach, policy }
         };
         others.map(one).collect()
+    }
+}
+
+/// Why a policy comes too late: somebody else's was first, or it is old.
+fn not_newer(bundle: &Bundle, own: Option<&Bundle>, floor: BundleId) -> String {
+    let (id, before) = (bundle.id(), bundle.before());
+    match own.filter(|own| before.is_some_and(|before| before != own.id()) && own.version() == bundle.version()) {
+        Some(own) => format!(
+            "policy {id} was made to replace {}, and somebody applied {} meanwhile: nothing has changed. `ripstop history --graph {}` \
+             prints the graph that runs; bring what they changed into your file, and apply it again",
+            before.unwrap_or_default(),
+            own.id(),
+            own.version()
+        ),
+        None => format!("policy {id} is not newer than {floor}, which this host has had"),
     }
 }

@@ -128,7 +128,53 @@ fn each_changes_its_own_part_alone_on_every_host_and_who_was_away_follows() {
     bed.0.link("gamma").plug();
     bed.agree(&["gamma"]);
 
+    two_at_once(&bed);
     countersigned(&bed);
+}
+
+/// Of two policies made from the same one, each within its part, one is lost: its operator is told, in time and afterwards.
+fn two_at_once(bed: &Bed) {
+    let saved = |operator: &str, (from, to): (&str, &str)| {
+        let (file, bundle) = (bed.edited(from, to), bed.0.path(&format!("{operator}.bundle")));
+        let said = bed.apply(operator, &[&file, "--save", &bundle]);
+        bed.edited(to, from);
+        (said.split_whitespace().nth(1).unwrap().to_owned(), operator.to_owned(), bundle)
+    };
+    let mut both = [saved("shop", ("s: 10", "s: 12")), saved("bill", ("port: 8080 }", "port: 8080/tcp }"))];
+    // Their versions are the same, so the digests are compared.
+    both.sort();
+    let [(lost, loser, lost_file), (won, winner, won_file)] = both;
+    // gamma is up for some seconds yet and runs neither, so the loser waits for it.
+    bed.0.agent("gamma").signal(Signal::SIGSTOP);
+    let key = bed.key(&loser);
+    let mut waiting =
+        bed.0.host("alpha").spawn(&bed.0.file("lost.log"), &[ripstop(), "apply", "--key", &key, &lost_file]);
+    within(CONVERGE, "the one that will be lost", || bed.0.agent("alpha").version() == lost);
+    let (code, said) = bed.0.agent("beta").put("/v1/policy", &fs::read(&won_file).unwrap());
+    assert_eq!(code, 200, "{said}");
+    assert_eq!(waiting.wait(CONVERGE), Some(1), "{}", waiting.log());
+    let said = waiting.log();
+    for part in [&lost, &won, "is not in force", &format!("{winner} applied"), "history --graph 1.", "graph diff"] {
+        assert!(said.contains(part), "`{part}` is not in:\n{said}");
+    }
+    bed.0.agent("gamma").signal(Signal::SIGCONT);
+    bed.agree(&HOSTS);
+    assert_eq!(bed.0.agent("gamma").version(), won);
+    assert!(bed.0.agent("alpha").log().contains("two operators applied a policy at the same time"));
+    assert!(bed.0.host("alpha").ok(&[ripstop(), "history"]).contains("lost to another of its version"));
+    let version = won.split_once('-').unwrap().0;
+    let runs = bed.0.host("alpha").ok(&[ripstop(), "history", "--graph", version]);
+    // Who comes later is refused, with the same advice; on top of what runs nothing is lost.
+    let (code, said) = bed.try_apply(&loser, &[&lost_file]);
+    assert!(code == 1 && said.contains("somebody applied") && said.contains("nothing has changed"), "{said}");
+    fs::write(bed.0.file("graph.yaml"), runs).unwrap();
+    let change = if loser == "shop" { ("s: 10", "s: 12") } else { ("port: 8080 }", "port: 8080/tcp }") };
+    bed.apply(&loser, &[&bed.edited(change.0, change.1)]);
+    bed.agree(&HOSTS);
+    let file = bed.0.file("graph.yaml");
+    let both = fs::read_to_string(&file).unwrap();
+    assert!(both.contains("s: 12") && both.contains("port: 8080/tcp }"), "{both}");
+    fs::write(file, both.replace("s: 12", "s: 10")).unwrap();
 }
 
 /// Two must sign from here on, and the last policy begins an epoch.

@@ -2,7 +2,7 @@
 
 use super::Socket;
 use clap::{Args, Subcommand, ValueHint};
-use ripstop_config::{OperatorName, Span, TenantName};
+use ripstop_config::{OperatorName, PolicyVersion, Span, TenantName};
 use std::path::PathBuf;
 
 /// Who signs.
@@ -50,6 +50,9 @@ pub(in super::super) struct Rollback {
 
 #[derive(Debug, Args)]
 pub(in super::super) struct History {
+    /// Print the graph of the policy of this version, such as `1.7`
+    #[arg(long, value_name = "VERSION")]
+    pub(in super::super) graph: Option<PolicyVersion>,
     #[command(flatten)]
     pub(in super::super) socket: Socket,
 }
