@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     Graph, HostName, ServiceId, WorkloadId,
-    graph::{Balance, Container, GRAPH_MAX, Run, Service, User, Workload},
+    graph::{Balance, Change, Container, GRAPH_MAX, Run, Service, User, Workload},
 };
 use std::time::Duration;
 
@@ -77,6 +77,27 @@ fn workloads_run_in_many_ways() {
     assert_eq!(run("{ container: { name: api_1.x } }"), Run::Container(Container::Name("api_1.x".into())));
     let label = Container::Label("com.example/app".into(), "a=b".into());
     assert_eq!(run("{ container: { label: com.example/app=a=b } }"), Run::Container(label));
+}
+
+#[test]
+fn a_workload_may_change_what_it_is_let() {
+    let may = |text: &str| {
+        let text = changed("run: { user: 1007 }", &format!("run: {{ user: 1007 }}, may: {text}"));
+        let read = Graph::parse("f", &text).map(|graph| workload(&graph, "billing/report").may);
+        read.map(|may| Change::line(&may)).map_err(|found| found.to_string())
+    };
+    assert!(workload(&Graph::parse("f", SHOP).unwrap(), "shop/web").may.is_empty(), "nothing by itself");
+    assert_eq!(may("[path, drain]"), Ok("may: [drain, path]".into()));
+    assert_eq!(may("instances"), Ok("may: [instances]".into()));
+    for (text, says) in [
+        ("[drain, all]", "`all` is nothing that a workload could change"),
+        ("[drain, drain]", "`drain` is given twice"),
+        ("[]", "must not be empty"),
+        ("true", "`true` is nothing"),
+        ("{ drain: true }", "must be a list"),
+    ] {
+        assert!(may(text).is_err_and(|found| found.contains(says)), "{text}: {:?}", may(text));
+    }
 }
 
 #[test]

@@ -137,6 +137,9 @@ fn whatever_changes_what_a_host_does_changes_the_digest() {
         }
     }
     for (from, to) in [
+        ("run: { netns: web } }", "run: { netns: web }, may: [drain] }"),
+        ("run: { netns: web } }", "run: { netns: web }, may: [drain, path] }"),
+        ("run: { netns: web } }", "run: { netns: web }, may: [path] }"),
         ("port: 443", "port: 443, health: { tcp: 2s }"),
         ("port: 443", "port: 443, health: { tcp: 3s }"),
         ("port: 443", "port: 443, health: { tcp: 2s, port: 9 }"),

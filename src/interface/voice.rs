@@ -68,7 +68,11 @@ pub(super) fn connection(
             }
             Ok(Err(_)) | Err(_) => false,
         };
-        if answered { endpoint.finish() } else { endpoint.abort() }
+        if answered {
+            endpoint.finish()
+        } else {
+            endpoint.abort()
+        }
         endpoint.linger().await;
         drop((flow, in_hand));
     });

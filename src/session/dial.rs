@@ -10,7 +10,10 @@ use super::{
     order::Sticky,
     voice::Prefer,
 };
-use ripstop_config::{HostName, Reason, WorkloadId, graph::{Change, WEIGHT_MAX}};
+use ripstop_config::{
+    HostName, Reason, WorkloadId,
+    graph::{Change, WEIGHT_MAX},
+};
 use ripstop_policy::{Policy, ServiceEntry};
 use std::time::{Duration, Instant};
 

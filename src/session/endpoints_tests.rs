@@ -89,7 +89,12 @@ fn a_drained_host_is_drained_with_what_comes_later() {
 #[test]
 fn a_host_is_believed_only_of_its_own_endpoints() {
     let (endpoints, policy) = (Endpoints::default(), policy());
-    let said = |service: &str| Standing { service: service.parse().unwrap(), state: State::Unhealthy, sessions: 7, weight: None };
+    let said = |service: &str| Standing {
+        service: service.parse().unwrap(),
+        state: State::Unhealthy,
+        sessions: 7,
+        weight: None,
+    };
     let kept = endpoints.hear(&policy, &host("beta"), vec![said("shop/api"), said("shop/db"), said("shop/none")]);
     assert_eq!(kept, [said("shop/api")]);
     let ready = |on: &str, service: &str| endpoints.heard_ready(&host(on), &service.parse().unwrap());

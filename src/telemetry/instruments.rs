@@ -11,7 +11,6 @@ mod voice;
 
 use super::cardinality;
 pub use dns::{DnsCounters, DnsSource};
-pub use voice::{VoiceRequest, VoiceResult};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -19,6 +18,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+pub use voice::{VoiceRequest, VoiceResult};
 
 const SESSIONS: &str = "ripstop_sessions_total";
 const STAGED: &str = "ripstop_staged_attempts_total";

@@ -54,3 +54,4 @@ mod truth;
 mod udp;
 mod units;
 mod users;
+mod voice;

@@ -145,7 +145,12 @@ fn context() -> Rc<Context> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (transport, ..) = Transport::bind(Settings::listen(loopback), identity(directory.path())).unwrap();
     let records = RecordLog::start(&SessionLog::Off).unwrap();
-    let control = Control { forward: mpsc::channel(1).0, requests: mpsc::channel(1).0, policies: None, voices: mpsc::channel(1).0 };
+    let control = Control {
+        forward: mpsc::channel(1).0,
+        requests: mpsc::channel(1).0,
+        policies: None,
+        voices: mpsc::channel(1).0,
+    };
     let owners = SocketOwners::open().unwrap();
     Context::new(host("alpha"), transport, Arc::new(policy()), records, control, owners, Arc::new(Stats::default()))
 }

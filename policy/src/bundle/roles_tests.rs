@@ -68,15 +68,17 @@ fn an_operator_of_a_tenant_changes_its_part_and_no_other() {
         }
     };
     let web = graph("netns: web }", "netns: web }, limit: { sessions: 7 }");
+    let may = graph("netns: web }", "netns: web }, may: [path]");
     let placed = graph("netns: web", "user: 1000");
     let sub = graph("  billing:\n", "  shop/us: {}\n  billing:\n");
     let export = graph(", export: [billing]", "");
     let edge = graph("to: shop/db }", "to: shop/db, port: 5432 }");
     let limit = graph("sessions: 9", "sessions: 99");
-    let cases: [Case<'_>; 13] = [
+    let cases: [Case<'_>; 14] = [
         ("", &|_| {}, &[1, 3, 4, 5]),
         ("", &|content| content.graph.insert_str(0, "# a word\n"), &[1, 3, 4, 5]),
         ("workload shop/eu/web (g:12)", &web, &[1, 3, 4]),
+        ("workload shop/eu/web (g:12)", &may, &[1, 3, 4]),
         ("where workload shop/eu/web runs (g:12)", &placed, &[1]),
         ("tenant shop/us (g:13)", &sub, &[1, 3]),
         ("service shop/db (g:8)", &export, &[1, 3]),

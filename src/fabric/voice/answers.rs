@@ -1,11 +1,7 @@
 //! What a workload is told of itself.
 
 use super::Asked;
-use crate::{
-    admin::AgentView as _,
-    session::voice::Standings,
-    telemetry::instruments::VoiceRequest,
-};
+use crate::{admin::AgentView as _, session::voice::Standings, telemetry::instruments::VoiceRequest};
 use axum::{
     extract::{Query, State},
     http::StatusCode,
