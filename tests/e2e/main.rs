@@ -50,6 +50,7 @@ mod source;
 mod stage;
 mod tcp;
 mod telemetry;
+mod tenants;
 mod truth;
 mod udp;
 mod units;
