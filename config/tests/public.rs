@@ -30,7 +30,7 @@ fn of_kubernetes(texts: &[&str]) -> Imported {
 }
 
 fn of_compose(text: &str) -> Imported {
-    let settings = Compose { target: target(), project: "app".into(), variables: [].into(), profiles: Vec::new() };
+    let settings = Compose { target: target(), project: "app".into(), variables: [].into(), profiles: [].into() };
     let import = || compose(&files(&[text]), &settings, &|_, path| Err(format!("there is no {path}"))).unwrap();
     assert_eq!(import().graph, import().graph);
     import()
