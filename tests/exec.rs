@@ -130,6 +130,14 @@ impl AgentView for FakeAgent {
         Ok(None)
     }
 
+    fn stage_signed(&self, _: &[u8]) -> Result<ripstop_policy::StageId, String> {
+        Err("not here".into())
+    }
+
+    fn staged_elsewhere(&self) -> Result<Vec<ripstop::admin::HostStage>, String> {
+        Err("not here".into())
+    }
+
     fn records(&self) -> Arc<ripstop::telemetry::Recent> {
         Arc::default()
     }

@@ -32,7 +32,7 @@ mod verdict;
 
 pub use address::{Addresses, Pair};
 pub use assertions::Tested;
-pub use bundle::{Bundle, BundleError, BundleId, Content, Envelope, Revoked, RevokedCertificate};
+pub use bundle::{Bundle, BundleError, BundleId, Content, Envelope, Revoked, RevokedCertificate, StageId};
 pub use compile::{CompileError, compile, compile_after};
 pub use consent::{Consent, KeptApart, Side, lacking};
 pub use diff::{Allowed, Call, Diff, Moved, Names, diff};

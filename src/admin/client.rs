@@ -1,15 +1,15 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
 use super::{
-    Attempt, Explained, HostPolicy, Kept, LiveSession, NewToken, Pong, Records, RecordsQuery, Resolved, Running,
-    ServiceView, Staged, Standing, Status, TokenStatus,
+    Attempt, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken, Pong, Records, RecordsQuery, Resolved,
+    Running, ServiceView, Staged, Standing, Status, TokenStatus,
 };
 use crate::authority::{HostPattern, Issued};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use ripstop_config::{HostName, PolicyVersion, WorkloadId};
-use ripstop_policy::BundleId;
+use ripstop_policy::{BundleId, StageId};
 use ripstop_transport::enrol::TokenId;
 use serde::de::DeserializeOwned;
 use std::{
@@ -174,6 +174,22 @@ impl Client {
     /// [`ClientError::Refused`] with its mistakes.
     pub fn stage(&self, file: &str, graph: String) -> Result<(), ClientError> {
         parse(&self.send(Method::PUT, &format!("/v1/stage?file={}", encode(file)), graph.into())?)
+    }
+
+    /// Has a bundle that an operator signed for that tried on all hosts.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the reason; what was tried stays.
+    pub fn stage_signed(&self, bundle: Vec<u8>) -> Result<StageId, ClientError> {
+        parse(&self.send(Method::PUT, "/v1/stage/bundle", bundle.into())?)
+    }
+
+    /// What it would change on the other hosts.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn staged_elsewhere(&self) -> Result<Vec<HostStage>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/stage/hosts")?)
     }
 
     /// What the graph that is tried would change; `None` when there is none.

@@ -12,6 +12,8 @@
 //! | `GET /v1/policy/hosts` | which policy each other host of the graph runs, [`HostPolicy`] each; they are connected to for that |
 //! | `GET /v1/attempts?seconds=` | what workloads of this host asked for and were denied, [`Attempt`] each |
 //! | `PUT /v1/stage?file=` | a graph's text is tried beside the policy in force; 409 with its mistakes |
+//! | `PUT /v1/stage/bundle` | a bundle that an operator signed to be tried, here and on all hosts; its [`StageId`](ripstop_policy::StageId), or 409 |
+//! | `GET /v1/stage/hosts` | what that would change on the other hosts, [`HostStage`] each; they are connected to for that |
 //! | `GET /v1/stage` | what that would change, [`Staged`], or `null` |
 //! | `DELETE /v1/stage` | it is tried no more |
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
@@ -40,7 +42,7 @@ pub use crate::session::{
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};
-pub use policy::{HostPolicy, Kept, Reach, Running};
+pub use policy::{HostPolicy, HostStage, Kept, Reach, Running};
 pub use rights::Rights;
 pub use server::{AdminError, AdminSocket};
 pub use view::{

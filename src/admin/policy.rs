@@ -1,5 +1,6 @@
 //! What the admin API says of signed policies.
 
+use super::Staged;
 use ripstop_config::{FabricName, HostName, OperatorName};
 use ripstop_policy::{BundleId, Content};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ pub struct Running {
     pub floor: Option<BundleId>,
     /// Which one was asked for; `None` while the host has no policy.
     pub id: Option<BundleId>,
+    /// The number of the next policy that is staged: greater than those that this host knows of.
+    #[serde(default)]
+    pub next_stage: u64,
     /// What is in it.
     pub content: Option<Content>,
 }
@@ -46,6 +50,19 @@ pub struct HostPolicy {
     pub reach: Reach,
     /// What it runs; `None` when it has not said, or has none.
     pub policy: Option<BundleId>,
+}
+
+/// What the staged policy would change on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStage {
+    /// The host.
+    pub host: HostName,
+    /// Whether it can be asked.
+    pub reach: Reach,
+    /// Whether it has answered.
+    pub answered: bool,
+    /// What it said, without the graph; `None` where nothing is staged.
+    pub staged: Option<Staged>,
 }
 
 /// Whether a host can be asked.

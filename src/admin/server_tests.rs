@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     admin::{
-        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, Kept, PolicyStatus, Pong, Reach,
-        RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
+        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage, Kept, PolicyStatus, Pong,
+        Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
         view::{WorkloadState, WorkloadStatus},
     },
     telemetry::{Recent, Tally},
@@ -11,7 +11,7 @@ use ripstop_config::{
     Graph, HostName,
     agent::{Admin, Principal},
 };
-use ripstop_policy::{BundleId, Content};
+use ripstop_policy::{BundleId, Content, StageId};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::time::Duration;
 
@@ -155,6 +155,15 @@ impl AgentView for Fake {
         Ok(None)
     }
 
+    fn stage_signed(&self, bundle: &[u8]) -> Result<StageId, String> {
+        if bundle == b"bundle" { Ok(StageId { number: 7, ..StageId::default() }) } else { Err("no signature".into()) }
+    }
+
+    fn staged_elsewhere(&self) -> Result<Vec<HostStage>, String> {
+        let host = HostName::new("beta").unwrap();
+        Ok(vec![HostStage { host, reach: Reach::Up, answered: true, staged: None }])
+    }
+
     fn records(&self) -> Arc<Recent> {
         Arc::default()
     }
@@ -182,7 +191,7 @@ impl AgentView for Fake {
         let content = Content { graph: GRAPH.into(), ..Content::default() };
         let id = BundleId { version: version.unwrap_or_default(), digest: [7; 8] };
         let fabric = policy().fabric().clone();
-        Ok(Running { fabric, floor: Some(id), id: Some(id), content: Some(content) })
+        Ok(Running { fabric, floor: Some(id), id: Some(id), next_stage: 1, content: Some(content) })
     }
 
     fn offer(&self, bundle: &[u8]) -> Result<BundleId, String> {
@@ -269,6 +278,10 @@ async fn attempts_and_a_staged_graph_come_through() {
     let error = served(|client| client.stage("a b.yaml", "é: 1".into())).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused(text) if text == "a b.yaml: é: 1"), "{error}");
     assert_eq!(served(|client| client.staged()).await.unwrap(), None);
+    let refused = served(|client| client.stage_signed(b"graph".into())).await.unwrap_err();
+    assert!(refused.to_string().contains("no signature"), "{refused}");
+    assert_eq!(served(|client| client.stage_signed(b"bundle".into())).await.unwrap().number, 7);
+    assert!(served(|client| client.staged_elsewhere()).await.unwrap()[0].answered);
     served(|client| client.discard_stage()).await.unwrap();
 }
 

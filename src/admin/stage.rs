@@ -3,17 +3,24 @@
 use super::server::{View, answer};
 use axum::{
     Router,
+    body::Bytes,
     extract::{DefaultBodyLimit, Query, State},
     response::Response,
-    routing::get,
+    routing::{get, put},
 };
 use ripstop_config::graph::GRAPH_MAX;
+use ripstop_policy::bundle::BUNDLE_MAX;
 use serde::Deserialize;
 use std::time::Duration;
 
 pub(super) fn router() -> Router<View> {
     let stage = get(staged).put(stage).delete(discard).layer(DefaultBodyLimit::max(GRAPH_MAX));
-    Router::new().route("/v1/attempts", get(attempts)).route("/v1/stage", stage)
+    let bundle = put(stage_signed).layer(DefaultBodyLimit::max(BUNDLE_MAX));
+    Router::new()
+        .route("/v1/attempts", get(attempts))
+        .route("/v1/stage", stage)
+        .route("/v1/stage/bundle", bundle)
+        .route("/v1/stage/hosts", get(elsewhere))
 }
 
 #[derive(Deserialize)]
@@ -37,6 +44,14 @@ struct StageQuery {
 
 async fn stage(State(view): State<View>, Query(query): Query<StageQuery>, graph: String) -> Response {
     answer(move || view.stage(Some((query.file, graph)))).await
+}
+
+async fn stage_signed(State(view): State<View>, bundle: Bytes) -> Response {
+    answer(move || view.stage_signed(&bundle)).await
+}
+
+async fn elsewhere(State(view): State<View>) -> Response {
+    answer(move || view.staged_elsewhere()).await
 }
 
 async fn discard(State(view): State<View>) -> Response {

@@ -1,13 +1,13 @@
 //! What the agent shows of itself.
 
-use super::{Attempt, HostPolicy, Kept, Pong, Resolved, Running, Staged};
+use super::{Attempt, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged};
 use crate::{
     authority::Authority,
     session::endpoints::{Standing, State},
     telemetry::{Recent, Side, Tally},
 };
 use ripstop_config::{FabricName, HostName, PolicyVersion, ServiceId, WorkloadId};
-use ripstop_policy::{BundleId, Policy};
+use ripstop_policy::{BundleId, Policy, StageId};
 use ripstop_transport::PeerStatus;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -63,6 +63,17 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// As [`AgentView::attempts`].
     fn staged(&self) -> Result<Option<Staged>, String>;
+    /// Tries what an operator signed for that, on this host and on all. May block.
+    ///
+    /// # Errors
+    /// Why it is refused, as text; what was tried before stays.
+    fn stage_signed(&self, bundle: &[u8]) -> Result<StageId, String>;
+    /// What it would change on the other hosts of the graph, which are connected to and asked. Blocks, on a runtime's thread
+    /// that may.
+    ///
+    /// # Errors
+    /// Why nobody can be asked, as text.
+    fn staged_elsewhere(&self) -> Result<Vec<HostStage>, String>;
     /// The signed policy in force, or the kept one of a version. May block.
     ///
     /// # Errors

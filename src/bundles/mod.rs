@@ -38,6 +38,14 @@ impl Trust {
         Ok(Self { fabric: fabric.clone(), operators })
     }
 
+    /// Takes bytes for a policy that is to be tried, if an operator signed them.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn open_staged(&self, bytes: &[u8]) -> Result<Bundle, BundleError> {
+        Bundle::open_staged(bytes, &self.fabric, &self.operators, &signing::verify)
+    }
+
     /// Takes bytes for a policy, if enough operators signed them.
     ///
     /// # Errors

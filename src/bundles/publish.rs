@@ -19,11 +19,30 @@ pub fn seal(
     content: Content,
     keys: &[SigningKey],
 ) -> anyhow::Result<Envelope> {
-    let Content { file, graph, addresses, revoked, before: _, made: _, note } = content;
+    let Content { file, graph, addresses, revoked, before: _, staged: _, made: _, note } = content;
     let checked = Content::of(fabric, &file, &graph, &addresses)?;
     let made = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
     let content = Content { revoked, before, made, note, ..checked };
     let mut envelope = Envelope::seal(fabric, version, &content).context("failed to make a policy of the graph")?;
+    sign(&mut envelope, keys)?;
+    Ok(envelope)
+}
+
+/// Makes a policy that is only tried, on every host, in place of what is staged: a graph, by its file's name and text, or none.
+/// Its names keep the addresses that they have in the policy that runs.
+///
+/// # Errors
+/// The mistakes of the graph, or why it cannot be signed.
+pub fn seal_stage(running: &Running, graph: Option<(String, String)>, keys: &[SigningKey]) -> anyhow::Result<Envelope> {
+    let carried = running.content.as_ref().map(|content| content.addresses.clone()).unwrap_or_default();
+    let content = match graph {
+        Some((file, graph)) => Content::of(&running.fabric, &file, &graph, &carried)?,
+        None => Content::default(),
+    };
+    let content = Content { staged: Some(running.next_stage), before: running.id, ..content };
+    let version = next_version(running)?;
+    let mut envelope =
+        Envelope::seal(&running.fabric, version, &content).context("failed to make a policy of the graph")?;
     sign(&mut envelope, keys)?;
     Ok(envelope)
 }

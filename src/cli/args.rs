@@ -4,7 +4,7 @@ pub(super) mod enrol;
 pub(super) mod import;
 pub(super) mod learn;
 mod operate;
-mod policy;
+pub(super) mod policy;
 
 pub(super) use operate::{Bugreport, Check, DnsCommand, DnsQuery, Man, Observe, Peers, Ping, Services, Sort, Top};
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};

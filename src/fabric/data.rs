@@ -19,7 +19,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use ripstop_config::{AgentConfig, HostName, Reason, ServiceId, WorkloadId};
-use ripstop_policy::Policy;
+use ripstop_policy::{Policy, StageId};
 use ripstop_transport::{Identity, Incoming, Settings, Transport};
 use std::{
     collections::HashMap,
@@ -60,8 +60,8 @@ pub(super) enum Command {
     Drain { service: Option<ServiceId>, draining: bool, reply: std_mpsc::SyncSender<Drained> },
     /// Lists what was denied and last seen within so long.
     Attempts { within: Option<Duration>, reply: std_mpsc::SyncSender<Vec<Attempt>> },
-    /// Tries a policy that is not in force, or none.
-    Stage(Option<Candidate>),
+    /// Tries a policy that is not in force, or none; other hosts are told which.
+    Stage { candidate: Option<Candidate>, id: StageId },
     /// Says what that would change.
     Staged { reply: std_mpsc::SyncSender<Option<Staged>> },
     /// Says what a workload is here.
@@ -270,7 +270,10 @@ async fn run(
                 let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
             }
             Command::Attempts { within, reply } => drop(reply.try_send(context.observed.denied(within))),
-            Command::Stage(candidate) => context.observed.stage(candidate),
+            Command::Stage { candidate, id } => {
+                context.observed.stage(candidate, id);
+                context.endpoints.tell();
+            }
             Command::Staged { reply } => drop(reply.try_send(staged(&context))),
             Command::Standings { workload, reply } => drop(reply.send(voice::standings(&context, &workload))),
             Command::Voice { workload, service, wish, reply } => {
@@ -351,7 +354,11 @@ fn inspect(context: &Context, list: bool) -> Inspection {
 fn staged(context: &Context) -> Option<Staged> {
     context.observed.staged(|policy| {
         let mut cut = 0;
-        context.live.for_each(|live| cut += usize::from(live.authorise_again(policy, &context.host).is_err()));
+        // A session has one caller, so that those of all hosts can be added up.
+        context.live.for_each(|live| {
+            let calls = live.request.side == crate::telemetry::Side::Caller;
+            cut += usize::from(calls && live.authorise_again(policy, &context.host).is_err());
+        });
         cut
     })
 }

@@ -36,7 +36,7 @@ use tokio::sync::Notify;
 const REPLACED_LOOKS: u32 = 10;
 const REPLACED_PAUSE: Duration = Duration::from_millis(50);
 /// Said to who asks an agent with `graph:` for signed policies.
-const FROM_A_FILE: &str = "this agent has its graph from a file (`graph:` in its settings); edit that, or give it `trust:` in \
+pub(super) const FROM_A_FILE: &str = "this agent has its graph from a file (`graph:` in its settings); edit that, or give it `trust:` in \
                            its place, with the operators whose signature makes a policy";
 
 /// The running agent, as its threads other than the data thread see it.
@@ -258,6 +258,7 @@ impl Shared {
             Ok(policy)
         });
         self.settle(outcome)?;
+        self.end_stage();
         Ok(id)
     }
 

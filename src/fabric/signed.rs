@@ -1,5 +1,6 @@
 //! The signed policy of this host: which one is in force, and what it takes to be another one.
 
+use super::stage::Stage;
 use crate::{
     admin::{HostPolicy, Kept, Reach, Running},
     bundles::{
@@ -31,6 +32,8 @@ pub(super) struct Signed {
     bundle: Mutex<Option<Bundle>>,
     /// What other hosts have.
     pub(super) policies: Arc<Policies>,
+    /// What is staged.
+    pub(super) stage: Stage,
     /// Until when all hosts are connected to be asked.
     watched: Mutex<Option<Instant>>,
 }
@@ -85,6 +88,7 @@ impl Signed {
             store: Mutex::new(store),
             bundle: Mutex::new(bundle),
             policies: Arc::default(),
+            stage: Stage::default(),
             watched: Mutex::default(),
         };
         Ok(Start { signed, policy, damage })
@@ -132,6 +136,15 @@ impl Signed {
         }
         self.check_roles(&bundle, &trust)?;
         Ok(Some(bundle))
+    }
+
+    /// Verifies what an operator signed to be tried.
+    pub(super) fn open_staged(&self, bytes: &[u8]) -> Result<Bundle, String> {
+        let trust = lock(&self.trust).clone();
+        trust.open_staged(bytes).map_err(|error| {
+            instruments::bundle_refused();
+            error.to_string()
+        })
     }
 
     /// Holds a policy of operators who are limited to tenants against the one that it replaces.
@@ -216,8 +229,15 @@ impl Signed {
             fabric: trust.fabric,
             floor: store.floor(),
             id: bundle.as_ref().map(Bundle::id),
+            next_stage: self.next_stage(),
             content: bundle.map(|bundle| bundle.content().clone()),
         })
+    }
+
+    /// Greater than the number of whatever is on stage, here or elsewhere.
+    fn next_stage(&self) -> u64 {
+        let heard = self.policies.stages().into_values().map(|id| id.number);
+        heard.chain([self.stage.id().number]).max().unwrap_or(0).saturating_add(1)
     }
 
     /// What is kept, newest first.

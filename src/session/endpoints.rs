@@ -175,6 +175,11 @@ impl Endpoints {
         self.changed.notified().await;
     }
 
+    /// Something else is to be told to other hosts.
+    pub fn tell(&self) {
+        self.changed.notify_one();
+    }
+
     fn state(&self, endpoint: &Own) -> State {
         let draining = self.drained.get() || endpoint.draining.get() || endpoint.said.draining.get();
         match (endpoint.absent.get(), draining, endpoint.unhealthy.get()) {

@@ -6,10 +6,14 @@
 use super::live::Request;
 use crate::telemetry::instruments;
 use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
-use ripstop_policy::{Policy, Verdict};
+use ripstop_policy::{Policy, StageId, Verdict};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+    time::Duration,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Services with their ports that are kept of one caller: a program calls few, and one that tries all of a big graph takes
@@ -40,16 +44,22 @@ pub struct Attempt {
 pub struct Staged {
     /// The graph's file, as its operator named it.
     pub file: String,
-    /// The graph.
+    /// The graph; empty where another host tells of it.
     pub graph: String,
+    /// Which one it is; none when it is staged on this host alone.
+    #[serde(default)]
+    pub stage: StageId,
     /// Since when it is staged; RFC 3339, UTC.
     pub since: String,
     /// What was denied since, and would not be.
     pub would_allow: Vec<Attempt>,
     /// What was allowed since, and would not be.
     pub would_deny: Vec<Attempt>,
-    /// Open sessions that it would cut.
+    /// Open sessions of this host's workloads, as callers, that it would cut.
     pub would_cut: usize,
+    /// Attempts that are not told, of those that were seen least often.
+    #[serde(default)]
+    pub left_out: usize,
 }
 
 /// A policy that is tried, but not in force.
@@ -142,6 +152,7 @@ struct Stage {
 pub struct Observed {
     denied: Tally,
     stage: RefCell<Option<Stage>>,
+    stage_id: Cell<StageId>,
 }
 
 impl Observed {
@@ -187,8 +198,14 @@ impl Observed {
         self.denied.list(within)
     }
 
-    /// Tries a policy from here on, in place of one that is tried; or none.
-    pub fn stage(&self, candidate: Option<Candidate>) {
+    /// Which policy this host tells others that it has on stage.
+    pub fn stage_id(&self) -> StageId {
+        self.stage_id.get()
+    }
+
+    /// Tries a policy from here on, in place of one that is tried; or none. `id` is told to other hosts.
+    pub fn stage(&self, candidate: Option<Candidate>, id: StageId) {
+        self.stage_id.set(id);
         let stage = |candidate| Stage {
             candidate,
             since: OffsetDateTime::now_utc(),
@@ -205,10 +222,12 @@ impl Observed {
         Some(Staged {
             file: stage.candidate.file.clone(),
             graph: stage.candidate.graph.clone(),
+            stage: self.stage_id.get(),
             since: rfc3339(stage.since),
             would_allow: stage.would_allow.list(None),
             would_deny: stage.would_deny.list(None),
             would_cut: cut(&stage.candidate.policy),
+            left_out: 0,
         })
     }
 }
@@ -304,7 +323,7 @@ tenants:
     #[test]
     fn a_staged_policy_is_compared_and_not_enforced() {
         let (observed, policy, host) = (Observed::default(), policy(GRAPH), "alpha".parse().unwrap());
-        observed.stage(Some(staged(&GRAPH.replace("to: api }", "to: db }"))));
+        observed.stage(Some(staged(&GRAPH.replace("to: api }", "to: db }"))), StageId::default());
         for (service, port) in [("shop/db", 5432), ("shop/api", 8080), ("shop/api", 8080), ("shop/db", 1)] {
             observed.call(&policy, &request(service, port), &host);
         }
@@ -313,7 +332,7 @@ tenants:
         assert_eq!(shown(&staged.would_allow), ["shop/db name 1", "shop/db 5432/tcp 1"]);
         assert_eq!(shown(&staged.would_deny), ["shop/api 8080/tcp 2"]);
         assert_eq!((staged.would_cut, staged.file.as_str()), (7, "new.yaml"));
-        observed.stage(None);
+        observed.stage(None, StageId::default());
         assert!(observed.staged(|_| 0).is_none() && !observed.is_staged());
     }
 

@@ -7,7 +7,7 @@
 
 use super::context::Context;
 use ripstop_config::{HostName, PolicyVersion};
-use ripstop_policy::BundleId;
+use ripstop_policy::{BundleId, StageId};
 use ripstop_transport::IncomingSession;
 use std::{
     cell::Cell,
@@ -30,11 +30,13 @@ const HOSTS_MAX: usize = 4_096;
 pub struct Policies {
     state: Mutex<State>,
     news: Notify,
+    stage_news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     heard: BTreeMap<HostName, BundleId>,
+    stages: BTreeMap<HostName, StageId>,
     /// Hosts that did not have what they said.
     resting: BTreeSet<HostName>,
 }
@@ -53,6 +55,30 @@ impl Policies {
         state.heard.insert(host.clone(), id);
         drop(state);
         self.news.notify_one();
+    }
+
+    /// A host says which policy it has on stage.
+    pub fn hear_stage(&self, host: &HostName, id: StageId) {
+        let mut state = self.state();
+        let has_room = state.stages.len() < HOSTS_MAX || state.stages.contains_key(host);
+        let before = state.stages.get(host).copied().unwrap_or_default();
+        if before == id || !has_room {
+            return;
+        }
+        state.stages.insert(host.clone(), id);
+        drop(state);
+        self.stage_news.notify_one();
+    }
+
+    /// Resolves when a host said that it has another one on stage.
+    pub async fn stage_news(&self) {
+        self.stage_news.notified().await;
+    }
+
+    /// Which one each host said last.
+    #[must_use]
+    pub fn stages(&self) -> BTreeMap<HostName, StageId> {
+        self.state().stages.clone()
     }
 
     /// A host names a version in a session's header: it has that one at least.
@@ -78,6 +104,7 @@ impl Policies {
     pub fn keep(&self, is_believed: impl Fn(&HostName) -> bool, resting: BTreeSet<HostName>) {
         let mut state = self.state();
         state.heard.retain(|host, _| is_believed(host));
+        state.stages.retain(|host, _| is_believed(host));
         state.resting = resting;
     }
 

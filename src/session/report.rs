@@ -10,7 +10,7 @@ use super::{
 };
 use crate::telemetry::instruments;
 use ripstop_config::HostName;
-use ripstop_policy::BundleId;
+use ripstop_policy::{BundleId, StageId};
 use ripstop_transport::{REPORT_MAX, Reports};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -35,6 +35,9 @@ pub struct Report {
     /// The signed policy in force; nothing where it is a file, or there is none.
     #[serde(default, skip_serializing_if = "BundleId::is_unsigned")]
     pub policy: BundleId,
+    /// The policy that is on stage; nothing where there is none, or it is on this host's alone.
+    #[serde(default, skip_serializing_if = "StageId::is_none")]
+    pub staged: StageId,
     /// Its endpoints.
     pub endpoints: Vec<Standing>,
 }
@@ -55,10 +58,10 @@ pub enum ReportError {
 
 /// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready, of the usual weight, and idle. Of
 /// what is left out nothing is known, and it is tried.
-fn encode(policy: BundleId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
+fn encode(policy: BundleId, staged: StageId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
     endpoints.sort_by_key(|one| (one.state == State::Ready && one.weight.is_none(), std::cmp::Reverse(one.sessions)));
     loop {
-        let report = Report { version: VERSION, policy, endpoints };
+        let report = Report { version: VERSION, policy, staged, endpoints };
         let text = serde_json::to_vec(&report)?;
         endpoints = report.endpoints;
         if text.len() <= REPORT_MAX || endpoints.is_empty() {
@@ -103,6 +106,7 @@ fn hear(context: &Context, host: &HostName, text: &[u8]) {
     };
     if let Some(policies) = &context.control.policies {
         policies.hear(host, said.policy);
+        policies.hear_stage(host, said.staged);
     }
     for standing in context.endpoints.hear(&context.policy(), host, said.endpoints) {
         context.balancer.reported(&standing.service, host, standing.sessions);
@@ -123,7 +127,7 @@ pub async fn tell(context: Rc<Context>) {
         if start.elapsed() < ATTACHING && own.iter().any(|one| one.state == State::Absent) {
             continue;
         }
-        match encode(context.policy().id(), own) {
+        match encode(context.policy().id(), context.observed.stage_id(), own) {
             Ok(text) if text != told => {
                 context.transport.announce(text.clone().into());
                 told = text;
@@ -155,12 +159,14 @@ mod tests {
     fn a_report_comes_through() {
         let weighty = Standing { weight: Some(5), ..standing(1, State::Ready, 0) };
         let said = vec![standing(0, State::Draining, 3), weighty];
-        let text = encode(BundleId::default(), said.clone()).unwrap();
+        let text = encode(BundleId::default(), StageId::default(), said.clone()).unwrap();
         let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0,"weight":5}]}"#;
         assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
         assert_eq!(decode(&text).unwrap().endpoints, said);
         let id = BundleId { version: "1.7".parse().unwrap(), digest: [9; 8] };
-        assert_eq!(decode(&encode(id, said).unwrap()).unwrap().policy, id);
+        let staged = StageId { bundle: id, number: 4 };
+        let both = decode(&encode(id, staged, said).unwrap()).unwrap();
+        assert_eq!((both.policy, both.staged), (id, staged));
     }
 
     #[test]
@@ -168,7 +174,7 @@ mod tests {
         let mut all: Vec<_> = (0..5_000).map(|index| standing(index, State::Ready, 0)).collect();
         all.push(standing(5_000, State::Ready, 9));
         all.push(standing(5_001, State::Unhealthy, 0));
-        let text = encode(BundleId::default(), all).unwrap();
+        let text = encode(BundleId::default(), StageId::default(), all).unwrap();
         assert!(text.len() <= REPORT_MAX && text.len() > REPORT_MAX / 2, "{}", text.len());
         let said = decode(&text).unwrap().endpoints;
         assert_eq!(said[..2], [standing(5_001, State::Unhealthy, 0), standing(5_000, State::Ready, 9)]);

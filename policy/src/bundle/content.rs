@@ -36,6 +36,9 @@ pub struct Content {
     /// tenants signed this one.
     #[serde(default)]
     pub before: Option<BundleId>,
+    /// The number of a policy that is only to be tried ([`StageId`](super::StageId)); none of one that is to be put in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<u64>,
     /// When it was made, RFC 3339, for people; nothing depends on it.
     pub made: String,
     /// What it was made for, for people.

@@ -12,10 +12,12 @@
 mod content;
 mod envelope;
 mod roles;
+mod stage;
 
 pub use content::{Content, ContentError, REVOKED_MAX, Revoked, RevokedCertificate};
 pub use envelope::{BUNDLE_MAX, CONTENT_MAX, Envelope, SIGNATURES_MAX};
 pub use roles::RoleError;
+pub use stage::StageId;
 
 use crate::Policy;
 use envelope::Signature;
@@ -60,6 +62,12 @@ pub enum BundleError {
     /// No room for another signature.
     #[error("it has {SIGNATURES_MAX} signatures already")]
     Full,
+    /// It was signed to be tried, not to be put in force.
+    #[error("it was staged, and is not to be put in force: `ripstop stage commit` has it signed for that")]
+    Staged,
+    /// It was signed to be put in force, not to be tried.
+    #[error("it is a policy to be put in force, and was not staged")]
+    NotStaged,
     /// What was signed cannot be read here.
     #[error("what was signed cannot be read: {0}")]
     Content(#[from] ContentError),
@@ -82,11 +90,22 @@ impl Bundle {
     /// Verifies a bundle of a fabric: enough operators must have signed exactly these bytes.
     ///
     /// # Errors
-    /// [`BundleError`].
+    /// [`BundleError`], also for one that is only staged.
     pub fn open(
         bytes: &[u8],
         fabric: &FabricName,
         operators: &Operators,
+        verify: &Verify,
+    ) -> Result<Self, BundleError> {
+        let bundle = Self::read(bytes, fabric, operators, operators.need.max(1), verify)?;
+        if bundle.content().staged.is_none() { Ok(bundle) } else { Err(BundleError::Staged) }
+    }
+
+    fn read(
+        bytes: &[u8],
+        fabric: &FabricName,
+        operators: &Operators,
+        need: usize,
         verify: &Verify,
     ) -> Result<Self, BundleError> {
         let envelope = Envelope::decode(bytes)?;
@@ -94,8 +113,8 @@ impl Bundle {
             return Err(BundleError::Fabric(envelope.fabric().clone(), fabric.clone()));
         }
         let signers = envelope.signers(operators, verify);
-        if signers.len() < operators.need.max(1) {
-            return Err(BundleError::Signatures { found: signers.len(), need: operators.need.max(1) });
+        if signers.len() < need {
+            return Err(BundleError::Signatures { found: signers.len(), need });
         }
         let content = envelope.content()?;
         let (id, fabric) = (envelope.id(), fabric.clone());

@@ -114,7 +114,7 @@ fn enough(bundle: &Bundle, operators: &Operators, owner: Option<&TenantName>) ->
 
 /// Everything that a policy says, but for places, words for people, and the policy that it was made to replace.
 fn parts(content: &Content) -> Result<Parts, ContentError> {
-    let Content { file, graph, addresses, revoked, before: _, made: _, note: _ } = content;
+    let Content { file, graph, addresses, revoked, before: _, staged: _, made: _, note: _ } = content;
     let graph = Graph::parse(file, graph).map_err(ContentError::Graph)?;
     let mut parts = Parts::new();
     add_fabric(&graph, &mut parts);

@@ -46,6 +46,24 @@ fn version(text: &str) -> PolicyVersion {
     text.parse().unwrap()
 }
 
+#[test]
+fn what_is_staged_is_never_put_in_force_and_the_other_way_round() {
+    let operators = trusting(2, &[1, 2]);
+    let staged = Content { staged: Some(3), ..content() };
+    let bytes = signed("1.2", &staged, &[1, 2]);
+    assert_eq!(open(&bytes, &operators).unwrap_err(), BundleError::Staged);
+    let open_staged = |bytes: &[u8]| Bundle::open_staged(bytes, &fabric(), &operators, &verify);
+    let id = open_staged(&bytes).unwrap().stage_id().unwrap();
+    assert_eq!((id.bundle.version, id.number), (version("1.2"), 3));
+    // It changes nothing, so one is enough; but not nobody, and not somebody else.
+    assert!(open_staged(&signed("1.2", &staged, &[2])).is_ok());
+    for seeds in [&[][..], &[9]] {
+        let refused = open_staged(&signed("1.2", &staged, seeds)).unwrap_err();
+        assert_eq!(refused, BundleError::Signatures { found: 0, need: 1 });
+    }
+    assert_eq!(open_staged(&signed("1.2", &content(), &[1, 2])).unwrap_err(), BundleError::NotStaged);
+}
+
 fn content() -> Content {
     Content::of(&fabric(), "shop.yaml", GRAPH, &crate::Addresses::default()).unwrap()
 }

@@ -15,12 +15,13 @@ pub(in super::super) struct Learn {
 
 #[derive(Debug, Subcommand)]
 pub(in super::super) enum StageCommand {
-    /// Show what the staged graph would have allowed and denied since, and which open sessions it would cut
+    /// Show what the staged graph would have allowed and denied since, and which open sessions it would cut, on all hosts
+    /// that answer
     Status(Stage),
     /// Sign the staged graph and put it in force on all hosts, as `ripstop apply` does
     Commit(Commit),
-    /// Forget the staged graph
-    Discard(Stage),
+    /// Forget the staged graph: on all hosts with an operator's key, else on this one
+    Discard(Commit),
 }
 
 #[derive(Debug, Args)]

@@ -5,11 +5,14 @@ use clap::{Args, Subcommand, ValueHint};
 use ripstop_config::{OperatorName, PolicyVersion, Span, TenantName};
 use std::path::PathBuf;
 
+/// Where `ripstop init` leaves the first operator's key.
+pub(in super::super) const DEFAULT_KEY: &str = "/etc/ripstop/operator.key";
+
 /// Who signs.
 #[derive(Debug, Args)]
 pub(in super::super) struct Signing {
     /// An operator's key; give it again for each of several
-    #[arg(long = "key", value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ripstop/operator.key")]
+    #[arg(long = "key", value_name = "FILE", value_hint = ValueHint::FilePath, default_value = DEFAULT_KEY)]
     pub(in super::super) keys: Vec<PathBuf>,
     /// A word on what it is for, for `ripstop history`
     #[arg(long, value_name = "TEXT")]
@@ -31,7 +34,7 @@ pub(in super::super) struct Apply {
     /// Write the signed bundle there, for another operator to sign, and publish nothing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(in super::super) save: Option<PathBuf>,
-    /// Put nothing in force, and sign nothing: have the agent say what it would change, with `ripstop stage status`
+    /// Put nothing in force: have all hosts say what it would change, with `ripstop stage status`; without a key this one
     #[arg(long, conflicts_with_all = ["save", "new_epoch"])]
     pub(in super::super) stage: bool,
     /// Begin a new epoch: newer than whatever any host has had

@@ -12,6 +12,9 @@
 
 mod behind;
 mod choose;
+mod stage;
+
+pub(super) use stage::ask_all;
 
 use super::{asks, shared::Shared, signed::Refusal};
 use bytes::Bytes;
@@ -54,11 +57,15 @@ pub(super) enum Kind {
     Kept = 2,
     /// A sign of life: the clock, in microseconds since 1970.
     Ping = 3,
+    /// The policy that operators staged; an empty answer where there is none.
+    Staged = 4,
+    /// What that would change on the host that is asked, as JSON.
+    Tried = 5,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        [Self::Policy, Self::Kept, Self::Ping].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Policy, Self::Kept, Self::Ping, Self::Staged, Self::Tried].into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -85,7 +92,7 @@ struct Fetched {
 
 /// Carries policies for as long as it runs. Where the policy is a file, only requests are answered.
 pub(super) async fn carry(shared: Arc<Shared>, requests: mpsc::Receiver<Request>) {
-    tokio::join!(answer(&shared, requests), get(&shared));
+    tokio::join!(answer(&shared, requests), get(&shared), stage::follow(&shared));
 }
 
 async fn answer(shared: &Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
@@ -117,6 +124,8 @@ async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripsto
             Some(id) => request.answer(behind::kept(shared, id).await).await,
         },
         Some(Kind::Ping) => request.answer(Bytes::copy_from_slice(&asks::pong())).await,
+        Some(Kind::Staged) => request.answer(stage::staged(shared)).await,
+        Some(Kind::Tried) => request.answer(stage::tried(shared).await).await,
         None => request.refuse("this version of ripstop does not know such a request").await,
     }
 }

@@ -3,22 +3,29 @@
 use super::{FROM_A_FILE, Shared, rfc3339};
 use crate::{
     admin::{
-        AgentView, Attempt, HostPolicy, Kept, LiveSession, Pong, Resolved, Resolver, Running, Staged, Standing, Status,
-        names,
+        AgentView, Attempt, HostPolicy, HostStage, Kept, LiveSession, Pong, Reach, Resolved, Resolver, Running, Staged,
+        Standing, Status, names,
     },
     authority::Authority,
     fabric::{
         asks,
         by_hand::{self, Hand},
+        carrier,
     },
     telemetry::Recent,
 };
 use ripstop_config::{HostName, PolicyVersion, WorkloadId};
-use ripstop_policy::{BundleId, Policy};
+use ripstop_policy::{BundleId, Policy, StageId};
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
+use tokio::runtime::Handle;
+
+/// How long hosts that are being connected are waited for before those that are there are asked.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked whether they are.
+const CONNECT_LOOK: Duration = Duration::from_millis(50);
 
 impl AgentView for Shared {
     fn status(&self) -> Status {
@@ -91,6 +98,21 @@ impl AgentView for Shared {
 
     fn staged(&self) -> Result<Option<Staged>, String> {
         self.data.staged()
+    }
+
+    fn stage_signed(&self, bundle: &[u8]) -> Result<StageId, String> {
+        self.take_stage(bundle)
+    }
+
+    fn staged_elsewhere(&self) -> Result<Vec<HostStage>, String> {
+        let deadline = Instant::now() + CONNECT_MAX;
+        loop {
+            let hosts = self.hosts()?;
+            if Instant::now() >= deadline || hosts.iter().all(|host| host.reach != Reach::Connecting) {
+                return Ok(Handle::current().block_on(carrier::ask_all(self.data.transport(), hosts)));
+            }
+            std::thread::sleep(CONNECT_LOOK);
+        }
     }
 
     fn running(&self, version: Option<PolicyVersion>) -> Result<Running, String> {
