@@ -4,9 +4,15 @@
 use crate::admin::Client;
 use ripstop_config::PolicyVersion;
 use ripstop_policy::BundleId;
+use std::time::{Duration, Instant};
 
 /// Policies that are followed back at most: as many as an agent keeps.
 const BACK_MAX: usize = crate::bundles::store::KEPT_MAX;
+
+/// How long the policy that won may take to come here from the host that has it.
+const COMES_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What became of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +49,7 @@ fn follow_back(id: BundleId, running: BundleId, mut before: impl FnMut(BundleId)
 
 /// What to tell the operator whose policy is lost.
 pub(super) fn explained(client: &Client, id: BundleId, to: BundleId) -> String {
-    let history = client.history().unwrap_or_default();
-    let signers = history.iter().find(|kept| kept.id == to).map(|kept| &kept.signers);
-    let signers: Vec<_> = signers.into_iter().flatten().map(ToString::to_string).collect();
+    let signers = signers(client, to);
     let who = if signers.is_empty() { "somebody".into() } else { signers.join(" and ") };
     format!(
         "policy {id} is not in force: {who} applied {to} meanwhile, which was made without it. Your file still has what you \
@@ -53,6 +57,19 @@ pub(super) fn explained(client: &Client, id: BundleId, to: BundleId) -> String {
          `ripstop graph diff FILE` that only yours is left, and apply it again",
         version = to.version
     )
+}
+
+/// Who signed it, once this host has it too: it may only be known from another one so far.
+fn signers(client: &Client, id: BundleId) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let history = client.history().unwrap_or_default();
+        let found = history.into_iter().find(|kept| kept.id == id);
+        if found.is_some() || start.elapsed() >= COMES_WITHIN {
+            return found.into_iter().flat_map(|kept| kept.signers).map(|name| name.to_string()).collect();
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]
