@@ -69,9 +69,9 @@ pub(super) fn connection(
             Ok(Err(_)) | Err(_) => false,
         };
         if answered {
-            endpoint.finish()
+            endpoint.finish();
         } else {
-            endpoint.abort()
+            endpoint.abort();
         }
         endpoint.linger().await;
         drop((flow, in_hand));
