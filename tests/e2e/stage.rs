@@ -26,24 +26,7 @@ fn what_is_denied_is_learnt_and_a_policy_is_tried_before_it_is_in_force() {
     let lab = Lab::of(&["alpha", "beta"]).graph(&shop).signed().start();
     let _server = lab.workload("api").serve(8080, echo);
     let alpha = |line: &[&str]| lab.host("alpha").ok(&[&[ripstop()], line].concat());
-    assert!(alpha(&["learn"]).ends_with("# nothing\n"), "nothing was tried yet");
-
-    // By name, by address, and what no edge could ever allow.
-    lab.workload("other").fails(&["curl", "-sS", "-m", "5", "http://api.shop.lab.test:8080/"]);
-    for _ in 0..3 {
-        assert_eq!(open(&lab, "other").expect_err("no edge").kind(), ErrorKind::ConnectionRefused);
-    }
-    lab.workload("other").connect(lab.service("shop/api", 9)).expect_err("no such port");
-    lab.workload("other").connect(([198, 18, 255, 77], 80).into()).expect_err("no service");
-    let learnt = alpha(&["learn"]);
-    assert!(
-        learnt.contains("\n  shop:\n    allow:\n      - { from: other, to: api, ports: [8080/tcp] } # "),
-        "{learnt}"
-    );
-    let learnt: serde_json::Value = serde_json::from_str(&alpha(&["learn", "-o", "json"])).unwrap();
-    let learnt = &learnt["attempts"];
-    assert_eq!(learnt.as_array().map(Vec::len), Some(1), "{learnt}");
-    assert!(learnt[0]["count"].as_u64().is_some_and(|count| count >= 4), "{learnt}");
+    what_is_tried_is_learnt(&lab);
 
     // Staged: nothing is decided otherwise, but everything is compared, on every host.
     let file = lab.path("next.yaml");
@@ -97,6 +80,28 @@ fn what_is_denied_is_learnt_and_a_policy_is_tried_before_it_is_in_force() {
     );
     let (_, said) = lab.host("alpha").fails(&[ripstop(), "stage", "commit", "--key", &key]);
     assert!(said.contains("nothing is staged"), "{said}");
+}
+
+/// By name, by address, and what no edge could ever allow.
+fn what_is_tried_is_learnt(lab: &Lab) {
+    let alpha = |line: &[&str]| lab.host("alpha").ok(&[&[ripstop()], line].concat());
+    assert!(alpha(&["learn"]).ends_with("# nothing\n"), "nothing was tried yet");
+
+    lab.workload("other").fails(&["curl", "-sS", "-m", "5", "http://api.shop.lab.test:8080/"]);
+    for _ in 0..3 {
+        assert_eq!(open(lab, "other").expect_err("no edge").kind(), ErrorKind::ConnectionRefused);
+    }
+    lab.workload("other").connect(lab.service("shop/api", 9)).expect_err("no such port");
+    lab.workload("other").connect(([198, 18, 255, 77], 80).into()).expect_err("no service");
+    let learnt = alpha(&["learn"]);
+    assert!(
+        learnt.contains("\n  shop:\n    allow:\n      - { from: other, to: api, ports: [8080/tcp] } # "),
+        "{learnt}"
+    );
+    let learnt: serde_json::Value = serde_json::from_str(&alpha(&["learn", "-o", "json"])).unwrap();
+    let learnt = &learnt["attempts"];
+    assert_eq!(learnt.as_array().map(Vec::len), Some(1), "{learnt}");
+    assert!(learnt[0]["count"].as_u64().is_some_and(|count| count >= 4), "{learnt}");
 }
 
 /// Other edges in place of the one that there is.
