@@ -15,5 +15,6 @@ pub mod interface;
 pub mod kernel;
 pub mod packet;
 pub mod session;
+mod shown;
 pub mod stack;
 pub mod telemetry;

@@ -30,6 +30,7 @@ mod enrol;
 pub mod names;
 pub mod operate;
 pub mod policy;
+pub mod rates;
 mod rights;
 pub mod server;
 mod stage;

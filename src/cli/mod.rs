@@ -35,7 +35,6 @@ mod output;
 mod peers;
 mod place;
 mod services;
-mod shown;
 mod socket;
 mod stage;
 mod start;
@@ -48,6 +47,7 @@ use crate::{
     admin::ClientError,
     demo,
     kernel::{self, Doorway},
+    shown,
 };
 use anyhow::{Context, bail};
 use args::{

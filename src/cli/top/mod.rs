@@ -1,10 +1,10 @@
 //! `ripstop top`: who calls what and how much, live.
 //!
 //! 1. Each agent is asked for its open sessions and for the records since the last look.
-//! 2. What each session has grown by since then makes the rates ([`rates`]); the first look only says how far each one is.
+//! 2. What each session has grown by since then makes the rates ([`Rates`]); the first look only says how far each one is.
 //! 3. On a terminal the table takes the screen until `q` ([`screen`]); elsewhere it is printed once, or `--count` times.
 
-mod rates;
+mod rows;
 mod screen;
 
 use super::{
@@ -14,9 +14,12 @@ use super::{
     shown::bytes,
     socket,
 };
-use crate::admin::{Client, RecordsQuery};
+use crate::admin::{
+    Client, RecordsQuery,
+    rates::{Ended, Rates},
+};
 use comfy_table::Cell;
-use rates::{Ended, Rates, Row};
+use rows::Row;
 use screen::{Screen, Wish};
 use serde::Deserialize;
 use std::{
@@ -63,7 +66,7 @@ fn watch(top: &args::Top, agents: &mut [Looked], mut last: Instant, output: &Out
             Some(Wish::Quit) => return Ok(Exit::Ok),
             Some(Wish::Sort) => {
                 by = following(by);
-                rates::sort(&mut rows, by);
+                rows::sort(&mut rows, by);
             }
             None => rows = sorted(agents, &mut last, by)?,
         }
@@ -85,7 +88,7 @@ fn sorted(agents: &mut [Looked], last: &mut Instant, by: Sort) -> anyhow::Result
     // A look in no time at all would make every rate infinite.
     let since = std::mem::replace(last, Instant::now()).elapsed().max(Duration::from_millis(1));
     let mut rows = look(agents, since.as_secs_f64())?;
-    rates::sort(&mut rows, by);
+    rows::sort(&mut rows, by);
     Ok(rows)
 }
 
@@ -98,7 +101,7 @@ fn look(agents: &mut [Looked], seconds: f64) -> anyhow::Result<Vec<Row>> {
         let page = agent.client.records(&RecordsQuery { after: agent.next, last, ..RecordsQuery::default() })?;
         agent.next = Some(page.next);
         let ended: Vec<Ended> = page.records.iter().filter_map(|record| Ended::deserialize(record).ok()).collect();
-        rows.extend(agent.rates.look(&live, &ended, seconds));
+        rows.extend(rows::look(&mut agent.rates, &live, &ended, seconds));
     }
     Ok(rows)
 }

@@ -3,7 +3,7 @@
 use time::{OffsetDateTime, macros::format_description};
 
 /// A number of bytes, or of bytes a second: three digits and a decimal unit.
-pub(super) fn bytes(count: f64) -> String {
+pub(crate) fn bytes(count: f64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let (mut value, mut at) = (count, 0);
     while value >= 999.5 && at + 1 < units.len() {
@@ -16,7 +16,7 @@ pub(super) fn bytes(count: f64) -> String {
 }
 
 /// A length of time: three digits and a unit.
-pub(super) fn seconds(length: f64) -> String {
+pub(crate) fn seconds(length: f64) -> String {
     match length {
         _ if length < 0.001 => format!("{:.0}us", length * 1e6),
         _ if length < 1.0 => format!("{:.1}ms", length * 1e3),
@@ -28,12 +28,12 @@ pub(super) fn seconds(length: f64) -> String {
 }
 
 /// How much of what was sent was lost, in per cent.
-pub(super) fn loss(sent: u64, lost: u64) -> f64 {
+pub(crate) fn loss(sent: u64, lost: u64) -> f64 {
     if sent == 0 { 0.0 } else { lost as f64 / sent as f64 * 100.0 }
 }
 
 /// The time of day, UTC.
-pub(super) fn clock(at: OffsetDateTime) -> String {
+pub(crate) fn clock(at: OffsetDateTime) -> String {
     let form = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
     at.to_offset(time::UtcOffset::UTC).format(form).unwrap_or_default()
 }
