@@ -14,6 +14,7 @@ pub mod files;
 pub mod interface;
 pub mod kernel;
 pub mod packet;
+pub mod page;
 pub mod session;
 mod shown;
 pub mod stack;

@@ -192,7 +192,7 @@ fn serve(agent: FakeAgent, path: PathBuf) {
         runtime.block_on(async {
             let socket = AdminSocket::bind(&path, Rights::new(Admin::default(), 0)).expect("a socket");
             bound.send(()).expect("somebody waits");
-            socket.serve(Arc::new(agent)).await;
+            socket.serve(Arc::new(agent), axum::Router::new()).await;
         });
     });
     wait.recv().expect("the socket is made");

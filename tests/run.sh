@@ -81,6 +81,7 @@ packages=(
   valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc busybox-static:busybox
   systemd:systemd-analyze
+  chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }

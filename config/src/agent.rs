@@ -7,6 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub const DEFAULT_PORT: u16 = 7477;
 /// The TCP port of `/metrics`, `/livez` and `/readyz` unless told otherwise.
 pub const DEFAULT_METRICS_PORT: u16 = 7478;
+/// The TCP port of the page where no other is given.
+pub const DEFAULT_PAGE_PORT: u16 = 7479;
 
 /// For how long a host's certificate is good unless told otherwise: what is stolen is useless by tomorrow, and an authority
 /// that is away for less than half of it is not missed.
@@ -38,6 +40,8 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     /// `metrics:` where Prometheus scrapes; `off` for nowhere. Default `127.0.0.1:7478`.
     pub metrics: Option<SocketAddr>,
+    /// `page:` where browsers of this host see the page, an address of loopback; `off` for the admin socket alone. Default `off`.
+    pub page: Option<SocketAddr>,
     /// `run:` directory of the admin socket `agent.sock` and of the journal. Default `/run/ripstop`.
     pub run: PathBuf,
     /// `admin:` who besides root and the agent's own user may ask the agent by its admin socket. Default: nobody.

@@ -22,7 +22,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.ca, Path::new("/etc/ripstop/ca.pem"));
     assert_eq!(config.listen.to_string(), "[::]:7477");
     assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:7478");
-    assert_eq!(config.run, Path::new("/run/ripstop"));
+    assert_eq!((config.page, config.run.as_path()), (None, Path::new("/run/ripstop")));
     assert_eq!(config.sessions, SessionLog::Stdout);
     assert_eq!((config.upstream, config.resolv_conf), (None, false));
     assert_eq!(config.admin, Admin::default());
@@ -36,6 +36,7 @@ graph: /srv/graph.yaml
 identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
 listen: 192.0.2.7
 metrics: off
+page: ':80'
 run: run
 admin: { read: [alice, '%adm', 1001], change: ['%27'] }
 state: state
@@ -49,7 +50,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
     assert_eq!(config.key, Path::new("/secret/beta.key"));
     assert_eq!(config.ca, Path::new("conf/../ca.pem"));
     assert_eq!(config.listen.to_string(), "192.0.2.7:7477");
-    assert_eq!(config.metrics, None);
+    assert_eq!((config.metrics, config.page.unwrap().to_string()), (None, "127.0.0.1:80".into()));
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
     assert!(config.resolv_conf);
@@ -62,6 +63,19 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
     let none = none.unwrap();
     assert_eq!((none.upstream, none.sessions), (Some(Vec::new()), SessionLog::Off));
     assert_eq!((none.policy, none.listen.to_string().as_str()), (PolicySource::File("g".into()), "[::]:9"));
+}
+
+#[test]
+fn the_page_is_on_loopback_alone() {
+    let page =
+        |text: &str| AgentConfig::parse(FILE, &format!("host: a\ngraph: g\npage: {text}\n")).map(|config| config.page);
+    assert_eq!(page("off").unwrap(), None);
+    assert_eq!(page("127.0.0.1").unwrap().unwrap().to_string(), "127.0.0.1:7479");
+    assert_eq!(page("'[::1]:9'").unwrap().unwrap().to_string(), "[::1]:9");
+    for elsewhere in ["0.0.0.0:7479", "192.0.2.1:7479", "'[::]:7479'"] {
+        let refused = page(elsewhere).unwrap_err().to_string();
+        assert!(refused.contains("on loopback alone") && refused.contains("ssh -L 7479"), "{refused}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
 use super::{
-    Attempt, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken, Pong, Records, RecordsQuery, Resolved,
-    Running, ServiceView, Staged, Standing, Status, TokenStatus,
+    Attempt, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken, PageLink, Pong, Records, RecordsQuery,
+    Resolved, Running, ServiceView, Staged, Standing, Status, TokenStatus,
 };
 use crate::authority::{HostPattern, Issued};
 use http_body_util::{BodyExt, Full, Limited};
@@ -139,6 +139,14 @@ impl Client {
     pub fn dns(&self, workload: &str, name: &str, kind: &str) -> Result<Resolved, ClientError> {
         let [workload, name, kind] = [workload, name, kind].map(encode);
         parse(&self.ask(Method::GET, &format!("/v1/dns?workload={workload}&name={name}&type={kind}"))?)
+    }
+
+    /// A link by which a browser sees the page.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the agent serves it on its admin socket alone.
+    pub fn page(&self) -> Result<PageLink, ClientError> {
+        parse(&self.ask(Method::POST, "/v1/page")?)
     }
 
     /// Has the graph read again.
@@ -359,7 +367,7 @@ fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, ClientError> {
 }
 
 /// Percent-encoding of a query's value (RFC 3986 section 2.1).
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
             out.push(char::from(byte));

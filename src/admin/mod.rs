@@ -19,6 +19,7 @@
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
 //! | `/v1/records`, `/v1/services`, `/v1/ping`, `/v1/dns` | session records as they come, services, questions that the agent asks; see the module of these requests |
+//! | `GET /`, `POST /v1/page` | the page, and a link by which a browser sees it on loopback, [`PageLink`]; see [`crate::page`] |
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
@@ -27,6 +28,7 @@
 
 pub mod client;
 mod enrol;
+pub(crate) mod guard;
 pub mod names;
 pub mod operate;
 pub mod policy;
@@ -47,8 +49,8 @@ pub use policy::{HostPolicy, HostStage, Kept, Reach, Running};
 pub use rights::Rights;
 pub use server::{AdminError, AdminSocket};
 pub use view::{
-    AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, LiveSession, PolicyStatus, Resolver, ServiceStatus,
-    Status, WorkloadState, WorkloadStatus,
+    AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, LiveSession, PageLink, PolicyStatus, Resolver,
+    ServiceStatus, Status, WorkloadState, WorkloadStatus,
 };
 
 /// The socket's name in the run directory.

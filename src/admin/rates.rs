@@ -102,6 +102,7 @@ mod tests {
             peer: "beta".parse().unwrap(),
             bytes_up: up,
             bytes_down: 0,
+            waited_s: 0.0,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel says which user is at the other end of the socket (`SO_PEERCRED`, unix(7)). Root and the agent's own user have
 //! both rights, others those that `admin:` of the settings gives to them or to a group of theirs. Reading is what `GET` does;
-//! everything else changes something.
+//! everything else changes something, but for a link to the page.
 //!
 //! Whom nothing is given cannot reach the socket at all as long as nobody is named: it has mode 0600 then.
 
@@ -24,6 +24,9 @@ const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 /// Connections at once of users who may not change anything, less than the server's limit: they cannot keep out those who may.
 const OTHERS_MAX: usize = 32;
+
+/// A link to look at the page with is for who may look. It is no `GET`, as it is good once.
+const PAGE: &str = "/v1/page";
 
 /// What a user may do. Each includes those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,7 +110,8 @@ impl Rights {
 type Reader = (u32, Arc<Sparing>);
 
 async fn only_read(State((uid, refused)): State<Reader>, request: Request, next: Next) -> Response {
-    if request.method() == Method::GET {
+    let reads = request.method() == Method::GET || request.uri().path() == PAGE;
+    if reads {
         return next.run(request).await;
     }
     if let Some(left_out) = refused.due(Instant::now()) {

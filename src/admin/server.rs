@@ -1,12 +1,13 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, names, operate, stage};
+use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, guard, names, operate, stage};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Query, State},
     http::StatusCode,
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -81,9 +82,10 @@ impl AdminSocket {
         Ok(Self { listener, rights, _file: file })
     }
 
-    /// Answers requests until it is dropped.
-    pub async fn serve(self, view: View) {
-        let (whole, rights) = (router(view), self.rights);
+    /// Answers requests until it is dropped; `more` are requests that are none of the API.
+    pub async fn serve(self, view: View, more: Router) {
+        let whole = router(view).merge(more).layer(middleware::from_fn(guard::guard));
+        let rights = self.rights;
         let admit = |stream: &UnixStream| rights.admit(&whole, stream.peer_cred().ok()?.uid());
         web::serve_unix(self.listener, admit).await;
     }

@@ -43,7 +43,15 @@ pub(crate) fn policy() -> Policy {
     ripstop_policy::compile(Graph::parse("shop.yaml", GRAPH).unwrap()).unwrap()
 }
 
-struct Fake;
+/// An agent of whose answers some may be given.
+#[derive(Default)]
+pub(crate) struct Fake {
+    pub(crate) policy: Option<Arc<Policy>>,
+    pub(crate) recent: Arc<Recent>,
+    pub(crate) live: Vec<LiveSession>,
+    /// What it says of its policy's file.
+    pub(crate) file: Option<String>,
+}
 
 /// The rights where nobody is named.
 fn own() -> Rights {
@@ -67,7 +75,7 @@ impl AgentView for Fake {
             resolver: Resolver { v4, v6 },
             policy: PolicyStatus {
                 digest: "00".into(),
-                file: "shop.yaml".into(),
+                file: self.file.clone().unwrap_or("shop.yaml".into()),
                 signed: Some(BundleId::default()),
                 loaded: "2026-01-01T00:00:00Z".into(),
                 last_error: Some("shop.yaml:3: unknown key".into()),
@@ -115,7 +123,7 @@ impl AgentView for Fake {
     }
 
     fn policy(&self) -> Arc<Policy> {
-        Arc::new(policy())
+        self.policy.clone().unwrap_or_else(|| Arc::new(policy()))
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -140,7 +148,7 @@ impl AgentView for Fake {
     }
 
     fn sessions(&self) -> Vec<LiveSession> {
-        Vec::new()
+        self.live.clone()
     }
 
     fn attempts(&self, within: Option<Duration>) -> Result<Vec<Attempt>, String> {
@@ -165,7 +173,7 @@ impl AgentView for Fake {
     }
 
     fn records(&self) -> Arc<Recent> {
-        Arc::default()
+        Arc::clone(&self.recent)
     }
 
     fn ping(&self, host: &HostName) -> Result<Pong, String> {
@@ -221,7 +229,7 @@ fn attempt() -> Attempt {
 
 /// How an agent may be, for tests of what looks at one.
 pub(crate) fn status() -> Status {
-    Fake.status()
+    Fake::default().status()
 }
 
 /// Runs `ask` against a served socket, on a thread of its own.
@@ -229,7 +237,7 @@ async fn served<T: Send + 'static>(ask: impl FnOnce(Client) -> T + Send + 'stati
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/agent.sock");
     let socket = AdminSocket::bind(&path, own()).unwrap();
-    let server = tokio::spawn(socket.serve(Arc::new(Fake)));
+    let server = tokio::spawn(socket.serve(Arc::new(Fake::default()), Router::new()));
     let answer = tokio::task::spawn_blocking(move || ask(Client::new(&path))).await.unwrap();
     server.abort();
     answer
@@ -238,7 +246,7 @@ async fn served<T: Send + 'static>(ask: impl FnOnce(Client) -> T + Send + 'stati
 #[tokio::test]
 async fn status_comes_through_whole() {
     let (status, pid) = served(|client| client.status_and_pid()).await.unwrap();
-    assert_eq!(status, Fake.status());
+    assert_eq!(status, Fake::default().status());
     assert_eq!(pid, Some(i32::try_from(std::process::id()).unwrap()));
     assert!(served(|client| client.sessions()).await.unwrap().is_empty());
 }
@@ -376,7 +384,7 @@ async fn as_other(admin: Admin, ask: impl FnOnce(&Path) -> Vec<(u16, String)> + 
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let path = directory.path().join("run/agent.sock");
     let socket = AdminSocket::bind(&path, Rights::new(admin, u32::MAX)).unwrap();
-    let server = tokio::spawn(socket.serve(Arc::new(Fake)));
+    let server = tokio::spawn(socket.serve(Arc::new(Fake::default()), Router::new()));
     let answers = tokio::task::spawn_blocking(move || ask(&path)).await.unwrap();
     server.abort();
     answers

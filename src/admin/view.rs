@@ -351,6 +351,18 @@ pub struct LiveSession {
     pub bytes_up: u64,
     /// Payload bytes from the service to the caller so far.
     pub bytes_down: u64,
+    /// Seconds for which rate limits have held it back so far.
+    #[serde(default)]
+    pub waited_s: f64,
+}
+
+/// Where a browser finds the page, for who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageLink {
+    /// With a secret in it that is good once.
+    pub url: String,
+    /// For how many seconds.
+    pub seconds: u64,
 }
 
 /// What the policy says about a call.

@@ -6,7 +6,9 @@ pub(super) mod learn;
 mod operate;
 pub(super) mod policy;
 
-pub(super) use operate::{Bugreport, Check, DnsCommand, DnsQuery, Man, Observe, Peers, Ping, Services, Sort, Top};
+pub(super) use operate::{
+    Bugreport, Check, DnsCommand, DnsQuery, Man, Observe, Page, Peers, Ping, Services, Sort, Top,
+};
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -95,6 +97,10 @@ pub(super) enum Command {
     ///
     /// The agent keeps its last 4 096 records. Those before are where `sessions:` in its settings says.
     Observe(Observe),
+    /// Print a link by which a browser sees what happens on this host: the service map, sessions and why, policy, hosts
+    ///
+    /// The link is good once, for five minutes. `page: 127.0.0.1:7479` in the agent's settings has the page served.
+    Page(Page),
     /// Show who calls what and how much, live
     Top(Top),
     /// Show the services that this host serves or calls, with their endpoints and callers

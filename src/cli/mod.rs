@@ -32,6 +32,7 @@ mod learn;
 mod lost;
 mod observe;
 mod output;
+mod page;
 mod peers;
 mod place;
 mod services;
@@ -120,6 +121,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check(check) => check::run(&check, &output),
         Command::Status(status) => status::run(&status, &output),
         Command::Observe(observe) => observe::run(&observe, &output),
+        Command::Page(page) => page::run(&page, &output),
         Command::Top(top) => top::run(&top, &output),
         Command::Services(services) => services::run(&services, &output),
         Command::Peers(peers) => peers::run(&peers, &output),

@@ -33,7 +33,8 @@ const PORTS: u16 = 1024;
 /// error, and logged.
 pub fn agent(config: &AgentConfig) -> anyhow::Result<()> {
     let low = |port: u16| port < PORTS && port != 0;
-    let serves_low = low(config.listen.port()) || config.metrics.is_some_and(|metrics| low(metrics.port()));
+    let serves_low =
+        low(config.listen.port()) || [config.metrics, config.page].iter().flatten().any(|address| low(address.port()));
     let bind = serves_low.then_some(Capability::CAP_NET_BIND_SERVICE);
     files::restrict(config).context("failed to restrict the agent to its files")?;
     rights::keep([Capability::CAP_NET_ADMIN].into_iter().chain(bind))?;

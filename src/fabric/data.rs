@@ -385,5 +385,6 @@ fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {
         peer,
         bytes_up: live.up.bytes.get(),
         bytes_down: live.down.bytes.get(),
+        waited_s: (live.up.waited.get() + live.down.waited.get()).as_secs_f64(),
     })
 }

@@ -37,6 +37,7 @@ mod watch;
 use crate::{
     admin::{AdminSocket, Rights, SOCKET},
     kernel::{Kernel, Missing},
+    page::Page,
     session::context::Control,
     telemetry::{self, Readiness, RecordLog, instruments},
 };
@@ -53,6 +54,7 @@ use ripstop_transport::Identity;
 use shared::Shared;
 use std::{sync::Arc, time::Duration};
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
@@ -136,6 +138,10 @@ async fn serve(
     } else {
         tokio::spawn(telemetry::http::upkeep(metrics));
     }
+    let page = match config.page {
+        Some(address) => Some(telemetry::http::bind_as(address, "page").await?),
+        None => None,
+    };
     let admin = AdminSocket::bind(&config.run.join(SOCKET), Rights::new(config.admin.clone(), geteuid().as_raw()))?;
     let enrolment = Enrolment::prepare(&config, &identity).await?;
     let records = RecordLog::start(&config.sessions)?;
@@ -146,7 +152,7 @@ async fn serve(
     announce(&config, &start);
     let data = data::start(&config, identity, Arc::clone(&start.policy), records.clone(), control).await?;
     let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records, door);
-    tokio::spawn(admin.serve(Arc::clone(&shared) as _));
+    serve_admin(admin, page, &shared);
     tokio::spawn(voice::listen(Arc::clone(&shared), calls));
     tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
     shared.connect_peers();
@@ -160,6 +166,15 @@ async fn serve(
     let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
     drop(stopping);
     stopped.and(restored).and(written)
+}
+
+/// The API, and the page beside it.
+fn serve_admin(admin: AdminSocket, page: Option<TcpListener>, shared: &Arc<Shared>) {
+    let shown = Page::new(Arc::clone(shared) as _, shared.config().page);
+    tokio::spawn(admin.serve(Arc::clone(shared) as _, shown.on_socket()));
+    if let Some(listener) = page {
+        tokio::spawn(shown.serve(listener));
+    }
 }
 
 fn announce(config: &AgentConfig, start: &load::Start) {

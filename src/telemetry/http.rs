@@ -25,15 +25,15 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// The text format's version (Prometheus exposition formats, "text-based format").
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Why the metrics address cannot be had.
+/// Why an address cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Something else listens there.
-    #[error("{0}: port in use; stop what listens there, or choose another address with `metrics:`")]
-    InUse(SocketAddr),
+    #[error("{0}: port in use; stop what listens there, or choose another address with `{1}:`")]
+    InUse(SocketAddr, &'static str),
     /// The address is not of this machine, or may not be used.
-    #[error("cannot listen on {0}; choose another address with `metrics:`")]
-    Other(SocketAddr, #[source] io::Error),
+    #[error("cannot listen on {0}; choose another address with `{1}:`")]
+    Other(SocketAddr, &'static str, #[source] io::Error),
 }
 
 /// Takes the metrics address.
@@ -41,9 +41,17 @@ pub enum BindError {
 /// # Errors
 /// [`BindError`] when it cannot be had.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    bind_as(address, "metrics").await
+}
+
+/// Takes an address that a setting of this name gives.
+///
+/// # Errors
+/// [`BindError`] when it cannot be had.
+pub async fn bind_as(address: SocketAddr, setting: &'static str) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse(address),
-        _ => BindError::Other(address, error),
+        io::ErrorKind::AddrInUse => BindError::InUse(address, setting),
+        _ => BindError::Other(address, setting, error),
     })
 }
 

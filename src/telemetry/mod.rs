@@ -3,11 +3,12 @@
 //! - [`instruments`] holds every metric of the agent, with its name, unit, help and labels;
 //! - [`cardinality`] bounds their number;
 //! - [`record`] takes exactly one [`SessionRecord`] per session and writes it as a JSON line;
-//! - [`recent`] keeps the newest of them for `ripstop observe`;
+//! - [`recent`] keeps the newest of them for `ripstop observe`, and [`edges`] what became of each caller's calls;
 //! - [`http`] serves `/metrics`, `/livez` and `/readyz`;
 //! - [`web`] is the bounded HTTP server below that page and below the admin socket.
 
 pub mod cardinality;
+pub mod edges;
 pub mod http;
 pub mod instruments;
 mod process;
@@ -18,6 +19,7 @@ pub mod web;
 #[cfg(test)]
 mod documented_tests;
 
+pub use edges::{EdgeTally, Edges};
 pub use http::{BindError, Readiness, Unready};
 pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
 pub use recent::{Filter, Page, Recent, Tally};

@@ -4,7 +4,7 @@
 //! written (`sessions: off`). Who asks names the number of the first record that it has not seen, and is told how many it
 //! has missed.
 
-use super::SessionRecord;
+use super::{Edges, SessionRecord};
 use ripstop_config::Reason;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -30,6 +30,7 @@ struct Kept {
     /// The number of the next record; the first has 0.
     next: u64,
     tally: Tally,
+    edges: Edges,
 }
 
 /// What limits and the policy did since the agent started.
@@ -54,9 +55,10 @@ pub struct Page {
 
 impl Recent {
     /// Keeps a record, in the place of the oldest if there are [`RECENT_MAX`].
-    pub(super) fn keep(&self, record: Arc<SessionRecord>) {
+    pub(crate) fn keep(&self, record: Arc<SessionRecord>) {
         let mut kept = self.kept();
         kept.tally.count(&record);
+        kept.edges.count(&record);
         if kept.records.len() == RECENT_MAX {
             kept.records.pop_front();
         }
@@ -87,6 +89,12 @@ impl Recent {
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.kept().tally.clone()
+    }
+
+    /// What became of each caller's calls so far.
+    #[must_use]
+    pub fn edges(&self) -> Edges {
+        self.kept().edges.clone()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

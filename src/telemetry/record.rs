@@ -352,4 +352,4 @@ impl Writer {
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
 
-pub(in crate::telemetry) fn record(number: u64) -> SessionRecord {
+pub(crate) fn record(number: u64) -> SessionRecord {
     SessionRecord {
         session: format!("{number:032x}"),
         side: Side::Caller,

@@ -37,6 +37,7 @@ mod long_lived;
 mod operate;
 mod operators;
 mod packets;
+mod page;
 mod pattern;
 mod ping;
 mod privilege;

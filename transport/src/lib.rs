@@ -35,6 +35,7 @@ mod liveness;
 mod moves;
 pub mod pki;
 mod report;
+mod secret;
 mod serve;
 pub mod session;
 pub mod settings;
@@ -64,6 +65,7 @@ pub use leaf::{CertificateId, LeafError};
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 pub use report::{REPORT_MAX, Reports};
+pub use secret::Secret;
 pub use session::{OpenError, Opened};
 pub use settings::Settings;
 pub use sparing::Sparing;

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     Diagnostics, HostName, Span,
     agent::{
-        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, DEFAULT_METRICS_PORT, DEFAULT_PORT, PolicySource,
-        Renew, SessionLog,
+        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT,
+        PolicySource, Renew, SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -29,6 +29,7 @@ const AGENT: Shape = Shape {
         "identity",
         "listen",
         "metrics",
+        "page",
         "run",
         "admin",
         "sessions",
@@ -75,6 +76,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let (authority, renew) = renewal(&top, [&certificate, &key], directory, report)?;
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
+    let page = top.get("page").map_or(Some(None), |node| page(node, report));
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
     let admin = top.get("admin").map_or_else(|| Some(Admin::default()), |node| admin(node, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
@@ -90,6 +92,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         ca: ca?,
         listen: listen?,
         metrics: metrics?,
+        page: page?,
         run: run?,
         admin: admin?,
         sessions: sessions?,
@@ -193,6 +196,21 @@ fn metrics(node: &Node, report: &mut Report<'_>) -> Option<Option<SocketAddr>> {
         return Some(None);
     }
     own_address(node, DEFAULT_METRICS_PORT, Ipv4Addr::LOCALHOST.into(), report).map(Some)
+}
+
+/// Only of loopback: what is beyond comes by a tunnel that says who it is.
+fn page(node: &Node, report: &mut Report<'_>) -> Option<Option<SocketAddr>> {
+    if matches!(&node.value, Value::Text(text) if text == "off") {
+        return Some(None);
+    }
+    let address = own_address(node, DEFAULT_PAGE_PORT, Ipv4Addr::LOCALHOST.into(), report)?;
+    if !address.ip().is_loopback() {
+        let hint =
+            format!("write `127.0.0.1:{}`; from elsewhere, forward it: ssh -L {0}:127.0.0.1:{0} HOST", address.port());
+        report.hinted(node.mark, format!("the page is served on loopback alone, not on {}", address.ip()), hint);
+        return None;
+    }
+    Some(Some(address))
 }
 
 /// `IP:PORT`, `IP` at the default port or `:PORT` at the default address.

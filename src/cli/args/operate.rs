@@ -85,6 +85,12 @@ pub(in crate::cli) struct Services {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct Page {
+    #[command(flatten)]
+    pub(in crate::cli) socket: Socket,
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct Peers {
     #[command(flatten)]
     pub(in crate::cli) socket: Socket,

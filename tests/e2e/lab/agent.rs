@@ -62,6 +62,11 @@ impl Agent {
         self.directory.join("agent.yaml").display().to_string()
     }
 
+    /// Its admin socket, as the test sees it.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("agent.sock")
+    }
+
     pub fn graph_file(&self) -> PathBuf {
         self.directory.join("graph.yaml")
     }

@@ -130,7 +130,7 @@ impl fmt::Debug for Proof {
 }
 
 impl SecretHash {
-    fn of(secret: &[u8]) -> Self {
+    pub(crate) fn of(secret: &[u8]) -> Self {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, secret).as_ref());
         Self(hash)
