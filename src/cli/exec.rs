@@ -18,6 +18,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid},
 };
+use ripstop_config::{FabricName, TenantName};
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
@@ -135,9 +136,15 @@ fn cover_resolver(target: &Target) -> anyhow::Result<()> {
 fn resolv_conf(target: &Target) -> String {
     let (resolver, fabric) = (target.status.resolver.v4, &target.status.fabric);
     format!(
-        "# The fabric's resolver, for {0}\nnameserver {resolver}\nsearch {1}.{fabric}\n",
-        target.workload.id, target.workload.id.tenant
+        "# The fabric's resolver, for {}\nnameserver {resolver}\nsearch {}\n",
+        target.workload.id,
+        search_domain(&target.workload.id.tenant, fabric)
     )
+}
+
+/// Where names without a dot are looked for: `eu.shop.FABRIC` for a tenant `shop/eu`.
+fn search_domain(tenant: &TenantName, fabric: &FabricName) -> String {
+    format!("{}.{fabric}", tenant.dns_labels())
 }
 
 fn temporary(text: &str) -> anyhow::Result<PathBuf> {
@@ -174,4 +181,16 @@ fn become_user(place: &str, command: &mut Command) -> anyhow::Result<()> {
     }
     setgid(gid).context("cannot take on the user's group")?;
     setuid(Uid::from_raw(uid)).with_context(|| format!("cannot become the user {uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_below_another_searches_its_own_domain() {
+        let fabric = FabricName::new("f.test").unwrap();
+        let domain = |tenant: &str| search_domain(&TenantName::new(tenant).unwrap(), &fabric);
+        assert_eq!((domain("shop").as_str(), domain("shop/eu").as_str()), ("shop.f.test", "eu.shop.f.test"));
+    }
 }
