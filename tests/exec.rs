@@ -57,6 +57,7 @@ impl AgentView for FakeAgent {
             metrics: Some("127.0.0.1:7478".into()),
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
+            waiting_for: Vec::new(),
             door_warning: None,
             authority: None,
             resolver: Resolver { v4: Ipv4Addr::new(198, 18, 0, 1), v6: Ipv6Addr::LOCALHOST },

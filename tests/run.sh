@@ -79,7 +79,7 @@ packages=(
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
-  libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc busybox-static:busybox
+  libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
   systemd:systemd-analyze
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )

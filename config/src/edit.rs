@@ -269,6 +269,7 @@ pub(crate) fn written_run(run: &Run) -> String {
         Run::Container(Container::Label(key, value)) => {
             format!("{{ container: {{ label: {} }} }}", quoted(&format!("{key}={value}")))
         }
+        Run::Pod(pod) => format!("{{ pod: {} }}", quoted(&pod.to_string())),
         Run::Host => "host".to_owned(),
     }
 }

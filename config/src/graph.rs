@@ -2,10 +2,12 @@
 
 mod change;
 mod crossing;
+mod pod;
 mod show;
 
 pub use change::{Change, ChangeError};
 pub use crossing::{Export, Never, exported_to};
+pub use pod::{Pod, PodError};
 
 use crate::{
     diagnostic::{Diagnostics, Location},
@@ -108,6 +110,8 @@ pub enum Run {
     Cgroup(String),
     /// The network namespace of a container that podman or Docker runs.
     Container(Container),
+    /// The network namespace of a pod, as a container runtime announces it by CNI.
+    Pod(Pod),
     /// Whatever else runs on the host itself.
     Host,
 }
@@ -117,7 +121,7 @@ impl Run {
     #[must_use]
     pub fn has_namespace(&self) -> bool {
         match self {
-            Self::Netns(_) | Self::Container(_) => true,
+            Self::Netns(_) | Self::Container(_) | Self::Pod(_) => true,
             Self::User(_) | Self::Cgroup(_) | Self::Host => false,
         }
     }

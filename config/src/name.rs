@@ -32,7 +32,7 @@ pub const TENANT_DEPTH_MAX: usize = 8;
 /// Longest fabric name, so that `service.tenant.fabric` stays within the 253 characters of a DNS name.
 pub const FABRIC_MAX: usize = 120;
 
-fn check_label(text: &str) -> Result<(), NameError> {
+pub(crate) fn check_label(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }

@@ -76,6 +76,7 @@ fn run(run: &Run) -> String {
         Run::Cgroup(path) => format!("{{ cgroup: {path} }}"),
         Run::Container(Container::Name(name)) => format!("{{ container: {{ name: {name} }} }}"),
         Run::Container(Container::Label(key, value)) => format!("{{ container: {{ label: {key}={value} }} }}"),
+        Run::Pod(pod) => format!("{{ pod: {pod} }}"),
         Run::Host => "host".into(),
     }
 }

@@ -2,9 +2,12 @@
 
 use super::{
     Attempt, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken, PageLink, Pong, Records, RecordsQuery,
-    Resolved, Running, ServiceView, Staged, Standing, Status, TokenStatus,
+    Resolved, Running, ServiceView, Staged, Standing, Status, TokenStatus, pods::Left,
 };
-use crate::authority::{HostPattern, Issued};
+use crate::{
+    authority::{HostPattern, Issued},
+    pods::{Announced, Announcement, Sandbox},
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -266,6 +269,38 @@ impl Client {
     /// [`ClientError::Refused`] when the host has no such workload.
     pub fn detach(&self, workload: &str) -> Result<WorkloadId, ClientError> {
         parse(&self.ask(Method::POST, &format!("/v1/detach?workload={}", encode(workload)))?)
+    }
+
+    /// Says that a pod has a namespace; a workload's is attached a moment later.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when what is said makes no sense, or there is no such namespace.
+    pub fn announce_pod(&self, announced: &Announcement) -> Result<Announced, ClientError> {
+        parse(&self.send(Method::PUT, "/v1/pods", serde_json::to_vec(announced)?.into())?)
+    }
+
+    /// Says that a pod is gone; `false` when it was not known.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn retract_pod(&self, sandbox: &Sandbox) -> Result<bool, ClientError> {
+        parse(&self.send(Method::POST, "/v1/pods/retract", serde_json::to_vec(sandbox)?.into())?)
+    }
+
+    /// Says which pods of a network are left; returns how many others are forgotten.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn keep_pods(&self, left: &Left) -> Result<usize, ClientError> {
+        parse(&self.send(Method::POST, "/v1/pods/keep", serde_json::to_vec(left)?.into())?)
+    }
+
+    /// The pods that are announced.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pods(&self) -> Result<Vec<Announcement>, ClientError> {
+        parse(&self.ask(Method::GET, "/v1/pods")?)
     }
 
     /// Makes a token for hosts that fit a pattern, good for a time of whole seconds.

@@ -20,6 +20,7 @@
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
 //! | `/v1/records`, `/v1/services`, `/v1/ping`, `/v1/dns` | session records as they come, services, questions that the agent asks; see the module of these requests |
 //! | `GET /`, `POST /v1/page` | the page, and a link by which a browser sees it on loopback, [`PageLink`]; see [`crate::page`] |
+//! | `/v1/pods` | pods, as the CNI plugin tells of them; see the module of these requests |
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
 //! | `POST /v1/reload` | the graph is read again; 409 with the mistakes when it is refused |
 //!
@@ -31,6 +32,7 @@ mod enrol;
 pub(crate) mod guard;
 pub mod names;
 pub mod operate;
+pub mod pods;
 pub mod policy;
 pub mod rates;
 mod rights;

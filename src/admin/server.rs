@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, guard, names, operate, stage};
+use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, guard, names, operate, pods, stage};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -135,6 +135,7 @@ fn router(view: View) -> Router {
         .merge(enrol::router())
         .merge(stage::router())
         .merge(operate::router())
+        .merge(pods::router())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such request"))
         .layer(DefaultBodyLimit::max(web::BODY_BYTES))
         .with_state(view)

@@ -70,6 +70,7 @@ impl AgentView for Fake {
             metrics: None,
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
+            waiting_for: Vec::new(),
             door_warning: None,
             authority: None,
             resolver: Resolver { v4, v6 },

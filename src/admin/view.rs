@@ -3,6 +3,7 @@
 use super::{Attempt, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged};
 use crate::{
     authority::Authority,
+    pods::Pods,
     session::endpoints::{Standing, State},
     telemetry::{Recent, Side, Tally},
 };
@@ -111,6 +112,10 @@ pub trait AgentView: Send + Sync + 'static {
     fn authority(&self) -> Option<Arc<Authority>> {
         None
     }
+    /// The pods of this host, if the agent keeps them.
+    fn pods(&self) -> Option<Arc<Pods>> {
+        None
+    }
     /// Where hosts that join find this one, `IP:PORT`.
     fn enrolment_address(&self) -> String {
         String::new()
@@ -137,6 +142,9 @@ pub struct Status {
     /// What is wrong with its certificate: that it is not renewed, or expires soon.
     #[serde(default)]
     pub certificate_warning: Option<String>,
+    /// What it waits for before it is ready, as `/readyz` says it; empty when it is.
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
     /// What is wrong with the process that enters namespaces for it.
     #[serde(default)]
     pub door_warning: Option<String>,
@@ -203,7 +211,7 @@ pub struct WorkloadStatus {
     pub id: WorkloadId,
     /// Its interface's name.
     pub link: String,
-    /// `netns`, `user`, `cgroup`, `container`, `host` or `by hand`.
+    /// `netns`, `user`, `cgroup`, `container`, `pod`, `host` or `by hand`.
     pub kind: String,
     /// The namespace's path, the user's numeric id, or the control group's path.
     pub place: String,

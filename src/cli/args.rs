@@ -1,5 +1,6 @@
 //! The arguments of every command. Their doc comments are the help texts.
 
+pub(super) mod cni;
 pub(super) mod enrol;
 pub(super) mod import;
 pub(super) mod learn;
@@ -121,6 +122,10 @@ pub(super) enum Command {
     Attach(Attach),
     /// Take a workload's interface away, until `attach`
     Detach(Detach),
+    /// Tell the agent of pods, as a container runtime calls it by the name ripstop-cni (CNI 1.1)
+    ///
+    /// What to do is in the environment, the network's configuration on standard input.
+    Cni(cni::Cni),
     /// Have endpoints of this host take no new sessions; open ones go on
     ///
     /// Callers go to the service's other endpoints. It lasts until --undo, or until the agent stops.
@@ -284,6 +289,9 @@ pub(super) struct Explain {
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
+    /// Only say whether the agent is ready, as `/readyz` does; exits with 1 when it is not: for health checks
+    #[arg(long)]
+    pub(super) ready: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
 }

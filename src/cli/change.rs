@@ -169,7 +169,7 @@ fn known_hosts(graph: &Graph, hosts: &[HostName]) -> anyhow::Result<()> {
     bail!("the fabric has no host `{unknown}`; it has {}", known.join(", "))
 }
 
-/// `netns:NAME`, `user:NAME`, `cgroup:PATH`, `container:NAME` or `host`.
+/// `netns:NAME`, `user:NAME`, `cgroup:PATH`, `container:NAME`, `pod:NAMESPACE/NAME` or `host`.
 fn run_of(text: &str) -> anyhow::Result<Run> {
     let run = match text.split_once(':') {
         Some(("netns", name)) if !name.is_empty() => Some(Run::Netns(name.to_owned())),
@@ -178,13 +178,14 @@ fn run_of(text: &str) -> anyhow::Result<Run> {
         }
         Some(("cgroup", path)) if path.starts_with('/') => Some(Run::Cgroup(path.to_owned())),
         Some(("container", name)) if !name.is_empty() => Some(Run::Container(Container::Name(name.to_owned()))),
+        Some(("pod", pod)) => pod.parse().ok().map(Run::Pod),
         None if text == "host" => Some(Run::Host),
         Some(_) | None => None,
     };
     run.with_context(|| {
         format!(
-            "`{text}` does not say what a workload is: write `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` \
-             or `host`"
+            "`{text}` does not say what a workload is: write `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME`, \
+             `pod:NAMESPACE/NAME` or `host`"
         )
     })
 }

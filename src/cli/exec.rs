@@ -49,7 +49,7 @@ pub(super) fn run(exec: &args::Exec) -> anyhow::Result<Exit> {
     let mut command = Command::new(program);
     command.args(arguments);
     match target.workload.kind.as_str() {
-        "netns" | "container" | BY_HAND => enter_network(Path::new(&target.workload.place))?,
+        "netns" | "container" | "pod" | BY_HAND => enter_network(Path::new(&target.workload.place))?,
         "user" | "host" => enter_network(&network_of(&target))?,
         "cgroup" => {
             join_cgroup(&target.workload.place)?;

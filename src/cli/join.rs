@@ -16,7 +16,10 @@ use anyhow::{Context, anyhow, bail};
 use ripstop_config::{Operators, agent::DEFAULT_PORT};
 use ripstop_transport::{Identity, enrol::Token};
 use serde::Serialize;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::{
+    fs,
+    net::{SocketAddr, ToSocketAddrs},
+};
 use zeroize::Zeroizing;
 
 #[derive(Serialize)]
@@ -31,7 +34,11 @@ struct Outcome {
 
 /// Joins, writes what came of it, and starts the agent.
 pub(super) fn run(join: &Join, output: &Output) -> anyhow::Result<Exit> {
-    let token: Token = join.token.parse()?;
+    if join.once && place::is_host(&join.place) {
+        output.show(&serde_json::json!({ "joined": false }), || "This host is one of a fabric already.\n".into())?;
+        return Ok(Exit::Ok);
+    }
+    let token = token(join)?;
     let authority = resolve(&join.authority)?;
     let address = join.address.map(|ip| place::own_address(Some(ip))).transpose()?;
     let hostname = match (&join.host, place::hostname()) {
@@ -59,6 +66,17 @@ pub(super) fn run(join: &Join, output: &Output) -> anyhow::Result<Exit> {
     };
     output.show(&outcome, || text(&outcome))?;
     Ok(Exit::Ok)
+}
+
+fn token(join: &Join) -> anyhow::Result<Token> {
+    let text = match (&join.token, &join.token_file) {
+        (Some(token), _) => Zeroizing::new(token.clone()),
+        (None, Some(file)) => Zeroizing::new(
+            fs::read_to_string(file).with_context(|| format!("cannot read the token in {}", file.display()))?,
+        ),
+        (None, None) => bail!("there is no token: give one with --token or --token-file"),
+    };
+    Ok(text.trim().parse()?)
 }
 
 fn text(outcome: &Outcome) -> String {

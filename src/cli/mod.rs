@@ -16,6 +16,7 @@ mod bugreport;
 mod ca;
 mod change;
 mod check;
+mod cni;
 mod diff;
 mod dns;
 mod door;
@@ -72,6 +73,9 @@ enum Exit {
 /// Parses the arguments, runs the command and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
+    if crate::cni::is_called() {
+        return crate::cni::run();
+    }
     agent::forgo_huge_pages();
     let arguments = Arguments::parse();
     let exit = run(arguments).unwrap_or_else(|error| {
@@ -130,6 +134,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Workloads(workloads) => workloads::run(&workloads, &output),
         Command::Attach(command) => attach::attach(&command, &output),
         Command::Detach(command) => attach::detach(&command, &output),
+        Command::Cni(cni) => cni::run(&cni, &output),
         Command::Drain(drain) => drain::run(&drain, &output),
         Command::Cleanup(cleanup) => undo(&cleanup, &output),
         Command::Bugreport(report) => bugreport::run(&report, &output),

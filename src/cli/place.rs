@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The agent's settings in their directory.
+const SETTINGS: &str = "agent.yaml";
 /// What the machine is called (proc(5)).
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 /// Addresses of documentation (RFC 5737, RFC 3849), by whose routes this machine's own address is found. Nothing is sent.
@@ -31,7 +33,7 @@ pub(super) struct Files {
 impl Files {
     /// Makes the directories. A host that has settings already is left as it is.
     pub(super) fn prepare(place: &Place) -> anyhow::Result<Self> {
-        let settings = place.dir.join("agent.yaml");
+        let settings = place.dir.join(SETTINGS);
         if settings.symlink_metadata().is_ok() {
             bail!(
                 "{} exists: this host is one of a fabric already; move the file and {} away to begin anew",
@@ -42,7 +44,7 @@ impl Files {
         let [dir, state] = [&place.dir, &place.state].map(|path| directory(path));
         let (dir, state) = (dir?, state?);
         let files = Self {
-            settings: dir.join("agent.yaml"),
+            settings: dir.join(SETTINGS),
             ca: dir.join("ca.pem"),
             operators: dir.join("operators.yaml"),
             operator: dir.join("operator.key"),
@@ -60,6 +62,11 @@ impl Files {
         }
         Ok(files)
     }
+}
+
+/// Whether this host is one of a fabric already: settings are written last.
+pub(super) fn is_host(place: &Place) -> bool {
+    place.dir.join(SETTINGS).exists()
 }
 
 /// A directory for files of root alone, with its whole path.

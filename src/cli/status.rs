@@ -23,12 +23,27 @@ const LIMITS: [Reason; 3] = [Reason::OpenRate, Reason::Sessions, Reason::AgentFu
 /// Shows every agent that answers.
 pub(super) fn run(status: &args::Status, output: &Output) -> anyhow::Result<Exit> {
     let found = socket::answering(&status.socket)?;
+    if status.ready {
+        return readiness(&found, output);
+    }
     let text = || found.iter().map(|one| describe(&one.status, output)).collect::<Vec<_>>().join("\n");
     match found.as_slice() {
         [one] => output.show(&one.status, text)?,
         several => output.show_list("agents", &several.iter().map(|one| &one.status).collect::<Vec<_>>(), text)?,
     }
     Ok(Exit::Ok)
+}
+
+/// Whether all of them are ready, and what those that are not wait for.
+fn readiness(found: &[socket::Found], output: &Output) -> anyhow::Result<Exit> {
+    let waiting: Vec<_> = found.iter().flat_map(|one| &one.status.waiting_for).collect();
+    let ready = waiting.is_empty();
+    let says = || match ready {
+        true => "ready\n".to_owned(),
+        false => format!("not ready: {}\n", waiting.iter().map(|one| one.as_str()).collect::<Vec<_>>().join(", ")),
+    };
+    output.show(&serde_json::json!({ "ready": ready, "waiting_for": waiting }), says)?;
+    Ok(if ready { Exit::Ok } else { Exit::Failed })
 }
 
 fn describe(status: &Status, output: &Output) -> String {

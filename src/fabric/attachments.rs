@@ -130,7 +130,7 @@ async fn settle(kernel: &Arc<Kernel>, keep: BTreeSet<String>) -> anyhow::Result<
 fn containers(entries: &[&WorkloadEntry]) -> BTreeSet<Container> {
     let wanted = entries.iter().filter_map(|entry| match &entry.run {
         Run::Container(container) => Some(container.clone()),
-        Run::Netns(_) | Run::User(_) | Run::Cgroup(_) | Run::Host => None,
+        Run::Netns(_) | Run::User(_) | Run::Cgroup(_) | Run::Pod(_) | Run::Host => None,
     });
     wanted.collect()
 }

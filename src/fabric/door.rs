@@ -60,6 +60,7 @@ impl Opened {
 #[derive(Debug)]
 pub(super) struct Doorkeeper {
     pub(super) doorway: Arc<Doorway>,
+    readiness: Readiness,
     ended: AtomicBool,
 }
 
@@ -71,7 +72,11 @@ impl Doorkeeper {
     pub(super) fn watch(opened: Opened, readiness: Readiness) -> anyhow::Result<Arc<Self>> {
         let Opened { door, process } = opened;
         let doorway = Arc::new(Doorway::Process(door));
-        let keeper = Arc::new(Self { doorway: Arc::clone(&doorway), ended: AtomicBool::new(false) });
+        let keeper = Arc::new(Self {
+            doorway: Arc::clone(&doorway),
+            readiness: readiness.clone(),
+            ended: AtomicBool::new(false),
+        });
         let (tell, told) = mpsc::channel(CHANGES_WAITING);
         let follow = move || follow(&doorway, process, &tell);
         thread::Builder::new().name("door".into()).spawn(follow).context("failed to watch the door")?;
@@ -95,6 +100,11 @@ impl Doorkeeper {
         // Nobody follows it any more; what was said last holds.
         std::future::pending::<()>().await;
         drop(unready);
+    }
+
+    /// What the agent still waits for before it is ready; that it has a door is part of it.
+    pub(super) fn waiting_for(&self) -> Vec<String> {
+        self.readiness.waiting_for().into_iter().map(str::to_owned).collect()
     }
 
     /// What is wrong with it, for people.

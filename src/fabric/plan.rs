@@ -7,10 +7,11 @@ use crate::{
         AttachPlan, Cgroup, Doorway, LINKS, Place,
         netns::{self, NsId},
     },
+    pods::Pods,
 };
 use ripstop_config::{
     WorkloadId,
-    graph::{Run, User},
+    graph::{Pod, Run, User},
 };
 use ripstop_policy::{Policy, WorkloadEntry};
 use std::{
@@ -42,6 +43,7 @@ pub(super) struct Waiting {
 pub(super) struct Sources<'s> {
     pub(super) containers: &'s Containers,
     pub(super) by_hand: &'s ByHand,
+    pub(super) pods: &'s Pods,
     /// Who looks at namespaces that the agent may not look at.
     pub(super) doorway: &'s Doorway,
 }
@@ -73,6 +75,7 @@ fn place(entry: &WorkloadEntry, sources: Sources<'_>) -> Result<(Place, Option<N
             let ended = |error: io::Error| waiting(&error, &format!("the container with the {container}"));
             return in_namespace(network.map_err(ended)?, sources);
         }
+        Run::Pod(pod) => return in_pod(pod, sources),
         Run::User(User::Id(uid)) => Place::User { uid: *uid },
         Run::User(User::Name(name)) => Place::User { uid: user_id(name)? },
         Run::Cgroup(path) => {
@@ -88,6 +91,14 @@ fn in_namespace(path: PathBuf, sources: Sources<'_>) -> Result<(Place, Option<Ns
     let id = sources.doorway.identify(&path);
     let id = id.map_err(|error| waiting(&error, &format!("namespace {}", path.display())))?;
     Ok((Place::Netns(path), Some(id)))
+}
+
+/// Only the namespace that was announced, and not another that has its path by now.
+fn in_pod(pod: &Pod, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
+    let none = || Waiting { why: format!("no pod {pod} was announced by CNI"), gone: true };
+    let (path, announced) = sources.pods.find(pod).ok_or_else(none)?;
+    let (place, found) = in_namespace(path, sources)?;
+    if found == Some(announced) { Ok((place, found)) } else { Err(none()) }
 }
 
 pub(super) fn waiting(error: &io::Error, what: &str) -> Waiting {
@@ -111,6 +122,7 @@ pub(super) fn describe(entry: &WorkloadEntry, sources: Sources<'_>) -> (&'static
             let network = sources.containers.find(container).ok().and_then(|process| process.network().ok());
             ("container", network.map_or_else(|| container.to_string(), shown))
         }
+        Run::Pod(pod) => ("pod", sources.pods.find(pod).map_or_else(|| pod.to_string(), |(path, _)| shown(path))),
         Run::Host => ("host", "all else".into()),
     }
 }

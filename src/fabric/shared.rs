@@ -17,6 +17,7 @@ use super::{
 use crate::{
     admin::{AgentView, PolicyStatus, WorkloadState, WorkloadStatus},
     authority::Authority,
+    pods::Pods,
     telemetry::{Recent, RecordLog, instruments},
 };
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) containers: Arc<Containers>,
     /// What was said of workloads by hand.
     pub(super) by_hand: ByHand,
+    /// The pods of this host.
+    pub(super) pods: Arc<Pods>,
     /// Who enters namespaces.
     pub(super) door: Arc<Doorkeeper>,
 }
@@ -88,6 +91,8 @@ impl Shared {
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
         let now = OffsetDateTime::now_utc();
+        let changed: Arc<Notify> = Arc::default();
+        let pods = Pods::open(&config.run, Arc::clone(&door.doorway), Arc::clone(&changed));
         Arc::new(Self {
             config,
             source,
@@ -101,9 +106,10 @@ impl Shared {
             reloading: Mutex::default(),
             workloads: Mutex::default(),
             told: Mutex::default(),
-            changed: Arc::default(),
+            changed,
             containers: Arc::default(),
             by_hand: ByHand::default(),
+            pods,
             door,
         })
     }
@@ -166,7 +172,7 @@ impl Shared {
 
     /// Where workloads are that the graph alone does not find.
     pub(super) fn sources(&self) -> Sources<'_> {
-        Sources { containers: &self.containers, by_hand: &self.by_hand, doorway: &self.door.doorway }
+        Sources { containers: &self.containers, by_hand: &self.by_hand, pods: &self.pods, doorway: &self.door.doorway }
     }
 
     /// Says something of a workload of this host by hand, and has it done.

@@ -2,6 +2,7 @@
 
 use crate::{
     lab::{Lab, Place, Server, ripstop, within},
+    podman::Podman,
     servers::echo,
 };
 use std::{
@@ -253,71 +254,6 @@ tenants:
       - { from: tool, to: api }
 ";
 
-/// podman with runc on alpha, with nothing of the machine's own containers. All of it goes when it is dropped.
-struct Podman<'l> {
-    lab: &'l Lab,
-    serving: Option<Server>,
-}
-
-/// A place for containers' files on the host's own /run; one root directory, with busybox in it, serves all of them.
-const ROOT: &str = "mkdir -p /run/pods/root /run/podman; cd /run/pods/root; mkdir -p bin proc sys dev etc run tmp
-    cp \"$(command -v busybox)\" bin/busybox; ln -sf busybox bin/sleep";
-/// Where podman keeps its own, with what a machine in namespaces can do.
-const PODMAN: [&str; 11] = [
-    "podman",
-    "--root",
-    "/run/pods/storage",
-    "--runroot",
-    "/run/pods/state",
-    "--storage-driver",
-    "vfs",
-    "--cgroup-manager",
-    "cgroupfs",
-    "--runtime",
-    "runc",
-];
-
-impl<'l> Podman<'l> {
-    fn on(lab: &'l Lab) -> Self {
-        lab.host("alpha").sh(ROOT);
-        Self { lab, serving: None }
-    }
-
-    fn run(&self, line: &[&str]) -> String {
-        self.lab.host("alpha").ok(&[&PODMAN[..], line].concat())
-    }
-
-    /// Starts the API service.
-    fn serve(&mut self) {
-        self.lab.host("alpha").sh("rm -f /run/podman/podman.sock");
-        let line = [&PODMAN[..], &["system", "service", "--time=0", "unix:///run/podman/podman.sock"]].concat();
-        self.serving = Some(self.lab.host("alpha").spawn(&self.lab.file("podman.log"), &line));
-    }
-
-    /// Starts a container; returns its first process, as the host sees it.
-    fn start(&self, name: &str, more: &[&str]) -> String {
-        let limits = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000"];
-        let named = ["run", "--detach", "--replace", "--name", name, "--network", "none"];
-        let program = ["--rootfs", "/run/pods/root", "sleep", "600"];
-        self.run(&[&named[..], &limits, more, &program].concat());
-        self.run(&["inspect", "--format", "{{.State.Pid}}", name]).trim().to_owned()
-    }
-
-    fn stop(&self, name: &str) {
-        self.run(&["rm", "--force", "--time", "0", name]);
-    }
-}
-
-impl Drop for Podman<'_> {
-    fn drop(&mut self) {
-        self.serving.take();
-        let alpha = self.lab.host("alpha");
-        let _ = alpha.run(&[&PODMAN[..], &["rm", "--force", "--all", "--time", "0"]].concat());
-        // What its control groups were in, if nobody else has any there.
-        let _ = alpha.run(&["sh", "-c", "rmdir /sys/fs/cgroup/libpod_parent /sys/fs/cgroup/*/libpod_parent"]);
-    }
-}
-
 fn is_attached(lab: &Lab, workload: &str) -> bool {
     let status = lab.agent("alpha").status();
     let mut all = status["workloads"].as_array().unwrap().iter();
@@ -338,7 +274,7 @@ fn containers_are_attached_when_they_start_and_detached_when_they_stop() {
     let _server = lab.workload("api").serve(8080, tell_address);
     let says_why = || lab.host("alpha").ok(&[ripstop(), "workloads"]).contains("no container engine");
     within(FOLLOWED, "it to say why not", says_why);
-    let mut podman = Podman::on(&lab);
+    let mut podman = Podman::on(&lab, "alpha");
     podman.serve();
     let web = podman.start("web", &[]);
     within(FOLLOWED, "web to be attached", || is_attached(&lab, "shop/web"));
@@ -355,7 +291,7 @@ fn containers_are_attached_when_they_start_and_detached_when_they_stop() {
     within(FOLLOWED, "job to be the other one", || is_attached(&lab, "shop/job"));
     assert_eq!(call_from(&lab, &other).unwrap(), address(&lab, "shop/job"));
     // Without its engine a container goes on; with another one it is followed again.
-    podman.serving.take();
+    podman.stop_serving();
     assert_eq!(call_from(&lab, &other).unwrap(), address(&lab, "shop/job"));
     podman.serve();
     let again = podman.start("web", &[]);

@@ -14,6 +14,7 @@ impl Display for Run {
             Self::User(User::Id(id)) => write!(f, "user {id}"),
             Self::Cgroup(path) => write!(f, "cgroup {path}"),
             Self::Container(container) => write!(f, "container {container}"),
+            Self::Pod(pod) => write!(f, "pod {pod}"),
             Self::Host => f.write_str("host"),
         }
     }

@@ -39,6 +39,7 @@ fn describe(run: &Run) -> String {
         Run::User(User::Id(id)) => format!("user {id}"),
         Run::Cgroup(path) => format!("cgroup `{path}`"),
         Run::Container(container) => format!("container `{container}`"),
+        Run::Pod(pod) => format!("pod `{pod}`"),
         Run::Host => "`run: host`".into(),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
 
 const RUN: Shape = Shape {
     what: "`run`",
-    keys: &["netns", "user", "cgroup", "container"],
+    keys: &["netns", "user", "cgroup", "container", "pod"],
     later: &[
         ("uid", "write `user:` with a name or a number"),
         ("pid", "a process is no lasting name: use `ripstop attach WORKLOAD --pid PID` on its host"),
@@ -16,7 +16,7 @@ const RUN: Shape = Shape {
 };
 const CONTAINER: Shape = Shape { what: "`container`", keys: &["name", "label"], later: &[] };
 /// How `run` is written.
-pub(super) const FORMS: &str = "write `run: { netns: NAME }`, `{ user: NAME }`, `{ cgroup: PATH }`, `{ container: { name: NAME } }` or `run: host`";
+pub(super) const FORMS: &str = "write `run: { netns: NAME }`, `{ user: NAME }`, `{ cgroup: PATH }`, `{ container: { name: NAME } }`, `{ pod: NAMESPACE/NAME }` or `run: host`";
 const CONTAINER_FORMS: &str = "write `container: { name: NAME }` or `container: { label: KEY=VALUE }`";
 
 /// Where named network namespaces are (ip-netns(8)); a name and the path that it stands for are one namespace.
@@ -44,6 +44,7 @@ pub(super) fn read(node: &Node, report: &mut Report<'_>) -> Option<Run> {
         [("netns", node)] => netns(node.text("a network namespace", report)?, node.mark, report),
         [("user", node)] => user(node.text("a user", report)?, node.mark, report),
         [("cgroup", node)] => cgroup(node.text("a control group", report)?, node.mark, report),
+        [("pod", node)] => pod(node.text("a pod", report)?, node.mark, report),
         [(_, node)] => container(node, report),
         [(one, _), (other, _), ..] => {
             report.hinted(node.mark, format!("`run` has both `{one}` and `{other}`"), "keep one");
@@ -69,6 +70,16 @@ fn cgroup(text: &str, at: Mark, report: &mut Report<'_>) -> Option<Run> {
         return None;
     }
     Some(Run::Cgroup(format!("/{path}")))
+}
+
+fn pod(text: &str, at: Mark, report: &mut Report<'_>) -> Option<Run> {
+    match text.parse() {
+        Ok(pod) => Some(Run::Pod(pod)),
+        Err(error) => {
+            report.hinted(at, format!("`{text}` is no pod of a cluster: {error}"), "write `pod: NAMESPACE/NAME`");
+            None
+        }
+    }
 }
 
 fn container(node: &Node, report: &mut Report<'_>) -> Option<Run> {

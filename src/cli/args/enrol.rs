@@ -47,8 +47,14 @@ pub(in crate::cli) struct Join {
     #[arg(value_name = "HOST:PORT")]
     pub(in crate::cli) authority: String,
     /// The token; better from the environment where other users can list processes
-    #[arg(long, env = "RIPSTOP_TOKEN", hide_env_values = true)]
-    pub(in crate::cli) token: String,
+    #[arg(long, env = "RIPSTOP_TOKEN", hide_env_values = true, required_unless_present = "token_file")]
+    pub(in crate::cli) token: Option<String>,
+    /// A file with the token in it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "token")]
+    pub(in crate::cli) token_file: Option<PathBuf>,
+    /// Do nothing where this host is one of a fabric already
+    #[arg(long)]
+    pub(in crate::cli) once: bool,
     /// This host's name in the fabric [default: what the token says, or what the machine is called]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) host: Option<HostName>,
@@ -125,7 +131,7 @@ pub(in crate::cli) struct WorkloadAdd {
     /// The host it runs on; several with several --on
     #[arg(long, value_name = "HOST", required = true)]
     pub(in crate::cli) on: Vec<HostName>,
-    /// What it is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` or `host`
+    /// What it is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME`, `pod:NAMESPACE/NAME` or `host`
     #[arg(long, value_name = "KIND:NAME")]
     pub(in crate::cli) run: String,
     /// Make the fabric its only network
@@ -154,7 +160,7 @@ pub(in crate::cli) struct Expose {
     /// Add the workload that serves it too, on this host; several with several --on
     #[arg(long, value_name = "HOST", requires = "run")]
     pub(in crate::cli) on: Vec<HostName>,
-    /// What that workload is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME` or `host`
+    /// What that workload is there: `netns:NAME`, `user:NAME`, `cgroup:/PATH`, `container:NAME`, `pod:NAMESPACE/NAME` or `host`
     #[arg(long, value_name = "KIND:NAME", requires = "on")]
     pub(in crate::cli) run: Option<String>,
     #[command(flatten)]

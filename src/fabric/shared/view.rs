@@ -12,6 +12,7 @@ use crate::{
         by_hand::{self, Hand},
         carrier,
     },
+    pods::Pods,
     telemetry::Recent,
 };
 use ripstop_config::{HostName, PolicyVersion, WorkloadId};
@@ -39,6 +40,7 @@ impl AgentView for Shared {
             started: rfc3339(self.started),
             metrics: self.config.metrics.map(|address| address.to_string()),
             certificate_expires: rfc3339(self.certificate.expires().into()),
+            waiting_for: self.door.waiting_for(),
             door_warning: self.door.warning(),
             certificate_warning: self.certificate.warning(SystemTime::now()),
             authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
@@ -149,6 +151,10 @@ impl AgentView for Shared {
 
     fn authority(&self) -> Option<Arc<Authority>> {
         self.authority.clone()
+    }
+
+    fn pods(&self) -> Option<Arc<Pods>> {
+        Some(Arc::clone(&self.pods))
     }
 
     /// As the graph says; a port alone where it does not.

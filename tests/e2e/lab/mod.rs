@@ -246,6 +246,7 @@ impl Lab {
             Run::User(User::Name(user)) => panic!("{user}: the lab's users are numbers"),
             Run::Cgroup(_) | Run::Host => machine.place(),
             Run::Container(container) => panic!("{container}: a lab's containers are not known before they run"),
+            Run::Pod(pod) => panic!("{pod}: a lab's pods are not known before they run"),
         }
     }
 
@@ -357,7 +358,7 @@ impl Lab {
             }
         }
         for (id, workload) in &self.policy.graph().workloads {
-            if matches!(workload.run, Run::Container(_)) {
+            if matches!(workload.run, Run::Container(_) | Run::Pod(_)) {
                 continue;
             }
             for host in workload.on.iter().filter(|host| self.hosts.contains_key(host.as_str())) {
@@ -431,7 +432,7 @@ fn namespaces_on(graph: &Graph, host: &str) -> Vec<String> {
     let here = graph.workloads.values().filter(|workload| workload.on.iter().any(|on| on.as_str() == host));
     here.filter_map(|workload| match &workload.run {
         Run::Netns(name) => Some(name.clone()),
-        Run::User(_) | Run::Cgroup(_) | Run::Container(_) | Run::Host => None,
+        Run::User(_) | Run::Cgroup(_) | Run::Container(_) | Run::Pod(_) | Run::Host => None,
     })
     .collect()
 }
