@@ -3,26 +3,16 @@
 #
 #   docker build -t ripstop .
 #
-# The agent works on its host's network, so it runs there:
-#
-#   docker run --rm --name ripstop --network host \
-#     --cap-add NET_ADMIN --cap-add SYS_ADMIN --device /dev/net/tun \
-#     -v /etc/ripstop:/etc/ripstop -v /run/ripstop:/run/ripstop -v /var/lib/ripstop:/var/lib/ripstop \
-#     -v /run/netns:/run/netns:rslave \
-#     ripstop agent --config /etc/ripstop/agent.yaml
-#
-# The image has no users of its own: for workloads that the graph names as `user: NAME` add `-v /etc/passwd:/etc/passwd:ro`, or
-# give them by number. For `ip netns exec` on the host to find the fabric's resolver add `-v /etc/netns:/etc/netns`.
-#
-# NET_ADMIN makes the interfaces, rules and routes; SYS_ADMIN enters the workloads' network namespaces, which only a process of its
-# own keeps, the door. --pid host and --cap-add SYS_PTRACE are needed only where the graph names namespaces by /proc/PID/ns/net, or
-# containers.
+# Without a registry, of a binary that is built: packaging/image/build.sh BINARY ARCHIVE. README says how to run it, and with which
+# rights.
 
 ARG RUST_VERSION=1.95
 ARG DEBIAN=bookworm
 
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
-# aws-lc, the cryptographic library, is C.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# aws-lc, the cryptographic library, is C. Its compiler is that of the Debian release, which is what is fixed here.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends build-essential file \
  && rm -rf /var/lib/apt/lists/*
@@ -33,17 +23,23 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target="$(uname -m)-unknown-linux-gnu" \
  && cargo build --release --locked --target "$target" --bin ripstop \
  && install -D "target/$target/release/ripstop" /out/ripstop \
+ && strip --strip-all --remove-section=.comment /out/ripstop \
  && file /out/ripstop | grep -Eq 'static-pie linked|statically linked'
 
 FROM scratch
 ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Ripstop" \
       org.opencontainers.image.description="A sidecar-free service fabric: the network between services, derived from a declared service graph" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="The Ripstop developers" \
       org.opencontainers.image.source="https://github.com/ripstop/ripstop" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.documentation="https://github.com/ripstop/ripstop/blob/main/README.md" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /out/ripstop /ripstop
 EXPOSE 7477/udp 7477/tcp 7478/tcp
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/ripstop", "status", "--ready"]
 ENTRYPOINT ["/ripstop"]
 CMD ["agent", "--config", "/etc/ripstop/agent.yaml"]

@@ -79,7 +79,7 @@ packages=(
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
-  libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
+  libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc buildah:buildah containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
   systemd:systemd-analyze
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )
@@ -242,13 +242,13 @@ case $mode in
     run_unit_tests
     step "Prometheus rules" prometheus_rules
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
-    run_e2e scale:: limits:: demo::
+    run_e2e scale:: limits:: demo:: image::
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
-      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits and demo of the release binary" \
-        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits:: demo::
+      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits, demo and image of the release binary" \
+        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits:: demo:: image::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi

@@ -26,7 +26,17 @@ pub(super) fn plan(plan: &AttachPlan) -> (Option<String>, Vec<PathBuf>) {
 /// Has the file made as planned.
 pub(super) fn create(doorway: &Doorway, plan: &AttachPlan, attachment: &Attachment) -> Result<(), Error> {
     let Some(name) = &attachment.resolver_for else { return Ok(()) };
-    doorway.make_resolver(name, plan.resolver)
+    match doorway.make_resolver(name, plan.resolver) {
+        // In a container, say. What enters the namespace otherwise needs none.
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
+            tracing::info!(
+                name,
+                "{DIRECTORY} cannot be written: `ip netns exec` will not know the fabric's resolver there"
+            );
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 /// Has the file and the directories made for it removed; says how many files.
@@ -75,8 +85,10 @@ fn file_of(name: &str) -> PathBuf {
 }
 
 fn remove_if_empty(directory: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ReadOnlyFilesystem};
     match fs::remove_dir(directory) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        // Of a read-only file system that is said before it is looked whether the directory is there.
+        Err(error) if matches!(error.kind(), NotFound | DirectoryNotEmpty | ReadOnlyFilesystem) => Ok(()),
         removed => removed,
     }
 }

@@ -28,6 +28,7 @@ mod health;
 mod http;
 mod http3;
 mod identity;
+mod image;
 mod impaired;
 mod ipv6;
 mod killed;
