@@ -140,6 +140,9 @@ prometheus_rules() {
   (cd packaging/prometheus && promtool check rules recording.yml alerts.yml && promtool test rules tests.yml)
 }
 
+# The manifests for Kubernetes, as the API's own types read them.
+manifests() { CARGO_TARGET_DIR=$PWD/target/manifests cargo run --locked -q --manifest-path packaging/kubernetes/check/Cargo.toml; }
+
 # The Debian package of the static binary: without a complaint of lintian, and what is in it runs.
 debian_package() {
   local out root
@@ -241,6 +244,7 @@ case $mode in
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
+    step "Kubernetes manifests" manifests
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
     if can_make_hosts; then
