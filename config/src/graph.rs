@@ -26,6 +26,10 @@ pub const GRAPH_MAX: usize = 16 << 20;
 /// Largest weight of a host or an endpoint: shares finer than one in a thousand are not kept.
 pub const WEIGHT_MAX: u32 = 1000;
 
+/// The JSON schema of a graph, for editors and for the reference in `docs/graph.md`. The keys are those that are read; what a schema
+/// cannot say, such as that a name is there, is said by [`Graph::parse`] alone.
+pub const SCHEMA: &str = include_str!("../graph.schema.json");
+
 /// A validated service graph. Every reference in it resolves.
 #[derive(Debug, Clone)]
 pub struct Graph {

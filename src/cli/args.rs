@@ -243,6 +243,8 @@ pub(super) enum GraphCommand {
     Show(GraphFile),
     /// Try a graph's own tests; exits with 1 when one does not hold
     Test(GraphFile),
+    /// Print the JSON schema of a graph, by which editors complete and check one
+    Schema,
     /// Say what a graph would change: calls allowed and denied, names that come and go, open sessions that would be cut
     ///
     /// Compares with the signed policy that the agent runs, and its sessions, or with --against.

@@ -111,6 +111,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Graph(GraphCommand::Check(file)) => graph::check(&file.file, &output),
         Command::Graph(GraphCommand::Show(file)) => graph::show(&file.file, &output),
         Command::Graph(GraphCommand::Test(file)) => graph::test(&file.file, &output),
+        Command::Graph(GraphCommand::Schema) => output::print(ripstop_config::graph::SCHEMA).map(|()| Exit::Ok),
         Command::Graph(GraphCommand::Diff(asked)) => diff::run(&asked, &output),
         Command::Graph(GraphCommand::Import(ImportCommand::Compose(asked))) => import::compose(&asked),
         Command::Graph(GraphCommand::Import(ImportCommand::Kubernetes(asked))) => import::kubernetes(&asked),

@@ -8,6 +8,7 @@ mod apps;
 mod attach;
 mod bad_input;
 mod balance;
+mod book;
 mod both_ends;
 mod bypass;
 mod callers;
