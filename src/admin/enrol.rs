@@ -26,14 +26,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use zeroize::Zeroizing;
 
 /// A token that was just made. Its `Debug` shows nothing of the secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct NewToken {
     /// By which it is listed and revoked.
     pub id: TokenId,
-    /// The token itself, for the host that is to join.
-    pub token: String,
+    /// The token itself, for the host that is to join; wiped from memory when dropped.
+    pub token: Zeroizing<String>,
     /// Where that host finds the authority, `IP:PORT`.
     pub authority: String,
 }
@@ -42,7 +43,7 @@ impl NewToken {
     /// What to run on the host that is to join.
     #[must_use]
     pub fn command(&self) -> String {
-        format!("ripstop join {} --token {}", self.authority, self.token)
+        format!("ripstop join {} --token {}", self.authority, *self.token)
     }
 }
 
@@ -115,7 +116,7 @@ async fn create(State(view): State<View>, Query(query): Query<CreateQuery>) -> R
     by_authority(view, move |authority, view| {
         let token = authority.create_token(query.hosts, Duration::from_secs(query.seconds))?;
         let authority = view.enrolment_address();
-        Ok::<_, crate::authority::CreateError>(NewToken { id: token.id, token: token.reveal().to_string(), authority })
+        Ok::<_, crate::authority::CreateError>(NewToken { id: token.id, token: token.reveal(), authority })
     })
     .await
 }

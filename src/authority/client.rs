@@ -18,6 +18,7 @@ use tokio::{
     net::TcpStream,
     time,
 };
+use zeroize::Zeroizing;
 
 /// Longest wait for a connection with its handshake: so long the other end waits for one, too.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -111,12 +112,15 @@ async fn ask_http<T: DeserializeOwned>(
     path: &str,
     ask: &impl Serialize,
 ) -> anyhow::Result<T> {
-    let body = serde_json::to_vec(ask).context("failed to write the request")?;
+    // A token may be in it, and a vector that grows would leave copies behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(wire::REQUEST_MAX));
+    serde_json::to_writer(&mut *body, ask).context("failed to write the request")?;
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let request = Request::builder().method(Method::POST).uri(path).header(header::HOST, "authority");
-        let request = request.header(header::CONTENT_TYPE, "application/json").body(Full::new(Bytes::from(body)))?;
+        let request =
+            request.header(header::CONTENT_TYPE, "application/json").body(Full::new(Bytes::from_owner(body)))?;
         let answer = sender.send_request(request).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), wire::ANSWER_MAX).collect().await;

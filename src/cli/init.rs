@@ -16,12 +16,12 @@ use anyhow::Context;
 use ripstop_config::{HostName, Operators, PolicyVersion, agent::CERTIFICATES};
 use ripstop_policy::Content;
 use ripstop_transport::{
+    pem,
     pki::{self, Request},
     signing::SigningKey,
 };
 use serde::Serialize;
 use std::{net::SocketAddr, time::Duration};
-use zeroize::Zeroizing;
 
 /// The name of the operator whose key is made.
 const OPERATOR: &str = "operator";
@@ -71,7 +71,7 @@ fn make(init: &Init, host: &HostName, address: SocketAddr, files: &Files, made: 
     let authority = authority(init, files, made)?;
     let request = Request::new(host)?;
     let granted = authority.issue_own(host, &request.der)?;
-    let identity = Zeroizing::new(format!("{}{}", granted.certificate_pem, *request.key_pem));
+    let identity = pem::joined(&granted.certificate_pem, &request.key_pem);
     made.file(&files.identity, &identity, 0o600)?;
     made.file(&files.ca, authority.ca().certificate_pem(), 0o644)?;
     let (key, pem) = SigningKey::generate()?;
@@ -83,7 +83,7 @@ fn make(init: &Init, host: &HostName, address: SocketAddr, files: &Files, made: 
     first_policy(init, host, address, files, &trust, &key)?;
     made.file(&files.settings, &settings(init, host, files)?, 0o644)?;
     let token = authority.create_token("*".parse::<HostPattern>()?, FIRST_TOKEN)?;
-    Ok(NewToken { id: token.id, token: token.reveal().to_string(), authority: address.to_string() })
+    Ok(NewToken { id: token.id, token: token.reveal(), authority: address.to_string() })
 }
 
 fn authority(init: &Init, files: &Files, made: &mut Made) -> anyhow::Result<Authority> {

@@ -14,7 +14,7 @@ use crate::{
 };
 use anyhow::{Context, anyhow, bail};
 use ripstop_config::{Operators, agent::DEFAULT_PORT};
-use ripstop_transport::{Identity, enrol::Token};
+use ripstop_transport::{Identity, enrol::Token, pem};
 use serde::Serialize;
 use std::{
     fs,
@@ -98,7 +98,7 @@ fn resolve(text: &str) -> anyhow::Result<SocketAddr> {
 /// Checks what the authority gave, and writes it; returns the version of the policy that came with it.
 fn write(joined: &JoinedHost, authority: SocketAddr, files: &Files, made: &mut Made) -> anyhow::Result<Option<String>> {
     let welcome = &joined.welcome;
-    let identity = Zeroizing::new(format!("{}\n{}", welcome.certificate.trim_end(), *joined.request.key_pem));
+    let identity = pem::joined(&welcome.certificate, &joined.request.key_pem);
     made.file(&files.identity, &identity, 0o600)?;
     made.file(&files.ca, &welcome.ca, 0o644)?;
     let loaded = Identity::load(&files.identity, &files.identity, &files.ca)?;

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context as _, bail};
 use ripstop_config::{AgentConfig, HostName};
-use ripstop_transport::{Identity, pki};
+use ripstop_transport::{Identity, pem, pki};
 use std::{
     fs,
     hash::{BuildHasher, RandomState},
@@ -19,7 +19,6 @@ use std::{
     time::SystemTime,
 };
 use tokio::{task::AbortHandle, time::sleep};
-use zeroize::Zeroizing;
 
 /// Where certificates come from.
 enum Source {
@@ -132,7 +131,7 @@ async fn other(
 fn install(config: &AgentConfig, certificate: &str, key: &str) -> anyhow::Result<Identity> {
     let path = &config.certificate;
     let next = PathBuf::from(format!("{}.next", path.display()));
-    let text = Zeroizing::new(format!("{}\n{key}", certificate.trim_end()));
+    let text = pem::joined(certificate, key);
     durable::replace(&next, text.as_bytes(), 0o600).with_context(|| format!("failed to write {}", next.display()))?;
     let identity = Identity::load(&next, &next, &config.ca).context("the new certificate is no good")?;
     if *identity.host() != config.host {

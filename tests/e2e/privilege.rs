@@ -15,6 +15,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::FileExt,
     process::Command,
     time::Duration,
 };
@@ -57,6 +58,30 @@ fn threads(pid: u32, fields: &[&str]) -> Vec<Vec<String>> {
 
 const FIELDS: [&str; 7] = ["CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Seccomp"];
 
+/// What a process has in memory that it can write to, as far as the kernel holds it.
+fn resident(pid: u32) -> Vec<u8> {
+    const PAGE: u64 = 4_096;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let open = |name: &str| fs::File::open(format!("/proc/{pid}/{name}")).unwrap();
+    let (pages, memory, mut found) = (open("pagemap"), open("mem"), Vec::new());
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap() / PAGE);
+        let mut entries = vec![0; (end - start) as usize * 8];
+        pages.read_exact_at(&mut entries, start * 8).unwrap();
+        // The highest bit of an entry: the page is there (pagemap in the kernel's documentation).
+        for (number, _) in entries.chunks(8).enumerate().filter(|(_, entry)| entry[7] & 0x80 != 0) {
+            let at = found.len();
+            found.resize(at + PAGE as usize, 0);
+            if memory.read_exact_at(&mut found[at..], (start + number as u64) * PAGE).is_err() {
+                // Given back since.
+                found.truncate(at);
+            }
+        }
+    }
+    found
+}
+
 /// Has a namespace appear on alpha that the graph knows by now.
 fn late_workload(lab: &Lab, name: &str) {
     lab.host("alpha").sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
@@ -94,6 +119,13 @@ fn an_agent_that_carries_sessions_has_one_right_and_its_door_three() {
         let read = Command::new("setpriv").args(["--bounding-set=-all,+net_admin", "cat", &file]).output().unwrap();
         assert!(!read.status.success(), "the environment of an agent can be read by who has no more rights than it");
     }
+    let key = fs::read_to_string(lab.agent("alpha").directory().join("host.key")).unwrap();
+    let canaries: Vec<_> = key.lines().filter(|line| line.len() > 40 && !line.contains("KEY")).collect();
+    let memory = resident(lab.agent("alpha").pid());
+    assert!(!canaries.is_empty() && memory.len() > 2 << 20, "{} bytes", memory.len());
+    let has = |text: &str| memory.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("spiffe://lab.test/host/alpha"), "its certificate is there");
+    assert!(!canaries.iter().any(|line| has(&line[..32])), "the text of its key is wiped once it is read");
     let door = door_of(lab.agent("alpha"));
     let open = || fs::read_dir(format!("/proc/{door}/fd")).unwrap().count();
     let before = open();

@@ -2,14 +2,14 @@
 
 use crate::{
     leaf::{CertificateId, Leaf, LeafError},
-    tls,
+    pem, tls,
 };
 use aws_lc_rs::{hkdf, hmac};
 use ripstop_config::{FabricName, HostName};
 use rustls::{
     CertificateError, RootCertStore,
     client::verify_server_cert_signed_by_trust_anchor,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, UnixTime, pem::PemObject},
     server::ParsedCertificate,
     sign::CertifiedKey,
 };
@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
     time::SystemTime,
 };
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Largest PEM file that is read: hundreds of certificates, and far below what could hurt.
 const PEM_MAX: u64 = 256 * 1024;
@@ -273,7 +273,7 @@ impl fmt::Debug for Identity {
 }
 
 /// A whole file, wiped when it is let go of.
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     let failed = |source| IdentityError::Read { path: path.into(), source };
     let file = fs::File::open(path).map_err(failed)?;
     // Room from the start: a vector that grows leaves copies of a key behind.
@@ -285,15 +285,17 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let text = read(path)?;
+    // A key may lie beside them, which no reader is to leave in memory.
+    let found: Result<Vec<_>, _> = pem::certificates(&text).into_iter().map(CertificateDer::from_pem_slice).collect();
     match found {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) | Err(_) => Err(IdentityError::NoCertificate(path.into())),
     }
 }
 
-fn trusted(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), IdentityError> {
+pub(crate) fn trusted(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), IdentityError> {
     let mut roots = RootCertStore::empty();
     let authorities = certificates(path)?;
     for one in authorities.iter().cloned() {
@@ -335,7 +337,7 @@ fn check_signed(
 }
 
 /// A secret file is its owner's alone.
-fn check_mode(path: &Path) -> Result<(), IdentityError> {
+pub(crate) fn check_mode(path: &Path) -> Result<(), IdentityError> {
     let metadata = fs::metadata(path).map_err(|source| IdentityError::Read { path: path.into(), source })?;
     match metadata.permissions().mode() & 0o7777 {
         mode if mode & NOT_THE_OWNER != 0 => Err(IdentityError::KeyMode { path: path.into(), mode }),
@@ -355,16 +357,16 @@ fn make_secret(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-fn pair(
+pub(crate) fn pair(
     chain: Vec<CertificateDer<'static>>,
     path: &Path,
     key: &Path,
 ) -> Result<(CertifiedKey, EndpointKeys), IdentityError> {
     check_mode(key)?;
-    let mut secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| IdentityError::NoKey(key.into()))?;
+    let secret = pem::private_key(&read(key)?).ok_or_else(|| IdentityError::NoKey(key.into()))?;
     let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&secret);
     let keys = EndpointKeys::derive(secret.secret_der());
-    secret.zeroize();
+    drop(secret);
     let signer = signer.map_err(|error| IdentityError::Key { path: key.into(), why: error.to_string() })?;
     let pair = CertifiedKey::new(chain, signer);
     match pair.keys_match() {

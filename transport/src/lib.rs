@@ -35,6 +35,7 @@ mod liveness;
 mod moves;
 pub mod pki;
 mod report;
+pub mod pem;
 mod secret;
 mod serve;
 pub mod session;

@@ -4,7 +4,7 @@ mod grant;
 
 pub use grant::{GRANTED_MAX, GRANTED_MIN, Granted, REQUEST_MAX, Request};
 
-use crate::{enrol::Pin, leaf, tls};
+use crate::{enrol::Pin, leaf, pem, tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
@@ -110,7 +110,8 @@ impl Authority {
         let (_, parsed) = x509_parser::parse_x509_certificate(&der)
             .map_err(|_| PkiError::NotAnAuthority("it is not an X.509 certificate"))?;
         let fabric = authority_of(&parsed)?;
-        let key = WipedKey(KeyPair::from_pem(key_pem)?);
+        let secret = pem::private_key(key_pem.as_bytes()).ok_or(rcgen::Error::CouldNotParseKeyPair)?;
+        let key = WipedKey(KeyPair::try_from(&*secret)?);
         if parsed.public_key().subject_public_key.data != rcgen::PublicKeyData::der_bytes(&key) {
             return Err(PkiError::KeyMismatch);
         }

@@ -1,11 +1,10 @@
 //! Operators' keys: Ed25519 (RFC 8032), in PEM files of PKCS #8 (RFC 8410), as `openssl genpkey -algorithm ed25519` makes
 //! them too. What is signed is for others to say.
 
-use crate::pki::PkiError;
+use crate::{pem, pki::PkiError};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use rcgen::{KeyPair, PKCS_ED25519};
 use ripstop_config::OperatorKey;
-use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use std::{
     fmt,
     fs::File,
@@ -76,11 +75,11 @@ impl SigningKey {
         if mode & NOT_THE_OWNER != 0 {
             return Err(SigningError::Mode { path: path.into(), mode });
         }
-        let mut pem = Zeroizing::new(Vec::new());
+        // Room from the start: a vector that grows leaves copies of a key behind.
+        let mut pem = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize + 1));
         file.take(KEY_FILE_MAX).read_to_end(&mut pem).map_err(failed)?;
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| SigningError::NoKey(path.into()))?;
-        let der = Zeroizing::new(der.secret_pkcs8_der().to_vec());
-        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningError::NoKey(path.into()))?;
+        let der = pem::private_key(&pem).ok_or_else(|| SigningError::NoKey(path.into()))?;
+        let pair = Ed25519KeyPair::from_pkcs8(der.secret_der()).map_err(|_| SigningError::NoKey(path.into()))?;
         Ok(Self(pair))
     }
 

@@ -65,7 +65,9 @@ impl Token {
         bytes[..ID].copy_from_slice(&self.id.0);
         bytes[ID..ID + SECRET].copy_from_slice(&*self.secret);
         bytes[ID + SECRET..].copy_from_slice(&self.pin.0);
-        let mut text = Zeroizing::new(String::from(PREFIX));
+        // Room from the start: a string that grows leaves copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + bytes.len() * 2));
+        text.push_str(PREFIX);
         URL_SAFE_NO_PAD.encode_string(*bytes, &mut text);
         text
     }
