@@ -115,6 +115,14 @@ install_packages() {
 
 can_make_hosts() {
   [ "$(id -u)" -eq 0 ] && [ -c /dev/net/tun ] && unshare --net --mount --pid --fork true
+# Installed, systemd-resolved would take this machine's own /etc/resolv.conf over: it is unpacked where its test looks for it.
+unpack_resolved() {
+  local into=target/tools/resolved
+  [ -x $into/lib/systemd/systemd-resolved ] && return
+  mkdir -p $into && (cd $into && apt-get download -qq -o APT::Sandbox::User=root systemd-resolved && dpkg-deb --extract systemd-resolved_*.deb .) ||
+    bad "apt-get download systemd-resolved"
+}
+
 }
 
 target="$(uname -m)-unknown-linux-gnu"
@@ -224,6 +232,7 @@ case $mode in
     install_packages
     run_e2e
     ;;
+    unpack_resolved
   counts)
     step "instruction counts" counts "${@:2}"
     ;;
@@ -231,6 +240,7 @@ case $mode in
     install_packages
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    unpack_resolved
     if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
       step "config and policy build without an operating system" purity
     else

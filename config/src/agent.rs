@@ -58,6 +58,9 @@ pub struct AgentConfig {
 /// Where the policy comes from. Relative paths are from the configuration file's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
+    /// `dns.resolved:` systemd-resolved asks the fabric's resolver for the fabric's names while the agent runs, as the workload
+    /// that is `run: host`, whoever asks it. Default: not.
+    pub resolved: bool,
     /// `graph:` the service graph's file, the same on every host.
     File(PathBuf),
     /// `trust:` the file of the operators whose signature makes a policy. It comes from other hosts, or by `ripstop apply`.

@@ -24,7 +24,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:7478");
     assert_eq!((config.page, config.run.as_path()), (None, Path::new("/run/ripstop")));
     assert_eq!(config.sessions, SessionLog::Stdout);
-    assert_eq!((config.upstream, config.resolv_conf), (None, false));
+    assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
     assert_eq!(config.admin, Admin::default());
 }
 
@@ -41,7 +41,7 @@ run: run
 admin: { read: [alice, '%adm', 1001], change: ['%27'] }
 state: state
 sessions: log/sessions.jsonl
-dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
+dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: true }
 ";
     let config = AgentConfig::parse("conf/agent.yaml", text).unwrap();
     assert_eq!(config.policy, PolicySource::File("/srv/graph.yaml".into()));
@@ -53,7 +53,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true }
     assert_eq!((config.metrics, config.page.unwrap().to_string()), (None, "127.0.0.1:80".into()));
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
-    assert!(config.resolv_conf);
+    assert!(config.resolv_conf && config.resolved);
     let read = vec![Principal::User("alice".into()), Principal::Group("adm".into()), Principal::Uid(1001)];
     assert_eq!(config.admin, Admin { read, change: vec![Principal::Gid(27)] });
     let upstream: Vec<_> = config.upstream.unwrap().iter().map(ToString::to_string).collect();

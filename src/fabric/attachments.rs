@@ -4,11 +4,12 @@ use super::{
     data::{Attached, Command},
     plan::{self, Planned, Waiting},
     shared::{self, Shared},
+    split_domain::SplitDomain,
 };
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
     interface::Owner,
-    kernel::Kernel,
+    kernel::{Kernel, Place},
     telemetry::Unready,
 };
 use anyhow::Context as _;
@@ -43,10 +44,12 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
     let containers = Arc::clone(&shared.containers);
     tokio::spawn(containers.follow(Arc::clone(&shared.changed)));
     let mut attached = Plans::new();
+    let mut split_domain = SplitDomain::default();
     let mut starting = Some(starting);
     loop {
         reconcile(shared, kernel, &mut attached).await?;
         shared.publish();
+        split_domain.keep(shared, host_interface(&attached)).await;
         if starting.take().is_some() {
             resolv_conf(shared);
             tracing::info!(attached = attached.len(), "ready");
@@ -67,6 +70,12 @@ fn resolv_conf(shared: &Shared) {
     if let Err(error) = made {
         tracing::error!("{:#}", anyhow::Error::new(error).context("`dns.resolv-conf` is not done"));
     }
+}
+
+/// The interface of the workload that is the host itself, and since when it is there.
+fn host_interface(attached: &Plans) -> Option<(&str, &str)> {
+    let host = attached.values().find(|held| matches!(held.planned.attach.place, Place::Host));
+    host.map(|held| (held.planned.attach.link.as_str(), held.since.as_str()))
 }
 
 async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Plans) -> anyhow::Result<()> {

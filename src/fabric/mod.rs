@@ -30,6 +30,7 @@ mod schedule;
 mod services;
 mod shared;
 mod signed;
+mod split_domain;
 mod stage;
 mod voice;
 mod watch;

@@ -166,6 +166,20 @@ impl Shared {
         &self.data
     }
 
+    /// Whether systemd-resolved is to ask the fabric's resolver.
+    pub(super) fn wants_resolved(&self) -> bool {
+        self.config.resolved
+    }
+
+    /// Which policy each other host runs. Where hosts say it by a carrier, none is connected to for that: there may be very many.
+    fn hosts_by(&self, said: &Said) -> Result<Vec<HostPolicy>, String> {
+        let signed = self.signed().ok_or(FROM_A_FILE)?;
+        if matches!(said, Said::Nothing) && signed.watch(Instant::now()) {
+            self.connect_peers();
+        }
+        Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers(), said))
+    }
+
     pub(super) fn workloads(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, WorkloadStatus>> {
         self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
     }

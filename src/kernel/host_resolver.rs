@@ -61,7 +61,8 @@ impl Place {
         let found = fs::symlink_metadata(&self.file).map_err(failed("find"))?;
         if !found.is_file() || found.len() > SIZE_MAX {
             let why = "it is a link, so another program's, such as systemd-resolved's, behind which nobody knows who asks: \
-                       give workloads the resolver by `ripstop exec`, or make it a file";
+                       give workloads the resolver by `ripstop exec`, or make it a file; `dns: { resolved: true }` gives \
+                       everyone behind systemd-resolved the names of the workload that is `run: host`";
             return Err(failed("change")(io::Error::new(ErrorKind::Unsupported, why)));
         }
         if self.is_ours() {

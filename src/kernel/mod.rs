@@ -28,6 +28,7 @@ mod nft;
 mod owner;
 mod preflight;
 mod resolv;
+pub mod resolved;
 mod route;
 mod sockets;
 #[cfg(test)]

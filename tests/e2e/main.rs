@@ -49,6 +49,7 @@ mod relay;
 mod reload;
 mod scale;
 mod servers;
+mod resolved;
 mod signed;
 mod small;
 mod source;

@@ -40,7 +40,7 @@ const AGENT: Shape = Shape {
 const IDENTITY: Shape = Shape { what: "`identity`", keys: &["certificate", "key", "ca"], later: &[] };
 const AUTHORITY: Shape = Shape { what: "`authority`", keys: &["directory", "operator", "certificates"], later: &[] };
 const RENEW: Shape = Shape { what: "`renew`", keys: &["host", "address"], later: &[] };
-const DNS: Shape = Shape { what: "`dns`", keys: &["upstream", "resolv-conf"], later: &[] };
+const DNS: Shape = Shape { what: "`dns`", keys: &["upstream", "resolv-conf", "resolved"], later: &[] };
 
 /// The directory of the admin socket and of the journal unless told otherwise.
 const DEFAULT_RUN: &str = "/run/ripstop";
@@ -80,7 +80,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
     let admin = top.get("admin").map_or_else(|| Some(Admin::default()), |node| admin(node, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
-    let (upstream, resolv_conf) = top.get("dns").map_or((None, Some(false)), |node| dns(node, report));
+    let (upstream, resolv_conf, resolved) =
+        top.get("dns").map_or((None, Some(false), Some(false)), |node| dns(node, report));
     Some(AgentConfig {
         host: host?,
         policy: policy?,
@@ -104,6 +105,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
 /// A graph's file or the operators' file, not both: it must be clear what is in force.
 fn policy(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> Option<PolicySource> {
     let Some(trust) = top.get("trust") else {
+        resolved: resolved?,
         let hint =
             "write `graph: /etc/ripstop/graph.yaml`, or `trust: /etc/ripstop/operators.yaml` for signed policies";
         let graph = top.require("graph", hint, report)?;
@@ -244,11 +246,12 @@ fn sessions(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<Se
     }
 }
 
-/// The servers, where they are given, and whether the host's `resolv.conf` is changed.
-fn dns(node: &Node, report: &mut Report<'_>) -> (Option<Vec<SocketAddr>>, Option<bool>) {
-    let Some(fields) = DNS.read(node, node.mark, report) else { return (None, None) };
-    let resolv_conf = fields.get("resolv-conf").map_or(Some(false), |node| node.flag(report));
-    (fields.get("upstream").and_then(|node| upstream(node, report)), resolv_conf)
+/// The servers, where they are given, whether the host's `resolv.conf` is changed, and whether systemd-resolved is told.
+fn dns(node: &Node, report: &mut Report<'_>) -> (Option<Vec<SocketAddr>>, Option<bool>, Option<bool>) {
+    let Some(fields) = DNS.read(node, node.mark, report) else { return (None, None, None) };
+    let mut flag = |key| fields.get(key).map_or(Some(false), |node| node.flag(report));
+    let (resolv_conf, resolved) = (flag("resolv-conf"), flag("resolved"));
+    (fields.get("upstream").and_then(|node| upstream(node, report)), resolv_conf, resolved)
 }
 
 fn upstream(node: &Node, report: &mut Report<'_>) -> Option<Vec<SocketAddr>> {
