@@ -59,6 +59,7 @@ impl AgentView for FakeAgent {
             certificate_warning: None,
             waiting_for: Vec::new(),
             door_warning: None,
+            carrier: None,
             authority: None,
             resolver: Resolver { v4: Ipv4Addr::new(198, 18, 0, 1), v6: Ipv6Addr::LOCALHOST },
             policy: PolicyStatus {

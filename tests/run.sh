@@ -16,6 +16,8 @@ filter=${2:-}
 passed=0
 failed=0
 failures=()
+# What a default build leaves out is tested as well: one build for all tests.
+features=(--features etcd)
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 # Agents and servers hold a descriptor for each session of a test.
 ulimit -n "$(ulimit -Hn)"
@@ -80,7 +82,7 @@ packages=(
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc buildah:buildah containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
-  systemd:systemd-analyze
+  systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )
 
@@ -113,8 +115,6 @@ install_packages() {
   [ $made = yes ] && rm -f $policy
 }
 
-can_make_hosts() {
-  [ "$(id -u)" -eq 0 ] && [ -c /dev/net/tun ] && unshare --net --mount --pid --fork true
 # Installed, systemd-resolved would take this machine's own /etc/resolv.conf over: it is unpacked where its test looks for it.
 unpack_resolved() {
   local into=target/tools/resolved
@@ -123,6 +123,8 @@ unpack_resolved() {
     bad "apt-get download systemd-resolved"
 }
 
+can_make_hosts() {
+  [ "$(id -u)" -eq 0 ] && [ -c /dev/net/tun ] && unshare --net --mount --pid --fork true
 }
 
 target="$(uname -m)-unknown-linux-gnu"
@@ -184,7 +186,7 @@ run_unit_tests() {
   for file in tests/*.rs */tests/*.rs; do
     others+=(--test "$(basename "$file" .rs)")
   done
-  tests "unit and property tests" cargo test --workspace --locked --no-fail-fast --lib --bins "${others[@]}" -q
+  tests "unit and property tests" cargo test --workspace --locked "${features[@]}" --no-fail-fast --lib --bins "${others[@]}" -q
 }
 
 # End-to-end tests that wait more than they work: they run beside the others, each list one by one.
@@ -193,7 +195,7 @@ patient=(
   dns_upstream::a_dead_upstream both_ends::
 )
 
-e2e() { cargo test --workspace --locked --test e2e -- --test-threads=1 "$@"; }
+e2e() { cargo test --workspace --locked "${features[@]}" --test e2e -- --test-threads=1 "$@"; }
 
 # Runs them all but those whose names contain one of the arguments, or only those whose names contain the filter.
 run_e2e() {
@@ -225,22 +227,22 @@ ended() {
 case $mode in
   quick)
     step "format" cargo fmt --all --check
-    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
     run_unit_tests
     ;;
   e2e)
     install_packages
+    unpack_resolved
     run_e2e
     ;;
-    unpack_resolved
   counts)
     step "instruction counts" counts "${@:2}"
     ;;
   all)
     install_packages
-    step "format" cargo fmt --all --check
-    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
     unpack_resolved
+    step "format" cargo fmt --all --check
+    step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
     if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
       step "config and policy build without an operating system" purity
     else
@@ -262,7 +264,7 @@ case $mode in
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
       RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits, demo and image of the release binary" \
-        cargo test --workspace --locked --test e2e -- --test-threads=1 scale:: limits:: demo:: image::
+        cargo test --workspace --locked "${features[@]}" --test e2e -- --test-threads=1 scale:: limits:: demo:: image::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi

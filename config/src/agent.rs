@@ -14,6 +14,9 @@ pub const DEFAULT_PAGE_PORT: u16 = 7479;
 /// that is away for less than half of it is not missed.
 pub const CERTIFICATES: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What the keys of an etcd begin with unless told otherwise.
+pub const ETCD_PREFIX: &str = "/ripstop";
+
 /// Largest configuration file that is read, in bytes: a full one has under a thousand.
 pub const AGENT_MAX: usize = 64 << 10;
 
@@ -28,6 +31,8 @@ pub struct AgentConfig {
     pub state: PathBuf,
     /// `authority:` on the host that holds the fabric's authority; hosts join and renew there, by TCP at `listen`.
     pub authority: Option<Authority>,
+    /// `carrier:` by what signed policies spread. Default: from host to host alone.
+    pub carrier: Carrier,
     /// `renew:` on the others: where this host's certificate is renewed. Without either it is renewed by people.
     pub renew: Option<Renew>,
     /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
@@ -53,18 +58,67 @@ pub struct AgentConfig {
     /// `dns.resolv-conf:` the host's `/etc/resolv.conf` names the fabric's resolver first while the agent runs, for workloads
     /// that share the host's files. Default: not.
     pub resolv_conf: bool,
+    /// `dns.resolved:` systemd-resolved asks the fabric's resolver for the fabric's names while the agent runs, as the workload
+    /// that is `run: host`, whoever asks it. Default: not.
+    pub resolved: bool,
 }
 
 /// Where the policy comes from. Relative paths are from the configuration file's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
-    /// `dns.resolved:` systemd-resolved asks the fabric's resolver for the fabric's names while the agent runs, as the workload
-    /// that is `run: host`, whoever asks it. Default: not.
-    pub resolved: bool,
     /// `graph:` the service graph's file, the same on every host.
     File(PathBuf),
     /// `trust:` the file of the operators whose signature makes a policy. It comes from other hosts, or by `ripstop apply`.
     Signed(PathBuf),
+}
+
+/// By what signed policies spread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carrier {
+    /// `in-band:` from host to host. Default: yes.
+    pub in_band: bool,
+    /// `etcd:` by an etcd that all hosts of the fabric reach. Default: none.
+    pub etcd: Option<Etcd>,
+}
+
+impl Default for Carrier {
+    fn default() -> Self {
+        Self { in_band: true, etcd: None }
+    }
+}
+
+/// An etcd that carries policies. It is believed no more than another host: what is in it has to be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etcd {
+    /// `endpoints:` its members, `https://IP:PORT`; `http://` only on loopback. Names are not looked up, so that no policy
+    /// depends on DNS. Required.
+    pub endpoints: Vec<SocketAddr>,
+    /// `prefix:` what its keys begin with; the fabric's name follows. Default [`ETCD_PREFIX`].
+    pub prefix: String,
+    /// How its members are known; none where they are on loopback and speak plain HTTP.
+    pub tls: Option<EtcdTls>,
+    /// `user:` and `password-file:` with which it lets this host in, where it asks for that.
+    pub login: Option<EtcdLogin>,
+}
+
+/// How the members of an etcd are known, and this host to them. Relative paths are from the configuration file's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// `ca:` PEM of the CA certificates that vouch for its members. Required with `https://`.
+    pub ca: PathBuf,
+    /// `name:` the name that the certificate of each member has. Default: its address.
+    pub name: Option<String>,
+    /// `certificate:` and `key:` that this host shows, where it is asked for them; the key readable by its owner alone.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A user of an etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdLogin {
+    /// Its name.
+    pub user: String,
+    /// The file with its password, readable by its owner alone.
+    pub password: PathBuf,
 }
 
 /// The authority that a host holds.

@@ -10,6 +10,7 @@ mod admin;
 mod agent;
 mod assertions;
 mod balance;
+mod carrier;
 mod edges;
 mod health;
 mod hosts;

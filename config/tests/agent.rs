@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
-    agent::{AGENT_MAX, Admin, CERTIFICATES, PolicySource, Principal, SessionLog},
+    agent::{AGENT_MAX, Admin, CERTIFICATES, Carrier, ETCD_PREFIX, PolicySource, Principal, SessionLog},
 };
 use std::path::Path;
 
@@ -26,6 +26,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.sessions, SessionLog::Stdout);
     assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
     assert_eq!(config.admin, Admin::default());
+    assert_eq!(config.carrier, Carrier { in_band: true, etcd: None });
 }
 
 #[test]
@@ -154,4 +155,55 @@ fn a_certificate_is_renewed_by_ones_own_authority_or_by_anothers() {
     let two_files =
         AgentConfig::parse(FILE, "host: a\ntrust: o\nrenew: { host: b, address: 192.0.2.7 }\n").unwrap_err();
     assert!(two_files.to_string().contains("must be in one file with its key"), "{two_files}");
+}
+
+#[test]
+fn an_etcd_is_known_by_its_certificate_and_not_by_a_name_in_dns() {
+    let parse =
+        |carrier: &str| AgentConfig::parse(FILE, &format!("host: a\ntrust: o.yaml\ncarrier: {{ {carrier} }}\n"));
+    let whole = parse(
+        "in-band: false, etcd: { endpoints: ['https://192.0.2.7', 'https://[2001:db8::7]:2380/'], prefix: /a/b, ca: ca.pem, \
+         name: etcd.example, certificate: c.pem, key: /k/c.key, user: u, password-file: p }",
+    );
+    let carrier = whole.unwrap().carrier;
+    let etcd = carrier.etcd.unwrap();
+    let endpoints: Vec<_> = etcd.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["192.0.2.7:2379", "[2001:db8::7]:2380"]);
+    assert_eq!((carrier.in_band, etcd.prefix.as_str()), (false, "/a/b"));
+    let tls = etcd.tls.unwrap();
+    assert_eq!((tls.ca.as_path(), tls.name.as_deref()), (Path::new("/etc/ripstop/ca.pem"), Some("etcd.example")));
+    assert_eq!(tls.identity, Some(("/etc/ripstop/c.pem".into(), "/k/c.key".into())));
+    let login = etcd.login.unwrap();
+    assert_eq!((login.user.as_str(), login.password.as_path()), ("u", Path::new("/etc/ripstop/p")));
+
+    let short = parse("etcd: { endpoints: [http://127.0.0.1] }").unwrap().carrier;
+    assert!(short.in_band);
+    let etcd = short.etcd.unwrap();
+    assert_eq!((etcd.prefix.as_str(), etcd.tls, etcd.login), (ETCD_PREFIX, None, None));
+}
+
+#[test]
+fn what_an_etcd_cannot_be_is_said() {
+    let of = |carrier: &str| format!("host: a\ntrust: o.yaml\ncarrier: {{ {carrier} }}\n");
+    let good = "endpoints: [https://192.0.2.7]";
+    for (wrong, said) in [
+        ("in-band: false".to_owned(), "no policy reaches this host"),
+        ("etcd: { ca: c }".to_owned(), "needs `endpoints`"),
+        ("etcd: { endpoints: [], ca: c }".to_owned(), "must have 1 to 9"),
+        ("etcd: { endpoints: [https://etcd.example], ca: c }".to_owned(), "names are not looked up"),
+        ("etcd: { endpoints: [192.0.2.7], ca: c }".to_owned(), "is not a URL"),
+        ("etcd: { endpoints: [http://192.0.2.7] }".to_owned(), "without TLS anybody on the way"),
+        ("etcd: { endpoints: [http://127.0.0.1, https://192.0.2.7], ca: c }".to_owned(), "some `http://`"),
+        ("etcd: { endpoints: [http://127.0.0.1], ca: c }".to_owned(), "of no use with `http://`"),
+        (format!("etcd: {{ {good} }}"), "`ca` is missing"),
+        (format!("etcd: {{ {good}, ca: c, key: k }}"), "`certificate` and `key` belong together"),
+        (format!("etcd: {{ {good}, ca: c, user: u }}"), "`user` and `password-file` belong together"),
+        (format!("etcd: {{ {good}, ca: c, prefix: ripstop }}"), "no beginning of keys"),
+        (format!("etcd: {{ {good}, ca: c, password: secret }}"), "password"),
+    ] {
+        let error = AgentConfig::parse(FILE, &of(&wrong)).unwrap_err().to_string();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
+    let file = AgentConfig::parse(FILE, "host: a\ngraph: g\ncarrier: { in-band: true }\n").unwrap_err();
+    assert!(file.to_string().contains("nothing to carry with `graph`"), "{file}");
 }

@@ -47,7 +47,7 @@ pub use crate::session::{
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};
-pub use policy::{HostPolicy, HostStage, Kept, Reach, Running};
+pub use policy::{CarrierStatus, HostPolicy, HostStage, Kept, Reach, Running};
 pub use rights::Rights;
 pub use server::{AdminError, AdminSocket};
 pub use view::{

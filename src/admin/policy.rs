@@ -71,10 +71,31 @@ pub struct HostStage {
 pub enum Reach {
     /// It is connected.
     Up,
+    /// It is not, and says by the carrier, signed, what it runs.
+    Carried,
     /// It is being connected.
     Connecting,
     /// It does not answer.
     Down,
     /// The graph says no address of it, and it has not called.
     Unknown,
+}
+
+/// The etcd by which policies come, and what is known of it. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarrierStatus {
+    /// Whether it answers.
+    pub up: bool,
+    /// The member that was asked last, `IP:PORT`.
+    pub endpoint: String,
+    /// Since when it answers, or does not.
+    pub since: String,
+    /// When it answered last; `None` if it never has.
+    pub last_answer: Option<String>,
+    /// Why it is of no use at the moment.
+    pub error: Option<String>,
+    /// What was wrong with the last policy in it that was refused; `None` since another one was taken from it.
+    pub refused: Option<String>,
+    /// The newest policy in it that this host has, or put there.
+    pub policy: Option<BundleId>,
 }

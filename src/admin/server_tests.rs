@@ -72,6 +72,7 @@ impl AgentView for Fake {
             certificate_warning: None,
             waiting_for: Vec::new(),
             door_warning: None,
+            carrier: None,
             authority: None,
             resolver: Resolver { v4, v6 },
             policy: PolicyStatus {

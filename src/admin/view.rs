@@ -1,6 +1,6 @@
 //! What the agent shows of itself.
 
-use super::{Attempt, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged};
+use super::{Attempt, CarrierStatus, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged};
 use crate::{
     authority::Authority,
     pods::Pods,
@@ -155,6 +155,9 @@ pub struct Status {
     pub resolver: Resolver,
     /// The policy in force.
     pub policy: PolicyStatus,
+    /// The etcd by which policies come, if one carries them.
+    #[serde(default)]
+    pub carrier: Option<CarrierStatus>,
     /// The other hosts.
     pub peers: Vec<PeerStatus>,
     /// Which signed policies the connected ones run.

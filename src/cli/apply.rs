@@ -147,7 +147,7 @@ pub(super) fn follow(client: &Client, id: BundleId, most: Duration, output: &Out
     let hosts = loop {
         let hosts = client.hosts()?;
         let waited_for = |host: &HostPolicy| match host.reach {
-            Reach::Up => !runs(host, id),
+            Reach::Up | Reach::Carried => !runs(host, id),
             Reach::Connecting => start.elapsed() < CONNECT_MAX,
             Reach::Down | Reach::Unknown => false,
         };
@@ -167,7 +167,8 @@ pub(super) fn follow(client: &Client, id: BundleId, most: Duration, output: &Out
     if let Fate::Lost(to) = lost {
         bail!(lost::explained(client, id, to));
     }
-    let late = hosts.iter().any(|host| host.reach == Reach::Up && !runs(host, id));
+    let lives = |host: &HostPolicy| matches!(host.reach, Reach::Up | Reach::Carried);
+    let late = hosts.iter().any(|host| lives(host) && !runs(host, id));
     let applied = Applied { policy: id, hosts };
     output.show(&applied, || describe(&applied, start.elapsed(), output))?;
     Ok(if late { Exit::Failed } else { Exit::Ok })
@@ -195,7 +196,7 @@ fn describe(applied: &Applied, took: Duration, output: &Output) -> String {
     let mut table = output.table(&["HOST", "STATE", "POLICY"]);
     for host in rest {
         let (tone, state) = match host.reach {
-            Reach::Up => (Tone::Bad, "does not run it"),
+            Reach::Up | Reach::Carried => (Tone::Bad, "does not run it"),
             Reach::Connecting | Reach::Down => (Tone::Bad, "not reachable"),
             Reach::Unknown => (Tone::Bad, "no address in the graph, and it has not called"),
         };

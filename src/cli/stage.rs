@@ -121,7 +121,7 @@ fn together(asked: HostName, here: Staged, others: Vec<HostStage>) -> Everywhere
                 let why = match (reach, answered) {
                     (_, true) => "it does not have this one on stage",
                     (Reach::Up, false) => "it did not answer",
-                    (Reach::Connecting | Reach::Down, false) => "it is not reachable",
+                    (Reach::Carried | Reach::Connecting | Reach::Down, false) => "it is not reachable",
                     (Reach::Unknown, false) => "the graph has no address of it, and it has not called",
                 };
                 all.missing.push(Missing { host, why });

@@ -8,7 +8,7 @@ use super::{
     socket,
 };
 use crate::{
-    admin::{EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState},
+    admin::{CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState},
     telemetry::Tally,
 };
 use comfy_table::Cell;
@@ -68,6 +68,12 @@ fn agent(status: &Status) -> String {
     }
     line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
+    if let Some(carrier) = &status.carrier {
+        line("carrier", &carrier_line(carrier));
+        for warning in carrier.error.iter().chain(&carrier.refused) {
+            line("", &format!("WARNING: {warning}"));
+        }
+    }
     line("denied", &denied(&status.tally));
     line("held back", &format!("{} sessions, by rate limits", status.tally.held_back));
     if let Some(error) = &policy.last_error {
@@ -84,6 +90,16 @@ fn policy_line(policy: &PolicyStatus) -> String {
         None if file.is_empty() => "none yet, so all is denied: `ripstop apply`, or another host, brings one".into(),
         None => format!("{digest} of {file}, loaded {loaded}{}", ago(loaded)),
     }
+}
+
+fn carrier_line(carrier: &CarrierStatus) -> String {
+    let CarrierStatus { endpoint, since, last_answer, policy, .. } = carrier;
+    if carrier.up {
+        let policy = policy.map_or("no policy in it yet".into(), |id| format!("policy {}", id.version));
+        return format!("etcd at {endpoint}, {policy}, answers since {since}{}", ago(since));
+    }
+    let last = last_answer.as_ref().map_or("and never has".into(), |at| format!("since {at}{}", ago(at)));
+    format!("etcd at {endpoint} does not answer, {last}; the policy above stays in force")
 }
 
 /// The reasons that are limits come first.

@@ -88,7 +88,8 @@ fn own_directories(config: &AgentConfig) -> Vec<PathBuf> {
 fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
     let (PolicySource::File(policy) | PolicySource::Signed(policy)) = &config.policy;
     let operator = config.authority.as_ref().and_then(|authority| authority.operator.as_ref());
-    let read = [policy, &config.certificate, &config.key, &config.ca].into_iter().chain(operator);
+    let read =
+        [policy, &config.certificate, &config.key, &config.ca].into_iter().chain(operator).chain(carrier(config));
     let records = match &config.sessions {
         SessionLog::File(file) => Some(directory_of(file)),
         SessionLog::Stdout | SessionLog::Off => None,
@@ -103,6 +104,16 @@ fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
     let mut read: Vec<_> = read.map(|file| directory_of(file)).chain(targets).collect();
     read.dedup();
     Files { read, written }
+}
+
+/// What shows this host to an etcd, and that to this host.
+fn carrier(config: &AgentConfig) -> impl Iterator<Item = &PathBuf> + Clone {
+    let etcd = config.carrier.etcd.as_ref();
+    let tls = etcd.and_then(|etcd| etcd.tls.as_ref());
+    let pair = tls.and_then(|tls| tls.identity.as_ref());
+    let password = etcd.and_then(|etcd| etcd.login.as_ref()).map(|login| &login.password);
+    let pair = pair.into_iter().flat_map(|(certificate, key)| [certificate, key]);
+    tls.into_iter().map(|tls| &tls.ca).chain(pair).chain(password)
 }
 
 fn directory_of(file: &Path) -> PathBuf {
@@ -130,5 +141,10 @@ mod tests {
         );
         assert_eq!(renewed.read, paths(&["/etc/ripstop", "/i", "/a", "/o"]));
         assert_eq!(renewed.written, paths(&["/r", "/s", "/log", "/i", "/ca"]));
+        let carried = settings(
+            "trust: t.yaml, identity: { certificate: c, key: k, ca: a }, carrier: { etcd: { endpoints: [https://192.0.2.7], \
+             ca: /e/ca, certificate: /f/c, key: /g/k, user: u, password-file: /h/p } }",
+        );
+        assert_eq!(carried.read, paths(&["/etc/ripstop", "/e", "/f", "/g", "/h"]));
     }
 }

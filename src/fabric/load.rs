@@ -1,6 +1,9 @@
 //! Identity and policy as they are at the start, checked against each other.
 
-use super::signed::{self, Signed};
+use super::{
+    carrier,
+    signed::{self, Signed},
+};
 use crate::{files, session::policies::Policies};
 use anyhow::{Context as _, bail};
 use ripstop_config::{AgentConfig, FabricName, Graph, agent::PolicySource};
@@ -63,6 +66,7 @@ pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
 
 /// The policy at the start, of a fabric.
 pub(super) fn start(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result<Start> {
+    carrier::check(config)?;
     match &config.policy {
         PolicySource::File(file) => {
             let text = read(file)?;

@@ -4,6 +4,7 @@ mod view;
 
 use super::{
     by_hand::{ByHand, Hand},
+    carrier::{Carried, Said},
     certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
@@ -15,7 +16,7 @@ use super::{
     signed::{Refusal, Signed},
 };
 use crate::{
-    admin::{AgentView, PolicyStatus, WorkloadState, WorkloadStatus},
+    admin::{AgentView, HostPolicy, PolicyStatus, WorkloadState, WorkloadStatus},
     authority::Authority,
     pods::Pods,
     telemetry::{Recent, RecordLog, instruments},
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     /// Held while a graph is read and compiled, or a bundle taken, which may take long: apart from `loaded`, so that nobody else waits.
     reloading: Mutex<()>,
     workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
+    /// The etcd by which policies come.
+    pub(super) carried: Carried,
     /// Hosts of which metrics tell.
     told: Mutex<BTreeSet<HostName>>,
     /// The policy changed, or a container: attachments may have to follow.
@@ -105,6 +108,7 @@ impl Shared {
             loaded: Mutex::new(Loaded { policy, at: now, error, text }),
             reloading: Mutex::default(),
             workloads: Mutex::default(),
+            carried: Carried::default(),
             told: Mutex::default(),
             changed,
             containers: Arc::default(),
@@ -162,10 +166,6 @@ impl Shared {
         self.config.resolv_conf
     }
 
-    pub(super) fn data(&self) -> &DataHandle {
-        &self.data
-    }
-
     /// Whether systemd-resolved is to ask the fabric's resolver.
     pub(super) fn wants_resolved(&self) -> bool {
         self.config.resolved
@@ -178,6 +178,10 @@ impl Shared {
             self.connect_peers();
         }
         Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers(), said))
+    }
+
+    pub(super) fn data(&self) -> &DataHandle {
+        &self.data
     }
 
     pub(super) fn workloads(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, WorkloadStatus>> {
@@ -328,6 +332,7 @@ impl Shared {
             .flat_map(|service| policy.service_entry(service).hosts.iter());
         let spread: Vec<&HostName> = match self.signed() {
             Some(signed) if signed.is_watched() => hosts.keys().collect(),
+            Some(_) if !self.config.carrier.in_band => Vec::new(),
             Some(_) => {
                 let dialled = hosts.iter().filter(|(_, host)| host.address.is_some()).map(|(name, _)| name);
                 neighbours::of(&self.config.host, dialled)

@@ -1,6 +1,6 @@
 //! The signed policy of this host: which one is in force, and what it takes to be another one.
 
-use super::stage::Stage;
+use super::{carrier::Said, stage::Stage};
 use crate::{
     admin::{HostPolicy, Kept, Reach, Running},
     bundles::{
@@ -19,6 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// How long from a question for them all hosts stay connected.
 const WATCHED: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub(super) struct Signed {
     store: Mutex<Store>,
     /// In force.
     bundle: Mutex<Option<Bundle>>,
+    /// Which one that is, for who waits for another.
+    newest: watch::Sender<BundleId>,
     /// What other hosts have.
     pub(super) policies: Arc<Policies>,
     /// What is staged.
@@ -86,6 +89,7 @@ impl Signed {
             trust_file: trust_file.into(),
             trust: Mutex::new(trust),
             store: Mutex::new(store),
+            newest: watch::Sender::new(bundle.as_ref().map(Bundle::id).unwrap_or_default()),
             bundle: Mutex::new(bundle),
             policies: Arc::default(),
             stage: Stage::default(),
@@ -214,7 +218,16 @@ impl Signed {
                  prints what runs, to apply what is lost on top of it"
             );
         }
+        let id = bundle.id();
         *in_force = Some(bundle);
+        drop(in_force);
+        self.newest.send_replace(id);
+    }
+
+    /// Tells each time that another one is in force.
+    #[cfg(feature = "etcd")]
+    pub(super) fn follow(&self) -> watch::Receiver<BundleId> {
+        self.newest.subscribe()
     }
 
     /// The policy of a version, or the one in force, with what the next one must be newer than.
@@ -284,21 +297,35 @@ impl Signed {
         lock(&self.watched).take_if(|until| now >= *until).is_some()
     }
 
-    /// Which policy each other host of the graph runs.
-    pub(super) fn hosts(&self, policy: &Policy, own: &HostName, peers: Vec<PeerStatus>) -> Vec<HostPolicy> {
+    /// Which policy each other host of the graph runs, as it says itself: by a connection, or signed, by a carrier.
+    pub(super) fn hosts(
+        &self,
+        policy: &Policy,
+        own: &HostName,
+        peers: Vec<PeerStatus>,
+        said: &Said,
+    ) -> Vec<HostPolicy> {
         let states: BTreeMap<HostName, PeerState> = peers.into_iter().map(|peer| (peer.host, peer.state)).collect();
         let heard = self.policies.heard();
         let shut_out = &policy.revoked().hosts;
         let others = policy.graph().hosts.iter().filter(|(host, _)| *host != own && !shut_out.contains(*host));
         let one = |(host, entry): (&HostName, &ripstop_config::graph::Host)| {
-            let reach = match (states.get(host), entry.address) {
-                (Some(PeerState::Up), _) => Reach::Up,
-                (Some(PeerState::Silent | PeerState::Down { .. }), _) => Reach::Down,
-                (Some(PeerState::Connecting), _) | (None, Some(_)) => Reach::Connecting,
-                (None, None) => Reach::Unknown,
+            let reach = match (states.get(host), said.of(host), entry.address) {
+                (Some(PeerState::Up), ..) => Reach::Up,
+                (_, Some(_), _) => Reach::Carried,
+                (Some(PeerState::Silent | PeerState::Down { .. }), None, _) => Reach::Down,
+                (Some(PeerState::Connecting), None, _) => Reach::Connecting,
+                (None, None, _) if said.is_awaited() => Reach::Connecting,
+                (None, None, _) if said.is_known() => Reach::Down,
+                (None, None, Some(_)) => Reach::Connecting,
+                (None, None, None) => Reach::Unknown,
             };
-            let policy = heard.get(host).copied().filter(|id| reach == Reach::Up && !id.is_unsigned());
-            HostPolicy { host: host.clone(), reach, policy }
+            let policy = match reach {
+                Reach::Up => heard.get(host).copied(),
+                Reach::Carried => said.of(host),
+                Reach::Connecting | Reach::Down | Reach::Unknown => None,
+            };
+            HostPolicy { host: host.clone(), reach, policy: policy.filter(|id| !id.is_unsigned()) }
         };
         others.map(one).collect()
     }

@@ -38,6 +38,8 @@ const POLICY_OK: &str = "ripstop_policy_last_load_successful";
 const POLICY_TIME: &str = "ripstop_policy_loaded_timestamp_seconds";
 const POLICY_DIGEST: &str = "ripstop_policy_digest";
 const BUNDLES_REFUSED: &str = "ripstop_policy_bundles_refused_total";
+const CARRIER: &str = "ripstop_carrier_up";
+const CARRIER_ANSWER: &str = "ripstop_carrier_last_answer_timestamp_seconds";
 const PEERS: &str = "ripstop_peers";
 const PEER_UP: &str = "ripstop_peer_up";
 const PEER_RTT: &str = "ripstop_peer_rtt_seconds";
@@ -91,6 +93,8 @@ pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (POLICY_OK, Unit::Count, "1 when the last load of the graph succeeded, 0 when an older policy is kept"),
     (POLICY_TIME, Unit::Seconds, "When the policy in force was loaded"),
     (POLICY_DIGEST, Unit::Count, "The first 48 bits of the digest of the policy in force; equal on hosts that agree"),
+    (CARRIER, Unit::Count, "1 while the etcd that carries policies answers"),
+    (CARRIER_ANSWER, Unit::Seconds, "When that etcd answered last"),
     (PEERS, Unit::Count, "Other hosts by the state of the connection to them"),
     (PEER_UP, Unit::Count, "1 when the connection to that host is up"),
     (PEER_RTT, Unit::Seconds, "Smoothed round trip time to that host"),
@@ -440,6 +444,14 @@ pub(crate) fn record_write_failed() {
 /// So many session records wait for the writer.
 pub(crate) fn records_unwritten(count: usize) {
     gauge!(RECORDS_UNWRITTEN).set(float(count));
+}
+
+/// Whether the etcd that carries policies answers.
+pub(crate) fn carrier(is_up: bool) {
+    gauge!(CARRIER, "carrier" => "etcd").set(float(is_up.into()));
+    if is_up {
+        gauge!(CARRIER_ANSWER, "carrier" => "etcd").set(seconds_since_epoch(SystemTime::now()));
+    }
 }
 
 /// Whether the door is there.

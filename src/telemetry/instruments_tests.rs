@@ -58,6 +58,7 @@ fn use_everything() {
     record_write_failed();
     records_unwritten(1);
     door(true);
+    carrier(true);
     build_info();
     crate::telemetry::process::sample();
 }

@@ -58,6 +58,19 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(text).map_err(|_| CodecError::Text)
     }
 
+    /// Bytes behind a length of two bytes.
+    pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], CodecError> {
+        let length = usize::from(self.number()?);
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(CodecError::Truncated)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn end(&self) -> Result<(), CodecError> {
         match self.0.len() {
             0 => Ok(()),

@@ -245,7 +245,7 @@ async fn whole(from: &mut RecvStream, length: usize) -> Result<Bytes, AskError> 
 }
 
 /// What a peer says, fit for a log.
-fn printable(text: &[u8]) -> String {
+pub(crate) fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -25,6 +25,8 @@ mod datagram;
 mod demand;
 mod dial;
 pub mod enrol;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod gather;
 mod header;
 mod identity;
@@ -33,9 +35,10 @@ mod leaf;
 mod link;
 mod liveness;
 mod moves;
-pub mod pki;
-mod report;
 pub mod pem;
+pub mod pki;
+mod record;
+mod report;
 mod secret;
 mod serve;
 pub mod session;
@@ -65,6 +68,7 @@ pub use incoming::{
 pub use leaf::{CertificateId, LeafError};
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
+pub use record::{RECORD_MAX, RecordError};
 pub use report::{REPORT_MAX, Reports};
 pub use secret::Secret;
 pub use session::{OpenError, Opened};

@@ -247,6 +247,12 @@ impl Transport {
         self.shared().report.send_replace(report);
     }
 
+    /// What this host reports of itself, and each time that it is something else. Empty until it was announced.
+    #[must_use]
+    pub fn announced(&self) -> tokio::sync::watch::Receiver<Bytes> {
+        self.shared().report.subscribe()
+    }
+
     /// Ends everything: open sessions on both hosts fail with [`code::SHUTDOWN`], and [`Incoming`] ends.
     pub fn close(&self) {
         close(self.shared());

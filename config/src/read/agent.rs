@@ -2,13 +2,14 @@
 
 use super::{
     admin::admin,
+    carrier::carrier,
     hosts::{address, socket_address},
 };
 use crate::{
     Diagnostics, HostName, Span,
     agent::{
-        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT,
-        PolicySource, Renew, SessionLog,
+        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT,
+        DEFAULT_PORT, PolicySource, Renew, SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -25,6 +26,7 @@ const AGENT: Shape = Shape {
         "trust",
         "state",
         "authority",
+        "carrier",
         "renew",
         "identity",
         "listen",
@@ -74,6 +76,9 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         top.get("state").map_or_else(|| Some(PathBuf::from(DEFAULT_STATE)), |node| path(node, directory, report));
     let [certificate, key, ca] = identity(&top, directory, report);
     let (authority, renew) = renewal(&top, [&certificate, &key], directory, report)?;
+    let carried = top
+        .get("carrier")
+        .map_or_else(|| Some(Carrier::default()), |node| carrier(node, policy.as_ref(), directory, report));
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
     let page = top.get("page").map_or(Some(None), |node| page(node, report));
@@ -87,6 +92,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         policy: policy?,
         state: state?,
         authority,
+        carrier: carried?,
         renew,
         certificate: certificate?,
         key: key?,
@@ -99,13 +105,13 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         sessions: sessions?,
         upstream,
         resolv_conf: resolv_conf?,
+        resolved: resolved?,
     })
 }
 
 /// A graph's file or the operators' file, not both: it must be clear what is in force.
 fn policy(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> Option<PolicySource> {
     let Some(trust) = top.get("trust") else {
-        resolved: resolved?,
         let hint =
             "write `graph: /etc/ripstop/graph.yaml`, or `trust: /etc/ripstop/operators.yaml` for signed policies";
         let graph = top.require("graph", hint, report)?;
@@ -171,7 +177,7 @@ fn renew(node: &Node, report: &mut Report<'_>) -> Option<Renew> {
     Some(Renew { host: host?, address: at? })
 }
 
-fn path(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
+pub(super) fn path(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
     let text = node.text("a path", report)?;
     if text.is_empty() || text.contains('\0') {
         report.error(node.mark, "a path cannot be empty");

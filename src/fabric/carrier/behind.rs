@@ -1,7 +1,7 @@
 //! A host that is behind by several policies of operators who are limited to tenants.
 //!
-//! Each of those is held against the one that it replaces, so they are taken one after the other: what another host has newest
-//! is put aside, and those before it are got from the same host, back to one that can be taken.
+//! Each of those is held against the one that it replaces, so they are taken one after the other: what is newest is put
+//! aside, and those before it are got from where it came from, back to one that can be taken.
 
 use super::{FETCH_WAIT, FetchError, Kind};
 use crate::{
@@ -13,6 +13,25 @@ use ripstop_config::HostName;
 use ripstop_policy::{BundleId, bundle::BUNDLE_MAX};
 use std::sync::Arc;
 
+/// Who has policies that were in force before.
+pub(super) trait Source: Send {
+    /// The bytes of one; empty when it is not kept there.
+    fn earlier(&mut self, id: BundleId) -> impl Future<Output = Result<Bytes, FetchError>> + Send;
+}
+
+/// Another host, by the connection to it.
+pub(super) struct Other<'h> {
+    pub(super) shared: &'h Shared,
+    pub(super) host: &'h HostName,
+}
+
+impl Source for Other<'_> {
+    async fn earlier(&mut self, id: BundleId) -> Result<Bytes, FetchError> {
+        let transport = self.shared.data().transport();
+        Ok(transport.ask(self.host, Kind::Kept as u8, &id.encode(), BUNDLE_MAX, FETCH_WAIT).await?)
+    }
+}
+
 /// A kept policy's bytes; none when it is not kept.
 pub(super) async fn kept(shared: &Arc<Shared>, id: BundleId) -> Bytes {
     let reading = Arc::clone(shared);
@@ -21,8 +40,13 @@ pub(super) async fn kept(shared: &Arc<Shared>, id: BundleId) -> Bytes {
     bundle.map(|bundle| Bytes::from_owner(Arc::clone(bundle.bytes()))).unwrap_or_default()
 }
 
-/// Takes a policy that a host gave, with those before it that have to be taken first. Those are no more than a host keeps.
-pub(super) async fn take(shared: &Arc<Shared>, host: &HostName, newest: Bytes) -> Result<BundleId, FetchError> {
+/// Takes a policy that came from a source, with those before it that have to be taken first. Those are no more than a host
+/// keeps.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    source: &mut impl Source,
+    newest: Bytes,
+) -> Result<BundleId, FetchError> {
     let mut aside = vec![newest];
     loop {
         let Some(bytes) = aside.pop() else { return Ok(shared.bundle_id()) };
@@ -31,8 +55,7 @@ pub(super) async fn take(shared: &Arc<Shared>, host: &HostName, newest: Bytes) -
             Ok(id) if aside.is_empty() => return Ok(id),
             Ok(_) => {}
             Err(Refusal::Needs(before)) if aside.len() + 1 < KEPT_MAX => {
-                let transport = shared.data().transport();
-                let earlier = transport.ask(host, Kind::Kept as u8, &before.encode(), BUNDLE_MAX, FETCH_WAIT).await?;
+                let earlier = source.earlier(before).await?;
                 if earlier.is_empty() {
                     return Err(FetchError::Between);
                 }

@@ -1,4 +1,5 @@
-//! The in-band carrier: hands the signed policy on to other hosts, and gets newer ones from them.
+//! The in-band carrier: hands the signed policy on to other hosts, and gets newer ones from them. Beside it, or in its place,
+//! an etcd may carry them ([`etcd`]).
 //!
 //! 1. Each host reports to those that it is connected with which policy it has (`session/report.rs`): at once when that
 //!    changes, and to each that connects. A session's header names it too.
@@ -11,19 +12,23 @@
 //! answered, whatever they are about.
 
 mod behind;
+mod carried;
 mod choose;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod stage;
 
 pub(super) use stage::ask_all;
 
 use super::{asks, shared::Shared, signed::Refusal};
 use bytes::Bytes;
+pub(super) use carried::{Carried, Said};
 use choose::{FETCHES_MAX, Fetches};
-use ripstop_config::HostName;
+use ripstop_config::{AgentConfig, HostName};
 use ripstop_policy::{BundleId, bundle::BUNDLE_MAX};
 use ripstop_transport::{AskError, PeerState, Request};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -82,6 +87,12 @@ enum FetchError {
     Between,
     #[error("taking it broke off")]
     BrokeOff,
+    #[cfg(feature = "etcd")]
+    #[error(transparent)]
+    Etcd(#[from] ripstop_transport::etcd::EtcdError),
+    #[cfg(feature = "etcd")]
+    #[error("{0}")]
+    Parts(&'static str),
 }
 
 /// What came of asking a host.
@@ -92,7 +103,31 @@ struct Fetched {
 
 /// Carries policies for as long as it runs. Where the policy is a file, only requests are answered.
 pub(super) async fn carry(shared: Arc<Shared>, requests: mpsc::Receiver<Request>) {
-    tokio::join!(answer(&shared, requests), get(&shared), stage::follow(&shared));
+    tokio::join!(answer(&shared, requests), get(&shared), stage::follow(&shared), by_etcd(&shared));
+}
+
+#[cfg(feature = "etcd")]
+async fn by_etcd(shared: &Arc<Shared>) {
+    if let Some(settings) = &shared.config().carrier.etcd {
+        etcd::carry(shared, settings).await;
+    }
+}
+
+/// The settings were refused if they name one: see [`check`].
+#[cfg(not(feature = "etcd"))]
+async fn by_etcd(_: &Arc<Shared>) {}
+
+/// Whether this program carries as the settings say.
+///
+/// # Errors
+/// When it was built without.
+pub(super) fn check(config: &AgentConfig) -> anyhow::Result<()> {
+    if cfg!(feature = "etcd") || config.carrier.etcd.is_none() {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "`carrier: {{ etcd: … }}` needs a ripstop that was built with it: `cargo build --release --features etcd`"
+    )
 }
 
 async fn answer(shared: &Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
@@ -132,6 +167,7 @@ async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripsto
 
 async fn get(shared: &Arc<Shared>) {
     let Some(signed) = shared.signed() else { return };
+    let in_band = shared.config().carrier.in_band;
     let (mut fetches, mut running) = (Fetches::default(), JoinSet::new());
     let mut reconcile = Instant::now() + pause();
     loop {
@@ -140,13 +176,13 @@ async fn get(shared: &Arc<Shared>) {
         let up = up(shared);
         fetches.keep(|host| up.contains(host), now);
         signed.policies.keep(|host| up.contains(host), fetches.resting(now));
-        let heard = signed.policies.heard();
+        let heard = if in_band { signed.policies.heard() } else { BTreeMap::new() };
         while let Some(host) = fetches.next(&heard, |id| signed.takes(id), now) {
             running.spawn(fetch(Arc::clone(shared), host));
         }
         if now >= reconcile {
             reconcile = now + pause();
-            if let Some(host) = any(&up).filter(|_| fetches.is_idle() && running.len() < FETCHES_MAX) {
+            if let Some(host) = any(&up).filter(|_| in_band && fetches.is_idle() && running.len() < FETCHES_MAX) {
                 running.spawn(ask_anyway(Arc::clone(shared), host));
             }
         }
@@ -197,7 +233,7 @@ async fn ask(shared: &Arc<Shared>, host: &HostName) -> Result<Option<BundleId>, 
     if bytes.is_empty() {
         return Ok(None);
     }
-    behind::take(shared, host, bytes).await.map(Some)
+    behind::take(shared, &mut behind::Other { shared, host }, bytes).await.map(Some)
 }
 
 fn up(shared: &Shared) -> BTreeSet<HostName> {

@@ -10,7 +10,7 @@ use crate::{
     fabric::{
         asks,
         by_hand::{self, Hand},
-        carrier,
+        carrier::{self, Said},
     },
     pods::Pods,
     telemetry::Recent,
@@ -46,6 +46,7 @@ impl AgentView for Shared {
             authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
             resolver: Resolver { v4, v6 },
             policy: self.policy_status(),
+            carrier: self.carried.status(),
             peers: self.data.transport().peers(),
             peer_policies: self.peer_policies(),
             workloads: self.workload_statuses(&inspection),
@@ -109,7 +110,8 @@ impl AgentView for Shared {
     fn staged_elsewhere(&self) -> Result<Vec<HostStage>, String> {
         let deadline = Instant::now() + CONNECT_MAX;
         loop {
-            let hosts = self.hosts()?;
+            // By a connection to each, as it is them who are asked.
+            let hosts = self.hosts_by(&Said::Nothing)?;
             if Instant::now() >= deadline || hosts.iter().all(|host| host.reach != Reach::Connecting) {
                 return Ok(Handle::current().block_on(carrier::ask_all(self.data.transport(), hosts)));
             }
@@ -130,11 +132,7 @@ impl AgentView for Shared {
     }
 
     fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
-        let signed = self.signed().ok_or(FROM_A_FILE)?;
-        if signed.watch(Instant::now()) {
-            self.connect_peers();
-        }
-        Ok(signed.hosts(&self.policy(), &self.config.host, self.data.transport().peers()))
+        self.hosts_by(&self.carried.ask(Instant::now()))
     }
 
     fn records(&self) -> Arc<Recent> {

@@ -124,7 +124,7 @@ impl Builder {
         for host in &running {
             lab.agent(host).wait_ready();
         }
-        if self.signed {
+        if self.signed && !running.is_empty() {
             lab.first_policy(&running);
         }
         for host in &running {
