@@ -53,6 +53,26 @@ pub(crate) async fn keep_connected(shared: Arc<Shared>, host: HostName, address:
     }
 }
 
+/// Attempts at a host that is to be connected once: half a minute of them. It may be gone, and then needs no connection.
+const ONCE_MAX: u32 = 20;
+
+/// Dials a host until it is connected, whoever dialled.
+pub(crate) async fn connect_once(shared: Arc<Shared>, host: HostName, address: SocketAddr) {
+    let mut pauses = Pauses::default();
+    for _ in 0..ONCE_MAX {
+        time::sleep(pauses.next()).await;
+        if shared.table().is_up(&host) || shared.incoming().is_none() {
+            return;
+        }
+        let dialled = dial(&shared, &host, address).await;
+        let started = dialled.and_then(|link| serve::start(&shared, &Arc::new(link)).map_err(|why| why.to_string()));
+        if let Err(why) = started {
+            tracing::debug!(%host, %address, why, "failed to connect");
+            Counters::add(&shared.counters.dials_failed);
+        }
+    }
+}
+
 async fn while_up(shared: &Shared, host: &HostName) {
     loop {
         let changed = shared.table().change_while_up(host);

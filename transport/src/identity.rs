@@ -1,6 +1,7 @@
 //! A host's own identity: its certificate chain, its key and the CA certificates that it trusts.
 
 use crate::{
+    generations::GENERATIONS,
     leaf::{CertificateId, Leaf, LeafError},
     pem, tls,
 };
@@ -121,8 +122,9 @@ pub enum IdentityError {
 #[derive(Clone)]
 pub(crate) struct EndpointKeys {
     pub(crate) reset: Arc<hmac::Key>,
-    /// By which connection IDs of this host are told from others; it keeps resets from answering what is none.
-    pub(crate) connection_ids: u64,
+    /// By which connection IDs of this host, of each generation, are told from others; it keeps resets from answering what
+    /// is none.
+    pub(crate) connection_ids: [u64; GENERATIONS],
 }
 
 impl EndpointKeys {
@@ -133,11 +135,13 @@ impl EndpointKeys {
             let filled = extracted.expand(&[what], Length(into.len())).and_then(|key| key.fill(into));
             debug_assert!(filled.is_ok(), "a few bytes can be derived");
         };
-        let (mut reset, mut connection_ids) = (Zeroizing::new([0; 32]), [0; 8]);
+        let (mut reset, mut connection_ids) = (Zeroizing::new([0; 32]), [0; 8 * GENERATIONS]);
         expand(b"stateless reset", &mut *reset);
         expand(b"connection ids", &mut connection_ids);
         let reset = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*reset));
-        Self { reset, connection_ids: u64::from_be_bytes(connection_ids) }
+        let (keys, _) = connection_ids.as_chunks();
+        let key = |at: usize| keys.get(at).map_or(0, |key| u64::from_be_bytes(*key));
+        Self { reset, connection_ids: std::array::from_fn(key) }
     }
 }
 

@@ -28,6 +28,8 @@ pub mod enrol;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod gather;
+mod generations;
+mod handed;
 mod header;
 mod identity;
 mod incoming;
@@ -59,6 +61,7 @@ mod verdict;
 pub use codec::CodecError;
 pub use control::{AskError, Request};
 pub use datagram::{DATAGRAM_MAX, DatagramError, DatagramReceiver, DatagramSender};
+pub use handed::{Datagrams, Foreign};
 pub use header::{HEADER_MAX, Purpose, SessionHeader, SessionId};
 pub use identity::{Identity, IdentityError};
 pub use incoming::{

@@ -2,6 +2,7 @@
 
 use crate::{
     congestion,
+    generations::Ids,
     identity::Identity,
     tls::{self, TlsError},
     unidirectional,
@@ -9,7 +10,6 @@ use crate::{
 use quinn::{
     AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
 };
-use quinn_proto::HashedConnectionIdGenerator;
 use ripstop_config::agent::DEFAULT_PORT;
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -178,10 +178,10 @@ impl Settings {
         Arc::new(config)
     }
 
-    pub(crate) fn endpoint(&self, identity: &Identity) -> EndpointConfig {
+    pub(crate) fn endpoint(&self, identity: &Identity, generation: u8) -> EndpointConfig {
         let keys = identity.endpoint_keys().clone();
         let mut config = EndpointConfig::new(keys.reset);
-        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(keys.connection_ids)));
+        config.cid_generator(move || Box::new(Ids::new(keys.connection_ids, generation)));
         if let Err(error) = config.max_udp_payload_size(self.mtu()) {
             tracing::warn!(%error, "quinn did not take the packet size; its default stands");
         }

@@ -2,18 +2,21 @@
 //!
 //! 1. What arrives from a host at a new address is handed on as if it came from the old one, and what is sent to the old one
 //!    goes to the new one ([`crate::moves`]).
-//! 2. quinn answers from the address that a packet came to. When this host has lost that address, the kernel would refuse to
+//! 2. While two agents of this host share the socket, each gets what is its own ([`crate::handed`]).
+//! 3. quinn answers from the address that a packet came to. When this host has lost that address, the kernel would refuse to
 //!    send from it, so it is left to the kernel to choose.
 
 use crate::{
     gather::Gathering,
+    generations::Ids,
+    handed::{self, Foreign, Handed},
     moves::{ID_LENGTH, Moves},
 };
 use quinn::{
     AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
-use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
+use quinn_proto::ConnectionId;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use std::{
     collections::HashMap,
@@ -61,8 +64,14 @@ pub(crate) struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     /// Packets in a buffer of what the kernel joins, at most, when they are as large as they may be.
     joined: usize,
+    /// The same socket, to be handed over.
+    descriptor: UdpSocket,
     /// Tells connection IDs of this host from others.
-    ids: HashedConnectionIdGenerator,
+    ids: Ids,
+    handed: Handed,
+    /// Takes what is of another agent of this host, while there is one.
+    foreign: Mutex<Option<Foreign>>,
+    has_foreign: AtomicBool,
     moves: Mutex<Moves>,
     /// Some host has moved, so that destinations are to be looked at.
     moved: AtomicBool,
@@ -76,17 +85,54 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// Binds the socket, for packets of `largest` bytes at most; `id_key` is that of the connection IDs that this host issues.
-    pub(crate) fn bind(address: SocketAddr, largest: u16, id_key: u64) -> io::Result<Arc<Self>> {
-        let inner = Gathering::over(TokioRuntime.wrap_udp_socket(bind(address)?)?);
+    /// Binds the socket, for packets of `largest` bytes at most; `ids` tells connection IDs that this host issues.
+    pub(crate) fn bind(address: SocketAddr, largest: u16, ids: Ids) -> io::Result<Arc<Self>> {
+        Self::inherit(bind(address)?, largest, ids)
+    }
+
+    /// The same with a socket that another agent has bound.
+    pub(crate) fn inherit(socket: UdpSocket, largest: u16, ids: Ids) -> io::Result<Arc<Self>> {
+        let descriptor = socket.try_clone()?;
         Ok(Arc::new(Self {
-            inner,
+            inner: Gathering::over(TokioRuntime.wrap_udp_socket(socket)?),
             joined: usize::from(u16::MAX).div_ceil(usize::from(largest)),
-            ids: HashedConnectionIdGenerator::from_key(id_key),
+            descriptor,
+            ids,
+            handed: Handed::default(),
+            foreign: Mutex::default(),
+            has_foreign: AtomicBool::new(false),
             moves: Mutex::default(),
             moved: AtomicBool::new(false),
             own: Mutex::default(),
         }))
+    }
+
+    /// The same socket, for another agent.
+    pub(crate) fn descriptor(&self) -> io::Result<UdpSocket> {
+        self.descriptor.try_clone()
+    }
+
+    /// What is read in the socket's place once it is handed over.
+    pub(crate) fn handed(&self) -> &Handed {
+        &self.handed
+    }
+
+    /// Who takes what is of another agent of this host from now on.
+    pub(crate) fn set_foreign(&self, foreign: Option<Foreign>) {
+        self.has_foreign.store(foreign.is_some(), Ordering::Relaxed);
+        *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = foreign;
+    }
+
+    fn sort(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) {
+        if !self.has_foreign.load(Ordering::Relaxed) {
+            return;
+        }
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(foreign) = &*foreign {
+            for (buffer, meta) in buffers.iter_mut().zip(meta) {
+                handed::sort(&self.ids, foreign, buffer, meta);
+            }
+        }
     }
 
     fn moves(&self) -> MutexGuard<'_, Moves> {
@@ -134,7 +180,7 @@ impl Socket {
             return None;
         }
         let id = ConnectionId::new(rest.get(..ID_LENGTH)?);
-        self.ids.validate(&id).ok().map(|()| id)
+        self.ids.is_own(&id).then_some(id)
     }
 }
 
@@ -160,7 +206,11 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let few = bufs.len().min(BUFFERS);
-        let count = ready!(self.inner.poll_recv(cx, &mut bufs[..few], meta))?;
+        let count = match self.handed.poll(cx, &mut bufs[..few], meta) {
+            Some(delivered) => ready!(delivered),
+            None => ready!(self.inner.poll_recv(cx, &mut bufs[..few], meta))?,
+        };
+        self.sort(&mut bufs[..count], &mut meta[..count]);
         let mut moves = self.moves();
         if !moves.is_empty() {
             let now = Instant::now();

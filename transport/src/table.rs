@@ -93,6 +93,8 @@ pub(crate) struct Table {
     /// The hosts that may be connected; `None` while nothing was said of that.
     retained: Option<BTreeSet<HostName>>,
     revoked: Revoked,
+    /// Another agent of this host dials from now on.
+    handed_over: bool,
 }
 
 impl Peer {
@@ -216,6 +218,19 @@ impl Table {
             }
         }
         self.revoked = revoked;
+    }
+
+    /// Another agent of this host dials in this one's place, or does so no more.
+    pub(crate) fn hand_over(&mut self, handed_over: bool) {
+        self.handed_over = handed_over;
+        if handed_over {
+            self.peers.values_mut().for_each(Peer::stop_dialling);
+        }
+    }
+
+    /// Whether another agent of this host dials.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over
     }
 
     /// Ends all dialling.

@@ -4,6 +4,8 @@ use crate::{
     code,
     control::{self, AskError},
     dial,
+    generations::Ids,
+    handed::{Datagrams, Foreign},
     header::SessionHeader,
     identity::Identity,
     incoming::{INCOMING_QUEUE, Incoming},
@@ -24,7 +26,7 @@ use ripstop_config::{FabricName, HostName};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -75,11 +77,20 @@ impl Transport {
     /// # Errors
     /// [`BindError`]; nothing is left behind.
     pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming, Reports), BindError> {
+        let socket = Socket::bind(settings.listen, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, 0));
+        Self::start(settings, identity, socket, 0)
+    }
+
+    fn start(
+        settings: Settings,
+        identity: Identity,
+        socket: io::Result<Arc<Socket>>,
+        generation: u8,
+    ) -> Result<(Self, Incoming, Reports), BindError> {
         let address = settings.listen;
         let server = settings.server(&identity)?;
-        let socket = Socket::bind(address, settings.mtu(), identity.endpoint_keys().connection_ids);
         let bound = socket.and_then(|socket| {
-            let (config, under) = (settings.endpoint(&identity), Arc::clone(&socket) as _);
+            let (config, under) = (settings.endpoint(&identity, generation), Arc::clone(&socket) as _);
             let runtime = Arc::new(TokioRuntime);
             Endpoint::new_with_abstract_socket(config, Some(server), under, runtime).map(|endpoint| (endpoint, socket))
         });
@@ -92,6 +103,63 @@ impl Transport {
         shared.runtime.spawn(serve::accept(Arc::clone(&shared)));
         let reports = Reports(Arc::clone(&shared.reports));
         Ok((Self(Arc::new(Owner(shared))), Incoming(incoming), reports))
+    }
+
+    /// Opens a transport on the socket of another agent of this host, which has handed it over: that one's connections go on.
+    /// `generation` is another one than its. `foreign` takes what arrives for it. Otherwise as [`Transport::bind`].
+    ///
+    /// # Errors
+    /// [`BindError`]; the other agent may go on.
+    pub fn inherit(
+        settings: Settings,
+        identity: Identity,
+        socket: UdpSocket,
+        generation: u8,
+        foreign: Foreign,
+    ) -> Result<(Self, Incoming, Reports), BindError> {
+        let socket = Socket::inherit(socket, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, generation));
+        if let Ok(socket) = &socket {
+            socket.set_foreign(Some(foreign));
+        }
+        Self::start(settings, identity, socket, generation)
+    }
+
+    /// Hands the socket to another agent of this host: it is not read here any more, and nobody is dialled; connections go on
+    /// with what is [delivered](Transport::deliver). May be called from any thread.
+    ///
+    /// # Errors
+    /// What the system says; nothing has changed.
+    pub fn hand_over(&self) -> io::Result<UdpSocket> {
+        let shared = self.shared();
+        let descriptor = shared.socket.descriptor()?;
+        shared.table().hand_over(true);
+        shared.socket.handed().set(true);
+        Ok(descriptor)
+    }
+
+    /// Undoes [`Transport::hand_over`]; [`Transport::set_peers`] says whom to dial again.
+    pub fn take_back(&self) {
+        self.shared().table().hand_over(false);
+        self.shared().socket.handed().set(false);
+    }
+
+    /// Takes datagrams that another agent of this host has read; nothing unless the socket was handed over.
+    pub fn deliver(&self, datagrams: &Datagrams<'_>) {
+        self.shared().socket.handed().deliver(datagrams);
+    }
+
+    /// The other agent has ended: what is its own is answered with a stateless reset from now on.
+    pub fn inherit_alone(&self) {
+        self.shared().socket.set_foreign(None);
+    }
+
+    /// Dials hosts until each was connected once, whoever dialled: those that the other agent was connected with, so that they
+    /// open new sessions to this one. Those that [`Transport::set_peers`] names are dialled anyway.
+    pub fn reconnect(&self, peers: BTreeMap<HostName, SocketAddr>) {
+        let dialled = self.shared().table().dialled();
+        for (host, address) in peers.into_iter().filter(|(host, _)| !dialled.contains_key(host)) {
+            self.shared().runtime.spawn(dial::connect_once(Arc::clone(self.shared()), host, address));
+        }
     }
 
     /// This host, by its certificate.
@@ -152,7 +220,7 @@ impl Transport {
         peers.remove(&shared.host);
         let mut table = shared.table();
         // With the table in hand, as closing takes the queue before it ends all dialling.
-        if shared.incoming().is_none() {
+        if shared.incoming().is_none() || table.is_handed_over() {
             return;
         }
         let dialled = table.dialled();
@@ -238,13 +306,15 @@ impl Transport {
     /// Says what this host reports of itself: to every host that is connected, at once or within some 100 ms of the report
     /// before, and to each that connects later. A report replaces the one before. May be called from any thread.
     ///
-    /// One longer than [`REPORT_MAX`] is not sent, which is logged: no host would take it.
+    /// Nothing more is said once the socket was handed over. One longer than [`REPORT_MAX`] is not sent, which is logged: no host would take it.
     pub fn announce(&self, report: Bytes) {
         if report.len() > REPORT_MAX {
             tracing::error!(bytes = report.len(), limit = REPORT_MAX, "the host's report is too long to be sent");
             return;
         }
-        self.shared().report.send_replace(report);
+        if !self.shared().table().is_handed_over() {
+            self.shared().report.send_replace(report);
+        }
     }
 
     /// What this host reports of itself, and each time that it is something else. Empty until it was announced.

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod datagrams;
+mod handed;
 mod hostile;
 mod identities;
 mod lab;
