@@ -64,6 +64,9 @@ pub enum StoreError {
     /// No CA in it.
     #[error("{} and {CA_KEY} are not an authority: `ripstop init` makes one", .0.display())]
     Authority(PathBuf, #[source] PkiError),
+    /// Another agent of this host has it from now on.
+    #[error("this host's agent is being replaced by a new one, which holds the authority; ask again")]
+    Moved,
     /// A lifetime that no certificate can have.
     #[error("certificates that are renewed by themselves are valid for {} s to {} days", GRANTED_MIN.as_secs(), GRANTED_MAX.as_secs() / 86_400)]
     Lifetime,
@@ -118,6 +121,8 @@ pub struct Authority {
 struct State {
     tokens: Tokens,
     ledger: Ledger,
+    /// Another process writes the files.
+    moved: bool,
 }
 
 impl Authority {
@@ -135,7 +140,7 @@ impl Authority {
         let ca = pki::Authority::from_pem(&pem, &secret).map_err(|error| StoreError::Authority(certificate, error))?;
         let tokens = Tokens::open(&directory.join(TOKENS))?;
         let ledger = Ledger::open(&directory.join(LEDGER), seconds(SystemTime::now()))?;
-        Ok(Self { ca, lifetime, state: Mutex::new(State { tokens, ledger }) })
+        Ok(Self { ca, lifetime, state: Mutex::new(State { tokens, ledger, moved: false }) })
     }
 
     /// The CA.
@@ -155,7 +160,7 @@ impl Authority {
     /// # Errors
     /// [`CreateError`].
     pub fn create_token(&self, hosts: HostPattern, lifetime: Duration) -> Result<Token, CreateError> {
-        self.state().tokens.create(self.ca.pin(), hosts, lifetime, seconds(SystemTime::now()))
+        self.writing()?.tokens.create(self.ca.pin(), hosts, lifetime, seconds(SystemTime::now()))
     }
 
     /// The tokens, the newest last.
@@ -169,7 +174,7 @@ impl Authority {
     /// # Errors
     /// [`StoreError`].
     pub fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
-        self.state().tokens.revoke(id)
+        self.writing()?.tokens.revoke(id)
     }
 
     /// Gives a host its first certificate for a token. A token that is a pattern is no way to a name that a certificate was
@@ -179,7 +184,7 @@ impl Authority {
     /// [`Refused`]; the token is spent only if all is well, or the disk fails.
     pub fn join(&self, ask: &wire::Join, membership: &dyn Fn(&HostName) -> Membership) -> Result<Admitted, Refused> {
         let now = SystemTime::now();
-        let mut state = self.state();
+        let mut state = self.writing()?;
         let permit = state.tokens.check(&ask.token, ask.host.as_ref(), &ask.hostname, seconds(now))?;
         let host = permit.host.clone();
         let revoked = membership(&host) == Membership::Revoked;
@@ -207,7 +212,7 @@ impl Authority {
             Membership::Unknown => return Err(Refused::NotNamed(caller.host.clone())),
             Membership::Revoked => return Err(Refused::Revoked(caller.host.clone())),
         }
-        let mut state = self.state();
+        let mut state = self.writing()?;
         state.ledger.check(&caller.host, &caller.certificate, seconds(SystemTime::now()))?;
         self.issue(&mut state, &caller.host, request, format!("renewal of {}", caller.certificate.serial))
     }
@@ -217,7 +222,7 @@ impl Authority {
     /// # Errors
     /// [`Refused`].
     pub fn issue_own(&self, host: &HostName, request: &[u8]) -> Result<Granted, Refused> {
-        self.issue(&mut self.state(), host, request, "this host".into())
+        self.issue(&mut *self.writing()?, host, request, "this host".into())
     }
 
     /// The certificates of a host that are valid now, or can still be renewed.
@@ -237,6 +242,16 @@ impl Authority {
         let granted = self.ca.grant(host, request, self.lifetime)?;
         note(&mut state.ledger, host, &granted, SystemTime::now(), by)?;
         Ok(granted)
+    }
+
+    /// Another agent of this host takes the files over: nothing is given out, or written, from the return on; or again.
+    pub fn hand_over(&self, moved: bool) {
+        self.state().moved = moved;
+    }
+
+    fn writing(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.state();
+        if state.moved { Err(StoreError::Moved) } else { Ok(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

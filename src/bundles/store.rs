@@ -85,7 +85,7 @@ pub struct Store {
     floor: Option<BundleId>,
     /// In force, and readable at the next start.
     current: Option<BundleId>,
-    _lock: File,
+    lock_file: File,
 }
 
 /// What a state directory had.
@@ -105,12 +105,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when it cannot be used safely.
     pub fn open(state: &Path, trust: &Trust) -> Result<Opened, StoreError> {
+        Self::open_with(state, trust, None)
+    }
+
+    /// The same with the lock of another agent of this host, which writes nothing any more.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be used safely.
+    pub fn open_with(state: &Path, trust: &Trust, locked: Option<File>) -> Result<Opened, StoreError> {
         let dir = state.join(DIRECTORY);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(StoreError::io("make", &dir))?;
         check_directory(state)?;
         check_directory(&dir)?;
-        let lock = lock(&dir)?;
-        let mut store = Self { dir, floor: None, current: None, _lock: lock };
+        let lock = locked.map_or_else(|| lock(&dir), Ok)?;
+        let mut store = Self { dir, floor: None, current: None, lock_file: lock };
         let kept = store.kept()?;
         let (floor, mut damage) = store.read_floor(kept.last().copied())?;
         store.floor = floor;
@@ -128,6 +136,24 @@ impl Store {
         };
         store.current = bundle.as_ref().map(Bundle::id);
         Ok(Opened { store, bundle, damage })
+    }
+
+    /// The lock, for another agent of this host: it lasts as long as either has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when no descriptor is left.
+    pub fn lock(&self) -> Result<File, StoreError> {
+        self.lock_file.try_clone().map_err(StoreError::io("hand over the lock of", &self.dir))
+    }
+
+    /// The newest bundle on disk, which another agent of this host may have put there.
+    ///
+    /// # Errors
+    /// Why there is none that can be used, for people.
+    pub fn newest(&self, trust: &Trust) -> Result<Bundle, String> {
+        let kept = self.kept().map_err(|error| error.to_string())?;
+        let id = kept.last().copied().ok_or("no policy is kept")?;
+        self.read(id, trust)
     }
 
     /// The newest policy that this host ever took.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -89,7 +89,7 @@ pub(super) struct Journal {
     attachments: Vec<Attachment>,
     /// What is wrong with the file that was found, if anything.
     corrupt: Option<String>,
-    _lock: File,
+    lock: File,
 }
 
 impl Journal {
@@ -98,12 +98,27 @@ impl Journal {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.and_then(|()| check_directory(dir)).map_err(|source| Error::file("use", dir, source))?;
         let lock = lock(dir)?;
-        let mut journal = Self { dir: dir.to_owned(), attachments: Vec::new(), corrupt: None, _lock: lock };
+        Ok(Self::read(dir, lock))
+    }
+
+    /// The same with the lock of another process, which writes nothing any more.
+    pub(super) fn inherit(dir: &Path, mut lock: File) -> Result<Self, Error> {
+        note_owner(&mut lock).map_err(|source| Error::file("write", dir.join(LOCK), source))?;
+        Ok(Self::read(dir, lock))
+    }
+
+    /// The lock, for another process: it lasts as long as either has it.
+    pub(super) fn lock_file(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    fn read(dir: &Path, lock: File) -> Self {
+        let mut journal = Self { dir: dir.to_owned(), attachments: Vec::new(), corrupt: None, lock };
         match read(&dir.join(JOURNAL)) {
             Ok(attachments) => journal.attachments = attachments,
             Err(why) => journal.corrupt = Some(why),
         }
-        Ok(journal)
+        journal
     }
 
     /// What is attached.
@@ -198,9 +213,15 @@ fn lock(dir: &Path) -> Result<File, Error> {
         }
         Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path, source)),
     }
-    let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    noted.map_err(|source| Error::file("write", &path, source))?;
+    note_owner(&mut file).map_err(|source| Error::file("write", &path, source))?;
     Ok(file)
+}
+
+/// Says who has the lock, for people.
+fn note_owner(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 fn read(path: &Path) -> Result<Vec<Attachment>, String> {

@@ -52,6 +52,7 @@ use journal::{Attachment, Journal};
 use ripstop_config::graph::Ranges;
 use std::{
     collections::BTreeSet,
+    fs::File,
     io,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -149,6 +150,36 @@ impl Kernel {
         let journal = Journal::open(run_dir)?;
         let left = journal.entries().iter().map(|attachment| attachment.link.clone()).collect();
         Ok(Self { doorway, state: Mutex::new(State { journal, left }) })
+    }
+
+    /// The same with the lock of another agent, which changes nothing any more. Its interfaces stay until [`Kernel::adopt`]
+    /// takes them over, or as what a killed one left.
+    ///
+    /// # Errors
+    /// [`Error::CorruptJournal`] when it is not known what there is.
+    pub fn inherit(run_dir: &Path, doorway: Arc<Doorway>, lock: File) -> Result<Self, Error> {
+        let journal = Journal::inherit(run_dir, lock)?;
+        journal.check()?;
+        let left = journal.entries().iter().map(|attachment| attachment.link.clone()).collect();
+        Ok(Self { doorway, state: Mutex::new(State { journal, left }) })
+    }
+
+    /// The lock, for another agent of this host: it lasts as long as either has it.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn lock_file(&self) -> io::Result<File> {
+        self.state().journal.lock_file()
+    }
+
+    /// Takes over an interface that stands, with its device; says whether the journal has it.
+    pub fn adopt(&self, link: &str) -> bool {
+        let mut state = self.state();
+        let known = state.journal.find(link).is_some();
+        if known {
+            state.left.remove(link);
+        }
+        known
     }
 
     /// Ends the sockets of a killed agent's sessions, so that nobody waits for them. Call it before the first

@@ -39,11 +39,19 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// The device that [`create`] has made, wherever that is.
-    pub(super) fn of(device: OwnedFd, name: &str, has_v6: bool) -> Self {
+    /// The device that [`create`] has made, wherever that is, or another agent of this host, which may have it, too.
+    pub fn of(device: OwnedFd, name: &str, has_v6: bool) -> Self {
         let file = File::from(device);
         let several = set_offloads(&file, TUN_F_SEGMENTS | TUN_F_USO).is_ok();
         Self { file, name: name.to_owned(), has_v6, several }
+    }
+
+    /// The same device, for another agent.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
     }
 
     /// The interface's name.
