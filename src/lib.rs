@@ -12,6 +12,7 @@ pub mod demo;
 pub mod durable;
 pub mod fabric;
 pub mod files;
+pub mod handover;
 pub mod interface;
 pub mod kernel;
 pub mod packet;

@@ -5,11 +5,12 @@ use super::{
     resolver, voice,
 };
 use crate::{
-    packet::{self, Packet, Payload, Segment, craft},
+    handover::Flow,
+    packet::{self, IcmpError, Packet, Payload, Segment, craft},
     session::{context::Context, echo, egress, udp},
     stack::Received,
 };
-use ripstop_config::Reason;
+use ripstop_config::{Protocol, Reason};
 use std::{num::NonZeroUsize, rc::Rc};
 
 /// The port of DNS (RFC 1035 section 4.2).
@@ -29,6 +30,22 @@ pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, Received { packe
 fn dropped(interface: &Interface, reason: Reason) {
     tracing::trace!(workload = %interface.workload(), %reason, "dropped");
     interface.drops().count(reason);
+}
+
+/// Takes a packet that another agent of this host was handed, and does not know.
+pub fn back(context: &Rc<Context>, interface: &Rc<Interface>, received: Received<'_>) {
+    let flow = packet::parse(received.packet).ok().and_then(|packet| flow_of(&packet));
+    interface.back(flow, || packet(context, interface, received));
+}
+
+fn flow_of(packet: &Packet<'_>) -> Option<Flow> {
+    match packet.payload {
+        Payload::Tcp(segment) => Some(Flow { protocol: Protocol::Tcp, key: packet.flow(&segment) }),
+        Payload::Udp { source, destination, .. } => {
+            Some(Flow { protocol: Protocol::Udp, key: packet.flow_of(source, destination) })
+        }
+        Payload::IcmpError(_) | Payload::EchoRequest(_) | Payload::OtherIcmp => None,
+    }
 }
 
 /// A packet that came in two halves, once the second is there.
@@ -56,12 +73,15 @@ fn route(
         Payload::Tcp(segment) => tcp(context, interface, packet, &segment),
         Payload::Udp { source, destination, data } => {
             let ports = (source, destination);
+            if is_datagram_elsewhere(context, interface, packet, ports, each) {
+                return Ok(());
+            }
             match each {
                 Some(each) => several(context, interface, packet, ports, data.chunks(each.get())),
                 None => datagram(context, interface, packet, ports, data),
             }
         }
-        Payload::IcmpError(error) => interface.icmp_error(&error),
+        Payload::IcmpError(error) => icmp_error(interface, packet, &error),
         Payload::EchoRequest(echo) if is_resolver(context, packet) => {
             interface.port().send(&craft::echo_reply(packet, echo));
             Ok(())
@@ -71,18 +91,35 @@ fn route(
     }
 }
 
+/// A packet that is one by itself.
+fn alone<'p>(packet: &Packet<'p>) -> Received<'p> {
+    Received { packet: packet.bytes, datagram: None }
+}
+
+fn icmp_error(interface: &Interface, packet: &Packet<'_>, error: &IcmpError) -> Result<(), Reason> {
+    let flow = Flow { protocol: Protocol::Udp, key: error.flow };
+    match interface.udp.get(&error.flow) {
+        None if interface.is_elsewhere(Some(flow), alone(packet)) => Ok(()),
+        None | Some(_) => interface.icmp_error(error),
+    }
+}
+
 fn is_resolver(context: &Context, packet: &Packet<'_>) -> bool {
     let (v4, v6) = context.policy().resolver();
     packet.destination == v4 || packet.destination == v6
 }
 
 fn tcp(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
-    match interface.known(&packet.flow(segment)) {
+    let key = packet.flow(segment);
+    // Of a segment that opens nothing, whoever is asked tells whose it is.
+    let flow = is_opening(segment).then_some(Flow { protocol: Protocol::Tcp, key });
+    match interface.known(&key) {
         Known::Open(endpoint) if !(is_opening(segment) && endpoint.is_gone()) => {
             endpoint.ingest(packet.bytes);
             Ok(())
         }
         Known::Held => Ok(()),
+        Known::Open(_) | Known::Unknown if interface.is_elsewhere(flow, alone(packet)) => Ok(()),
         Known::Open(_) | Known::Unknown if is_opening(segment) => new_flow(context, interface, packet, segment),
         Known::Open(_) | Known::Unknown => {
             if !segment.rst {
@@ -135,6 +172,24 @@ fn several<'d>(
         }
     }
     Ok(())
+}
+
+/// Whether another agent of this host takes a packet with one or several datagrams.
+fn is_datagram_elsewhere(
+    context: &Context,
+    interface: &Interface,
+    packet: &Packet<'_>,
+    (source, destination): (u16, u16),
+    each: Option<NonZeroUsize>,
+) -> bool {
+    let key = packet.flow_of(source, destination);
+    if !interface.is_shared() || interface.udp.get(&key).is_some() {
+        return false;
+    }
+    // An endpoint's answer to a caller whose session is elsewhere, be it said or not.
+    let is_answer = context.policy().workload_at(packet.destination).is_some();
+    let flow = (!is_answer).then_some(Flow { protocol: Protocol::Udp, key });
+    interface.is_elsewhere(flow, Received { packet: packet.bytes, datagram: each })
 }
 
 fn datagram(

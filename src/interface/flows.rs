@@ -1,7 +1,8 @@
 //! The flows of one interface.
 
-use super::{lately::Lately, udp::UdpFlows};
+use super::{handed::Others, lately::Lately, udp::UdpFlows};
 use crate::{
+    handover::Flow as Told,
     kernel::Programs,
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
@@ -12,7 +13,7 @@ use crate::{
     stack::{Endpoint, TunPort},
     telemetry::{DnsCounters, DropCounters},
 };
-use ripstop_config::{Reason, WorkloadId};
+use ripstop_config::{Protocol, Reason, WorkloadId};
 use ripstop_dns::Answers;
 use rustc_hash::FxHashMap;
 use std::{
@@ -20,7 +21,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Flows that one workload may have at once (DESIGN section 12).
 const FLOWS_MAX: usize = 65_536;
@@ -90,7 +91,11 @@ pub struct Interface {
     pub(super) halves: RefCell<Halves>,
     takers: Cell<u64>,
     ports: Cell<u16>,
-    lately: Lately,
+    pub(super) lately: Lately,
+    /// Other agents of this host that have it, too.
+    pub(super) others: Others,
+    /// Whether its device is read here.
+    pub(super) reading: watch::Sender<bool>,
     denials: DenialLimit,
     echoes: EchoLimit,
     held: Cell<usize>,
@@ -133,6 +138,8 @@ impl Interface {
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
             lately: Lately::default(),
+            others: Others::default(),
+            reading: watch::Sender::new(true),
             denials: DenialLimit::default(),
             echoes: EchoLimit::default(),
             held: Cell::new(0),
@@ -214,6 +221,13 @@ impl Interface {
         }
     }
 
+    /// All of them.
+    pub(super) fn open_flows(&self) -> Vec<Told> {
+        let tcp = self.flows.borrow().keys().map(|key| Told { protocol: Protocol::Tcp, key: *key }).collect::<Vec<_>>();
+        let udp = self.udp.keys().into_iter().map(|key| Told { protocol: Protocol::Udp, key });
+        tcp.into_iter().chain(udp).collect()
+    }
+
     /// Takes a place for a flow whose SYN is held.
     #[must_use]
     pub fn hold(self: &Rc<Self>, key: FlowKey) -> FlowGuard {
@@ -226,6 +240,7 @@ impl Interface {
         self.takers.set(taker);
         let held = Cell::new(matches!(flow, Flow::Held));
         self.flows.borrow_mut().insert(key, Place { taker, flow });
+        self.tell(Told { protocol: Protocol::Tcp, key }, true);
         FlowGuard { interface: Rc::clone(self), key, taker, held }
     }
 
@@ -269,7 +284,9 @@ impl Interface {
         let key = |port| FlowKey { workload: target, fabric: SocketAddr::new(source.ip(), port) };
         let own = (source.port() != 0).then(|| key(source.port())).filter(|key| self.lately.take(*key));
         let others = (0..PORTS_TRIED).map(|_| key(self.next_port())).filter(|key| !self.lately.has(key));
-        let free = |key: &FlowKey| !self.flows.borrow().contains_key(key);
+        let taken =
+            |key: &FlowKey| self.flows.borrow().contains_key(key) || self.is_taken_elsewhere(Protocol::Tcp, *key);
+        let free = |key: &FlowKey| !taken(key);
         let key = own.into_iter().chain(others).find(free).ok_or(Reason::AgentFull)?;
         let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed)?;
         let guard = self.insert(key, &endpoint);
@@ -314,6 +331,7 @@ impl Interface {
     /// Ends the interface: its reader stops, and its sessions end.
     pub fn close(&self) {
         self.closing.set(true);
+        self.tell_gone();
         self.closed.notify_waiters();
     }
 
@@ -358,6 +376,7 @@ impl Drop for FlowGuard {
         if flows.get(&self.key).is_some_and(|place| place.taker == self.taker) {
             flows.remove(&self.key);
             self.interface.lately.ended(&self.key);
+            self.interface.tell(Told { protocol: Protocol::Tcp, key: self.key }, false);
         }
     }
 }

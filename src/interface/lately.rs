@@ -38,6 +38,18 @@ impl Lately {
         }
     }
 
+    /// What rests.
+    pub(super) fn all(&self) -> Vec<FlowKey> {
+        let lately = self.0.borrow();
+        lately.iter().filter(|(_, at)| at.elapsed() < TIME_WAIT).map(|(key, _)| *key).collect()
+    }
+
+    /// Has rest, from now on, what was used through another agent.
+    pub(super) fn remember(&self, keys: Vec<FlowKey>) {
+        let now = Instant::now();
+        self.0.borrow_mut().extend(keys.into_iter().take(LATELY_MAX).map(|key| (key, now)));
+    }
+
     /// Whether it was used.
     pub(super) fn has(&self, key: &FlowKey) -> bool {
         self.0.borrow().get(key).is_some_and(|at| at.elapsed() < TIME_WAIT)

@@ -8,13 +8,15 @@
 
 mod dispatch;
 mod flows;
+mod handed;
 mod lately;
 mod resolver;
 mod udp;
 mod voice;
 
-pub use dispatch::packet;
+pub use dispatch::{back, packet};
 pub use flows::{FlowGuard, Interface, Owner};
+pub use handed::{Flows, Way};
 pub use udp::{DatagramSink, UdpFlow};
 
 use crate::{
@@ -27,15 +29,27 @@ use std::{io, rc::Rc};
 /// Packets taken in one turn, so that one busy workload does not keep the others waiting.
 const BATCH: usize = 16;
 
-/// Reads the interface's packets until it is closed or its device is gone.
+/// Reads the interface's packets until it is closed or its device is gone; not while another agent reads it.
 pub async fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
     let ended = tokio::select! {
-        ended = read_loop(&context, &interface, &tun) => ended,
+        ended = read_when_told(&context, &interface, &tun) => ended,
         () = interface.closed() => Ok(()),
     };
     if let Err(error) = ended {
         tracing::warn!(workload = %interface.workload(), link = tun.name(), %error, "the interface is gone");
         interface.close();
+    }
+}
+
+async fn read_when_told(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) -> io::Result<()> {
+    let mut reading = interface.reading.subscribe();
+    loop {
+        // The sender is the interface's own.
+        let _ = reading.wait_for(|reading| *reading).await;
+        tokio::select! {
+            ended = read_loop(context, interface, tun) => return ended,
+            _ = reading.wait_for(|reading| !*reading) => {}
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The UDP flows of one interface: the workload's own, and those that sessions have toward it.
 
 use super::flows::{Interface, PORTS_TRIED};
-use crate::packet::{FlowKey, IcmpError};
-use ripstop_config::Reason;
+use crate::{
+    handover::Flow,
+    packet::{FlowKey, IcmpError},
+};
+use ripstop_config::{Protocol, Reason};
 use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
@@ -48,6 +51,10 @@ impl UdpFlows {
         self.places.borrow().len()
     }
 
+    pub(super) fn keys(&self) -> Vec<FlowKey> {
+        self.places.borrow().keys().copied().collect()
+    }
+
     /// What takes the datagrams of a flow.
     pub(super) fn get(&self, key: &FlowKey) -> Option<Rc<dyn DatagramSink>> {
         self.places.borrow().get(key).map(|place| Rc::clone(&place.sink))
@@ -79,7 +86,9 @@ impl Interface {
         let key = |ip: IpAddr, port| FlowKey { workload: target, fabric: SocketAddr::new(ip, port) };
         let own = (source.port() != 0).then(|| key(source.ip(), source.port()));
         let others = (0..PORTS_TRIED).map(|_| key(source.ip(), self.next_port()));
-        let free = own.into_iter().chain(others).find(|key| !self.udp.places.borrow().contains_key(key));
+        let taken =
+            |key: &FlowKey| self.udp.places.borrow().contains_key(key) || self.is_taken_elsewhere(Protocol::Udp, *key);
+        let free = own.into_iter().chain(others).find(|key| !taken(key));
         Ok(self.take_udp(free.ok_or(Reason::AgentFull)?, sink, false))
     }
 
@@ -87,6 +96,7 @@ impl Interface {
         let taker = self.udp.takers.get() + 1;
         self.udp.takers.set(taker);
         self.udp.places.borrow_mut().insert(key, Place { taker, sink });
+        self.tell(Flow { protocol: Protocol::Udp, key }, true);
         UdpFlow { interface: Rc::clone(self), key, taker, held: Cell::new(held) }
     }
 
@@ -128,6 +138,7 @@ impl Drop for UdpFlow {
             // What it holds may look at the table when it goes.
             drop(places);
             drop(gone);
+            self.interface.tell(Flow { protocol: Protocol::Udp, key: self.key }, false);
         }
     }
 }

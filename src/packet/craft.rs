@@ -43,6 +43,13 @@ pub fn reset_flow(flow: &FlowKey, expected: u32) -> Vec<u8> {
     bare(flow, expected, 0, 0x04)
 }
 
+/// A segment of an open connection that says nothing, with a number that the workload does not expect: its kernel answers with
+/// what it does expect (RFC 9293 section 3.10.7.4), or with a reset if it has no such connection.
+#[must_use]
+pub fn question(flow: &FlowKey) -> Vec<u8> {
+    bare(flow, 0, 0, 0x10)
+}
+
 /// A TCP header toward the workload without options, data or window.
 fn bare(flow: &FlowKey, sequence: u32, acknowledgement: u32, flags: u8) -> Vec<u8> {
     let mut tcp = Vec::with_capacity(20);

@@ -77,7 +77,8 @@ impl Transport {
     /// # Errors
     /// [`BindError`]; nothing is left behind.
     pub fn bind(settings: Settings, identity: Identity) -> Result<(Self, Incoming, Reports), BindError> {
-        let socket = Socket::bind(settings.listen, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, 0));
+        let socket =
+            Socket::bind(settings.listen, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, 0));
         Self::start(settings, identity, socket, 0)
     }
 
@@ -117,7 +118,8 @@ impl Transport {
         generation: u8,
         foreign: Foreign,
     ) -> Result<(Self, Incoming, Reports), BindError> {
-        let socket = Socket::inherit(socket, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, generation));
+        let socket =
+            Socket::inherit(socket, settings.mtu(), Ids::new(identity.endpoint_keys().connection_ids, generation));
         if let Ok(socket) = &socket {
             socket.set_foreign(Some(foreign));
         }
