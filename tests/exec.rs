@@ -91,6 +91,7 @@ impl AgentView for FakeAgent {
             ],
             services: Vec::new(),
             sessions_open: 7,
+            predecessor: None,
             tally: ripstop::telemetry::Tally::default(),
         }
     }

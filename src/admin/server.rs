@@ -18,14 +18,22 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::net::{UnixListener, UnixStream};
 
 /// Open sessions shown at once: some 4 MB of JSON; whoever needs all of them reads the session records.
 const SESSIONS_SHOWN_MAX: usize = 10_000;
+/// Connections that wait to be taken, as the runtime has it; the system may grant less (net.core.somaxconn).
+const BACKLOG: i32 = 1_024;
 
 pub(super) type View = Arc<dyn AgentView>;
 
@@ -51,16 +59,18 @@ pub enum AdminError {
 pub struct AdminSocket {
     listener: UnixListener,
     rights: Rights,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile(PathBuf, Arc<AtomicBool>);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nothing is lost when it is gone already.
-        let _ = fs::remove_file(&self.0);
+        if !self.1.load(Ordering::Relaxed) {
+            // Nothing is lost when it is gone already.
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -77,9 +87,43 @@ impl AdminSocket {
         check_directory(socket, of_directory)?;
         remove_stale(socket)?;
         let listener = UnixListener::bind(socket).map_err(failed)?;
-        let file = SocketFile(socket.into());
+        let file = SocketFile(socket.into(), Arc::default());
         fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)?;
-        Ok(Self { listener, rights, _file: file })
+        Ok(Self { listener, rights, file })
+    }
+
+    /// The socket of another agent of this host, which will listen to it no more. Its file stays that one's until this agent
+    /// [owns](AdminSocket::own) it.
+    ///
+    /// # Errors
+    /// [`AdminError::Io`] when it is no such socket.
+    pub fn inherit(descriptor: OwnedFd, socket: &Path, rights: Rights) -> Result<Self, AdminError> {
+        let listener =
+            UnixListener::from_std(descriptor.into()).map_err(|error| AdminError::Io(socket.into(), error))?;
+        Ok(Self { listener, rights, file: SocketFile(socket.into(), Arc::new(AtomicBool::new(true))) })
+    }
+
+    /// This agent alone listens, with the modes that its settings want, and who connects is told that it is this process.
+    ///
+    /// # Errors
+    /// [`AdminError`]; it is listened to all the same.
+    pub fn own(&self) -> Result<(), AdminError> {
+        let socket = &self.file.0;
+        let failed = |error| AdminError::Io(socket.clone(), error);
+        self.file.1.store(false, Ordering::Relaxed);
+        // The kernel tells of the process that listened last (`SO_PEERCRED`, unix(7)).
+        rustix::net::listen(&self.listener, BACKLOG).map_err(|error| failed(error.into()))?;
+        let (mode, of_directory) = self.rights.modes();
+        check_directory(socket, of_directory)?;
+        fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)
+    }
+
+    /// The socket, for another agent of this host; and what is set while that one has its file, so that this one leaves it.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn descriptor(&self) -> io::Result<(OwnedFd, Arc<AtomicBool>)> {
+        Ok((self.listener.as_fd().try_clone_to_owned()?, Arc::clone(&self.file.1)))
     }
 
     /// Answers requests until it is dropped; `more` are requests that are none of the API.

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     admin::{
         Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage, Kept, PolicyStatus, Pong,
-        Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
+        Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
         view::{WorkloadState, WorkloadStatus},
     },
     telemetry::{Recent, Tally},
@@ -120,6 +120,7 @@ impl AgentView for Fake {
                 }],
             }],
             sessions_open: 0,
+            predecessor: Some(Predecessor { pid: 1, sessions: 3 }),
             tally: Tally { denied: [("no_edge".into(), 3)].into(), held_back: 1 },
         }
     }

@@ -172,6 +172,18 @@ pub struct Status {
     /// What limits and the policy did since the start.
     #[serde(default)]
     pub tally: Tally,
+    /// The agent that this one took over from, while it has sessions left.
+    #[serde(default)]
+    pub predecessor: Option<Predecessor>,
+}
+
+/// An agent that has handed over, and ends the sessions that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its process id, as agents see it.
+    pub pid: u32,
+    /// The sessions that it has, of both sides.
+    pub sessions: u64,
 }
 
 /// The resolver's addresses.

@@ -3,7 +3,7 @@
 use super::{
     Exit,
     args::{self, LogFormat},
-    door,
+    door, upgrade,
 };
 use crate::{
     confine,
@@ -16,23 +16,24 @@ use ripstop_config::AgentConfig;
 use std::{
     io::{self, IsTerminal},
     os::unix::process::CommandExt,
+    path::Path,
     process::Command,
 };
 use tracing_subscriber::EnvFilter;
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
-    log_to_stderr(&agent.log, agent.log_format)?;
+    if agent.detach {
+        return upgrade::detach();
+    }
+    let how = &agent.how;
+    log_to_stderr(&how.log, how.log_format)?;
     // Again, where the first look could not see or do it.
     if let Err(error) = prctl::set_thp_disable(true) {
         tracing::warn!(%error, "failed to do without huge pages; sessions will take more memory");
     }
-    let path = &agent.config;
-    let text = files::read(path)
-        .context("the agent's settings cannot be had; run it as root, and name their file with --config")?;
-    let config = AgentConfig::parse(&path.display().to_string(), &text);
-    let config = config.map_err(|mistakes| files::mistakes_in(path, &mistakes))?;
-    let door = match &agent.door {
+    let config = settings(&how.config)?;
+    let door = match &how.door {
         Some(socket) => {
             fabric::preflight(&kernel::preflight_with_door())?;
             Opened::by_other(door::connect(socket)?)
@@ -43,8 +44,16 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
         }
     };
     confine::agent(&config)?;
-    fabric::run(config, door)?;
+    fabric::run(config, door, agent.take_over.map(ripstop_config::Span::duration))?;
     Ok(Exit::Ok)
+}
+
+/// The settings in a file.
+pub(super) fn settings(path: &Path) -> anyhow::Result<AgentConfig> {
+    let text = files::read(path)
+        .context("the agent's settings cannot be had; run it as root, and name their file with --config")?;
+    let config = AgentConfig::parse(&path.display().to_string(), &text);
+    config.map_err(|mistakes| files::mistakes_in(path, &mistakes))
 }
 
 /// Buffers are made large and used as far as needed: huge pages would make all of each resident. Of an agent's process alone, as

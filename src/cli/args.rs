@@ -130,6 +130,11 @@ pub(super) enum Command {
     ///
     /// Callers go to the service's other endpoints. It lasts until --undo, or until the agent stops.
     Drain(Drain),
+    /// Have another agent take over, of this binary and of the settings as they are; open sessions end with the one that runs
+    ///
+    /// When the new one does not start, the one that runs goes on as if nothing had happened. Where systemd runs the agent, this
+    /// is `systemctl reload`.
+    Upgrade(Upgrade),
     /// Remove what an agent that was killed left in the kernel
     Cleanup(Cleanup),
     /// Put what a developer needs to know into one archive; nothing secret is in it
@@ -146,6 +151,19 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Agent {
+    #[command(flatten)]
+    pub(super) how: How,
+    /// Take over from the agent that runs, and have its open sessions end within so long
+    #[arg(long, value_name = "DURATION")]
+    pub(super) take_over: Option<ripstop_config::Span>,
+    /// Start it and end, so that it is nobody's child
+    #[arg(long, hide = true)]
+    pub(super) detach: bool,
+}
+
+/// How an agent runs.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// The agent's settings
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ripstop/agent.yaml")]
     pub(super) config: PathBuf,
@@ -311,6 +329,15 @@ pub(super) struct Drain {
     pub(super) wait: Option<Option<ripstop_config::Span>>,
     #[command(flatten)]
     pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    /// How long sessions that are open may take to end
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub(super) drain: ripstop_config::Span,
+    #[command(flatten)]
+    pub(super) how: How,
 }
 
 #[derive(Debug, Args)]

@@ -43,6 +43,7 @@ mod start;
 mod status;
 mod token;
 mod top;
+mod upgrade;
 mod workloads;
 
 use crate::{
@@ -137,6 +138,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Detach(command) => attach::detach(&command, &output),
         Command::Cni(cni) => cni::run(&cni, &output),
         Command::Drain(drain) => drain::run(&drain, &output),
+        Command::Upgrade(upgrade) => upgrade::run(&upgrade, &output),
         Command::Cleanup(cleanup) => undo(&cleanup, &output),
         Command::Bugreport(report) => bugreport::run(&report, &output),
         Command::Completions(completions) => complete(completions.shell),

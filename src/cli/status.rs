@@ -61,6 +61,9 @@ fn agent(status: &Status) -> String {
         let _ = writeln!(text, "  {name:<12} {value}");
     };
     line("sessions", &format!("{} open", status.sessions_open));
+    if let Some(before) = &status.predecessor {
+        line("handed over", &format!("by pid {}, which has {} sessions left", before.pid, before.sessions));
+    }
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
     line("certificate", &format!("good until {}{}", status.certificate_expires, left(&status.certificate_expires)));
     for warning in status.certificate_warning.iter().chain(&status.door_warning) {

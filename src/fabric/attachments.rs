@@ -5,11 +5,13 @@ use super::{
     plan::{self, Planned, Waiting},
     shared::{self, Shared},
     split_domain::SplitDomain,
+    upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Standing},
 };
 use crate::{
     admin::{AgentView as _, WorkloadState, WorkloadStatus},
+    handover::Channel,
     interface::Owner,
-    kernel::{Kernel, Place},
+    kernel::{AttachPlan, Kernel, Place},
     telemetry::Unready,
 };
 use anyhow::Context as _;
@@ -20,10 +22,12 @@ use ripstop_config::{
 use ripstop_policy::WorkloadEntry;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 
 /// How often a workload whose namespace or user is not there yet, or not the same any more, is looked for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,16 +38,40 @@ type Plans = BTreeMap<WorkloadId, Held>;
 struct Held {
     planned: Planned,
     since: String,
+    has_v6: bool,
+    /// The device, for the next agent.
+    device: OwnedFd,
+}
+
+/// What an agent begins with.
+pub(super) struct Beginning {
+    /// Dropped once everything was tried once.
+    pub(super) starting: Unready,
+    /// The interfaces of the agent before, if there was one.
+    pub(super) adopted: Option<Vec<AdoptedInterface>>,
+    /// The next agents that come to take over.
+    pub(super) coming: mpsc::Receiver<Channel>,
 }
 
 /// Attaches what the policy places on this host, follows its changes, and attaches again what went away. Ready once
-/// everything was tried once. Returns only on an error that waiting does not mend.
-pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: Unready) -> anyhow::Result<()> {
-    let recovering = Arc::clone(kernel);
-    tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;
+/// everything was tried once. Returns when another agent has taken over, or on an error that waiting does not mend.
+pub(super) async fn keep(
+    shared: &Arc<Shared>,
+    kernel: &Arc<Kernel>,
+    listeners: &Listeners,
+    beginning: Beginning,
+) -> anyhow::Result<Draining> {
+    let Beginning { starting, adopted, mut coming } = beginning;
+    let mut attached = match adopted {
+        Some(adopted) => adopt(shared, kernel, adopted)?,
+        None => {
+            let recovering = Arc::clone(kernel);
+            tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;
+            Plans::new()
+        }
+    };
     let containers = Arc::clone(&shared.containers);
     tokio::spawn(containers.follow(Arc::clone(&shared.changed)));
-    let mut attached = Plans::new();
     let mut split_domain = SplitDomain::default();
     let mut starting = Some(starting);
     loop {
@@ -58,8 +86,45 @@ pub(super) async fn keep(shared: &Arc<Shared>, kernel: &Arc<Kernel>, starting: U
             () = shared.changed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
             Some(workload) = shared.data().interface_gone() => drop(attached.remove(&workload)),
+            Some(control) = coming.recv() => {
+                match upgrade::hand_over(ours(shared, kernel, listeners, &attached), control).await {
+                    Ok(draining) => return Ok(draining),
+                    Err(error) => tracing::error!("{error:#}"),
+                }
+            }
         }
     }
+}
+
+/// What the next agent is given.
+fn ours<'s>(shared: &'s Shared, kernel: &'s Kernel, listeners: &'s Listeners, attached: &'s Plans) -> Ours<'s> {
+    let standing = |(workload, held): (&'s WorkloadId, &'s Held)| Standing {
+        workload,
+        plan: PlanText::new(&held.planned.attach, held.planned.namespace),
+        has_v6: held.has_v6,
+        since: &held.since,
+        device: held.device.as_fd(),
+    };
+    Ours { shared, kernel, listeners, interfaces: attached.iter().map(standing).collect() }
+}
+
+/// Takes up the interfaces of the agent before, as they stand. Those that the policy wants otherwise follow after that.
+fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) -> anyhow::Result<Plans> {
+    let mut attached = Plans::new();
+    for one in interfaces {
+        if !kernel.adopt(&one.attach.link) {
+            tracing::warn!(link = one.attach.link, "the journal does not have it; it is made anew");
+            continue;
+        }
+        let AttachPlan { v4, v6, .. } = one.attach;
+        let (programs, has_v6) = (one.attach.place.programs(), one.tun.has_v6());
+        let owner = Owner { workload: one.workload.clone(), v4, v6, has_v6, programs };
+        let taken = Attached { owner, tun: one.tun, inherited: Some((one.index, one.flows)) };
+        shared.data().send(Command::Attach(taken)).map_err(anyhow::Error::msg)?;
+        let planned = Planned { attach: one.attach, namespace: one.namespace };
+        attached.insert(one.workload, Held { planned, since: one.since, has_v6, device: one.device });
+    }
+    Ok(attached)
 }
 
 /// Puts the fabric's resolver first on the host, if that is wanted. Names of the fabric do not resolve for workloads on the
@@ -107,9 +172,9 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
             WorkloadState::Attached
         } else {
             match try_attach(shared, kernel, entry, planned).await {
-                Ok(planned) => {
-                    tracing::info!(workload = %id, link = planned.attach.link, "attached");
-                    attached.insert(id.clone(), Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()) });
+                Ok(held) => {
+                    tracing::info!(workload = %id, link = held.planned.attach.link, "attached");
+                    attached.insert(id.clone(), held);
                     WorkloadState::Attached
                 }
                 Err(why) => {
@@ -168,24 +233,36 @@ async fn try_attach(
     kernel: &Arc<Kernel>,
     entry: &WorkloadEntry,
     planned: Result<Planned, Waiting>,
-) -> Result<Planned, String> {
+) -> Result<Held, String> {
     let planned = planned.map_err(|waiting| waiting.why)?;
-    attach(shared, kernel, entry, &planned).await.map_err(|error| format!("{error:#}"))?;
-    Ok(planned)
+    attach(shared, kernel, entry, planned).await.map_err(|error| format!("{error:#}"))
 }
 
-async fn attach(shared: &Shared, kernel: &Arc<Kernel>, entry: &WorkloadEntry, planned: &Planned) -> anyhow::Result<()> {
+async fn attach(
+    shared: &Shared,
+    kernel: &Arc<Kernel>,
+    entry: &WorkloadEntry,
+    planned: Planned,
+) -> anyhow::Result<Held> {
     // What an earlier attempt may have left.
-    detach(kernel, planned).await?;
+    detach(kernel, &planned).await?;
     let (attaching, plan) = (Arc::clone(kernel), planned.attach.clone());
     let programs = plan.place.programs();
     let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: tun.has_v6(), programs };
-    let taken = shared.data().send(Command::Attach(Attached { owner, tun }));
-    if taken.is_err() {
-        detach(kernel, planned).await?;
+    let has_v6 = tun.has_v6();
+    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6, programs };
+    let taken = tun.descriptor().map_err(anyhow::Error::from).and_then(|device| {
+        let attached = Attached { owner, tun, inherited: None };
+        shared.data().send(Command::Attach(attached)).map_err(anyhow::Error::msg)?;
+        Ok(device)
+    });
+    match taken {
+        Ok(device) => Ok(Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()), has_v6, device }),
+        Err(error) => {
+            detach(kernel, &planned).await?;
+            Err(error)
+        }
     }
-    taken.map_err(anyhow::Error::msg)
 }
 
 async fn detach(kernel: &Arc<Kernel>, planned: &Planned) -> anyhow::Result<()> {

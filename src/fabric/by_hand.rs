@@ -6,6 +6,7 @@ use super::{
 };
 use crate::kernel::Doorway;
 use ripstop_config::WorkloadId;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
@@ -14,7 +15,8 @@ use std::{
 };
 
 /// What was said of a workload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Hand {
     /// It is in the network namespace of this process, while that lives.
     Process(Process),
@@ -76,6 +78,11 @@ impl ByHand {
     /// What was said of a workload.
     pub(super) fn get(&self, workload: &WorkloadId) -> Option<Hand> {
         self.all().get(workload).cloned()
+    }
+
+    /// All that was said.
+    pub(super) fn said(&self) -> BTreeMap<WorkloadId, Hand> {
+        self.all().clone()
     }
 
     /// Says something of a workload, or takes it back; the graph tells again where it is then.

@@ -1,9 +1,13 @@
 //! The data thread: QUIC, interfaces and sessions, on one current-thread runtime.
 
-use super::services;
+use super::{
+    relay::{self, Drained as ByHand, FlowsOf, Relay},
+    services,
+};
 use crate::{
     admin::{LiveSession, ServiceStatus},
-    interface::{self, Interface, Owner},
+    handover::Channel,
+    interface::{self, Flows, Interface, Owner},
     kernel::{SocketOwners, Tun},
     session::{
         context::{Context, Control, Stats},
@@ -20,9 +24,11 @@ use crate::{
 use anyhow::Context as _;
 use ripstop_config::{AgentConfig, HostName, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Policy, StageId};
-use ripstop_transport::{Identity, Incoming, Settings, Transport};
+use ripstop_transport::{Identity, Incoming, Reports, Settings, Transport};
 use std::{
     collections::HashMap,
+    net::UdpSocket,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
     thread,
@@ -68,6 +74,14 @@ pub(super) enum Command {
     Standings { workload: WorkloadId, reply: oneshot::Sender<Standings> },
     /// Takes a workload's word of itself.
     Voice { workload: WorkloadId, service: Option<String>, wish: Wish, reply: oneshot::Sender<Heard> },
+    /// Hands everything over to the agent at the other end of a way of packets.
+    HandOver { packets: OwnedFd, reply: oneshot::Sender<anyhow::Result<HandedOver>> },
+    /// Undoes that.
+    TakeBack,
+    /// The other agent has taken over: sessions that are open go on, and nothing else.
+    OnlyDrain,
+    /// The agent before has ended.
+    Outlive,
     /// Ends every session, and the thread.
     Stop,
 }
@@ -82,6 +96,31 @@ type Heard = Result<Standings, VoiceError>;
 pub(super) struct Attached {
     pub(super) owner: Owner,
     pub(super) tun: Tun,
+    /// The agent before has it, too: its number, and the flows of that one.
+    pub(super) inherited: Option<(u16, Flows)>,
+}
+
+/// What the next agent is given of this thread's.
+pub(super) struct HandedOver {
+    pub(super) socket: UdpSocket,
+    pub(super) flows: FlowsOf,
+    pub(super) endpoints: ByHand,
+}
+
+/// What is taken over from the agent before.
+pub(super) struct Inherited {
+    pub(super) socket: UdpSocket,
+    pub(super) packets: OwnedFd,
+    /// Of this agent's connection IDs.
+    pub(super) generation: u8,
+    pub(super) endpoints: ByHand,
+}
+
+/// The other agents of this host, while there are any.
+#[derive(Default)]
+struct Others {
+    predecessor: Option<Rc<Relay>>,
+    successor: Option<Rc<Relay>>,
 }
 
 /// What the data thread says of itself.
@@ -202,6 +241,7 @@ pub(super) async fn start(
     policy: Arc<Policy>,
     records: RecordLog,
     control: Control,
+    inherited: Option<Inherited>,
 ) -> anyhow::Result<Data> {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (bound, binding) = oneshot::channel();
@@ -219,15 +259,15 @@ pub(super) async fn start(
             Err(error) => return drop(bound.send(Err(anyhow::Error::new(error)))),
         };
         runtime.block_on(async move {
-            match Transport::bind(settings, identity) {
-                Ok((transport, incoming, reports)) => {
+            match transport(settings, identity, inherited) {
+                Ok(Bound { transport, incoming, reports, inherited }) => {
                     let _ = bound.send(Ok(transport.clone()));
                     let context = Context::new(host, transport, policy, records, control, owners, thread_stats);
                     tokio::task::spawn_local(report::listen(Rc::clone(&context), reports));
                     tokio::task::spawn_local(report::tell(Rc::clone(&context)));
-                    run(context, incoming, inbox, gone_sender).await;
+                    run(context, incoming, inherited, inbox, gone_sender).await;
                 }
-                Err(error) => drop(bound.send(Err(error.into()))),
+                Err(error) => drop(bound.send(Err(error))),
             }
         });
         // The runtime's tasks are gone from here on, and with them every session has its record.
@@ -240,14 +280,34 @@ pub(super) async fn start(
     Ok(Data { handle: DataHandle { commands, transport, stats, gone }, ended })
 }
 
+struct Bound {
+    transport: Transport,
+    incoming: Incoming,
+    reports: Reports,
+    inherited: Option<(Rc<Relay>, ByHand)>,
+}
+
+fn transport(settings: Settings, identity: Identity, inherited: Option<Inherited>) -> anyhow::Result<Bound> {
+    let Some(Inherited { socket, packets, generation, endpoints }) = inherited else {
+        let (transport, incoming, reports) = Transport::bind(settings, identity)?;
+        return Ok(Bound { transport, incoming, reports, inherited: None });
+    };
+    let channel = Arc::new(Channel::new(packets)?);
+    let foreign = relay::foreign(Arc::clone(&channel));
+    let (transport, incoming, reports) = Transport::inherit(settings, identity, socket, generation, foreign)?;
+    Ok(Bound { transport, incoming, reports, inherited: Some((Relay::new(channel), endpoints)) })
+}
+
 async fn run(
     context: Rc<Context>,
     incoming: Incoming,
+    inherited: Option<(Rc<Relay>, ByHand)>,
     mut inbox: mpsc::Receiver<Command>,
     gone: mpsc::Sender<WorkloadId>,
 ) {
     tokio::task::spawn_local(ingress::accept(Rc::clone(&context), incoming));
     health::follow(&context);
+    let mut others = Others::begin(&context, inherited);
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Enforce(policy) => {
@@ -255,7 +315,7 @@ async fn run(
                 voice::obey(&context);
                 health::follow(&context);
             }
-            Command::Attach(attached) => attach(&context, attached, &gone),
+            Command::Attach(attached) => attach(&context, &others, attached, &gone),
             Command::Detach(workload) => {
                 if let Some(interface) = context.detach(&workload) {
                     interface.close();
@@ -279,6 +339,18 @@ async fn run(
             Command::Voice { workload, service, wish, reply } => {
                 drop(reply.send(voice::hear(&context, &workload, service.as_deref(), &wish)));
             }
+            Command::HandOver { packets, reply } => drop(reply.send(others.hand_over(&context, packets))),
+            Command::TakeBack => {
+                if let Some(relay) = others.successor.take() {
+                    relay.take_back(&context);
+                }
+            }
+            Command::OnlyDrain => relay::only_drain(&context),
+            Command::Outlive => {
+                if let Some(relay) = others.predecessor.take() {
+                    relay.outlive(&context);
+                }
+            }
             Command::Stop => break,
         }
     }
@@ -295,12 +367,36 @@ async fn run(
     }
 }
 
-fn attach(context: &Rc<Context>, attached: Attached, gone: &mpsc::Sender<WorkloadId>) {
-    let Attached { owner, tun } = attached;
+impl Others {
+    fn begin(context: &Rc<Context>, inherited: Option<(Rc<Relay>, ByHand)>) -> Self {
+        let Some((relay, (host, services))) = inherited else { return Self::default() };
+        for service in services.iter().map(Some).chain(host.then_some(None)) {
+            if let Err(error) = context.endpoints.drain(service, true) {
+                tracing::warn!(%error, "what was drained before is not any more");
+            }
+        }
+        tokio::task::spawn_local(Rc::clone(&relay).follow_predecessor(Rc::clone(context)));
+        Self { predecessor: Some(relay), successor: None }
+    }
+
+    fn hand_over(&mut self, context: &Rc<Context>, packets: OwnedFd) -> anyhow::Result<HandedOver> {
+        let relay = Relay::new(Arc::new(Channel::new(packets)?));
+        let handed = relay.hand_over(context)?;
+        tokio::task::spawn_local(Rc::clone(&relay).follow_successor(Rc::clone(context)));
+        self.successor = Some(relay);
+        Ok(handed)
+    }
+}
+
+fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mpsc::Sender<WorkloadId>) {
+    let Attached { owner, tun, inherited } = attached;
     let workload = owner.workload.clone();
     let tun = Rc::new(tun);
     let port = TunPort::new(Rc::clone(&tun) as _);
     let interface = Interface::new(context, owner, port.clone());
+    if let (Some((index, flows)), Some(relay)) = (inherited, &others.predecessor) {
+        relay.inherit(&interface, index, flows);
+    }
     if let Some(before) = context.attach(&interface) {
         before.close();
     }

@@ -107,6 +107,14 @@ impl Doorkeeper {
         self.readiness.waiting_for().into_iter().map(str::to_owned).collect()
     }
 
+    /// Shuts it: another agent has taken over, with a door of its own.
+    pub(super) fn retire(&self) {
+        match &*self.doorway {
+            Doorway::Process(door) => door.shut(),
+            Doorway::Here => {}
+        }
+    }
+
     /// What is wrong with it, for people.
     pub(super) fn warning(&self) -> Option<String> {
         self.ended.load(Ordering::Relaxed).then(|| ENDED.to_owned())
@@ -122,12 +130,15 @@ fn follow(doorway: &Doorway, mut process: Option<Child>, tell: &mpsc::Sender<boo
             return;
         }
         // The agent that has stopped meanwhile listens no more.
-        if tell.blocking_send(false).is_err() {
+        if !door.is_shut() && tell.blocking_send(false).is_err() {
             return;
         }
         // Or it would stay in the table of processes.
         if let Some(Err(error)) = process.take().map(|mut process| process.wait()) {
             tracing::debug!(%error, "how the door ended is not known");
+        }
+        if door.is_shut() {
+            return;
         }
         loop {
             match door.reconnect() {

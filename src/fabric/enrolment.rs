@@ -9,8 +9,11 @@ use crate::authority::{Authority, listener};
 use anyhow::{Context as _, bail};
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
-use std::sync::Arc;
-use tokio::net::TcpListener;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+use tokio::{net::TcpListener, task::AbortHandle};
 
 /// What there is before the agent runs.
 pub(super) struct Enrolment {
@@ -19,8 +22,12 @@ pub(super) struct Enrolment {
 
 impl Enrolment {
     /// Opens the authority and takes its address, where the settings say so. The authority's CA must be one that the hosts
-    /// trust.
-    pub(super) async fn prepare(config: &AgentConfig, identity: &Identity) -> anyhow::Result<Self> {
+    /// trust. `inherited` is the address as another agent of this host has it.
+    pub(super) async fn prepare(
+        config: &AgentConfig,
+        identity: &Identity,
+        inherited: Option<TcpListener>,
+    ) -> anyhow::Result<Self> {
         let Some(settings) = &config.authority else { return Ok(Self { held: None }) };
         let shown = settings.directory.display();
         let authority = Authority::open(&settings.directory, settings.certificates)
@@ -28,10 +35,21 @@ impl Enrolment {
         if !authority.ca().is_trusted_by(identity) {
             bail!("the CA in {shown} is not in {}: are both of the same fabric?", config.ca.display());
         }
-        let listener = listener::bind(config.listen).await.with_context(|| {
-            format!("failed to listen on TCP {} for hosts that join; what listens there? See `ss -tlpn`", config.listen)
-        })?;
+        let listener = match inherited {
+            Some(listener) => listener,
+            None => listener::bind(config.listen).await.with_context(|| {
+                format!(
+                    "failed to listen on TCP {} for hosts that join; what listens there? See `ss -tlpn`",
+                    config.listen
+                )
+            })?,
+        };
         Ok(Self { held: Some((Arc::new(authority), listener)) })
+    }
+
+    /// The address, for another agent of this host.
+    pub(super) fn descriptor(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.held.as_ref().map(|(_, listener)| listener.as_fd().try_clone_to_owned()).transpose()
     }
 
     /// The authority, if this host holds it.
@@ -39,13 +57,13 @@ impl Enrolment {
         self.held.as_ref().map(|(authority, _)| Arc::clone(authority))
     }
 
-    /// Lets hosts join, and renews this host's certificate while the guard is held.
-    pub(super) fn begin(self, shared: &Arc<Shared>) -> Renewing {
+    /// Lets hosts join until the task is aborted, and renews this host's certificate while the guard is held.
+    pub(super) fn begin(self, shared: &Arc<Shared>) -> (Renewing, Option<AbortHandle>) {
         let renewing = renewal::start(shared, self.authority());
-        if let Some((authority, listener)) = self.held {
+        let serving = self.held.map(|(authority, listener)| {
             let desk = Desk::new(shared, Arc::clone(&authority));
-            tokio::spawn(listener::serve(listener, authority, Arc::new(desk)));
-        }
-        renewing
+            tokio::spawn(listener::serve(listener, authority, Arc::new(desk))).abort_handle()
+        });
+        (renewing, serving)
     }
 }

@@ -10,6 +10,7 @@ use ripstop_config::{AgentConfig, FabricName, Graph, agent::PolicySource};
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -64,8 +65,8 @@ pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// The policy at the start, of a fabric.
-pub(super) fn start(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result<Start> {
+/// The policy at the start, of a fabric. `locked` is the lock of signed policies where another agent of this host has it.
+pub(super) fn start(config: &AgentConfig, fabric: &FabricName, locked: Option<File>) -> anyhow::Result<Start> {
     carrier::check(config)?;
     match &config.policy {
         PolicySource::File(file) => {
@@ -74,7 +75,7 @@ pub(super) fn start(config: &AgentConfig, fabric: &FabricName) -> anyhow::Result
             Ok(Start { source: Source::File(file.clone()), policy, text: Some(text), error: None })
         }
         PolicySource::Signed(trust) => {
-            let signed::Start { signed, policy, damage } = Signed::start(config, trust, fabric)?;
+            let signed::Start { signed, policy, damage } = Signed::start(config, trust, fabric, locked)?;
             let source = Source::Signed(Box::new(signed));
             Ok(Start { source, policy: Arc::new(policy), text: None, error: damage })
         }

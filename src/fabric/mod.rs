@@ -8,7 +8,8 @@
 //!    carrier of signed policies, so that a scrape never costs a packet.
 //! 4. End the sessions that a killed agent left behind, attach the workloads of this host, taking over what still stands, and
 //!    keep them attached.
-//! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state.
+//! 5. On SIGTERM or SIGINT: end the sessions, write their records, and restore the kernel's state. When another agent takes over
+//!    ([`upgrade`]): leave all that to it, and end the sessions that are open as they end.
 
 mod asks;
 mod attachments;
@@ -25,6 +26,7 @@ mod members;
 mod neighbours;
 mod plan;
 mod process;
+mod relay;
 mod renewal;
 mod schedule;
 mod services;
@@ -32,50 +34,72 @@ mod shared;
 mod signed;
 mod split_domain;
 mod stage;
+mod upgrade;
 mod voice;
 mod watch;
 
 use crate::{
-    admin::{AdminSocket, Rights, SOCKET},
+    admin::AdminSocket,
     kernel::{Kernel, Missing},
     page::Page,
     session::context::Control,
     telemetry::{self, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
+use attachments::Beginning;
+use data::Data;
 use door::Doorkeeper;
 pub use door::Opened;
 use enrolment::Enrolment;
-use nix::{
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::geteuid,
-};
+use metrics_exporter_prometheus::PrometheusHandle;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use renewal::Renewing;
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
-use shared::Shared;
+use shared::{Parts, Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
+pub use upgrade::Upgraded;
+use upgrade::{Draining, Inherited, Listeners, Places, Succession, Upgrades};
 
 /// How long the last records may take to be written when the agent stops.
 const RECORDS_MAX: Duration = Duration::from_secs(5);
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop, or another one has taken over from it. With `drain` it takes over from the agent that
+/// runs, whose open sessions may go on for so long.
 ///
 /// # Errors
 /// What kept it from starting, with what to do about it; nothing is left half set up.
-pub fn run(config: AgentConfig, door: Opened) -> anyhow::Result<()> {
+pub fn run(config: AgentConfig, door: Opened, drain: Option<Duration>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     runtime.block_on(async {
         // First, as a signal that nobody listens to ends the process.
         let signals = Signals::listen()?;
-        let identity = load::identity(&config)?;
-        let start = load::start(&config, identity.fabric())?;
-        serve(config, identity, start, door, signals).await
+        let Some(drain) = drain else { return start(config, door, signals, None).await };
+        let succession = Succession::begin(&config, drain).await?;
+        let control = succession.control();
+        let ended = start(config, door, signals, Some(succession)).await;
+        if let Err(error) = &ended {
+            upgrade::fail(&control, error).await;
+        }
+        ended
     })
+}
+
+async fn start(
+    config: AgentConfig,
+    door: Opened,
+    signals: Signals,
+    mut succession: Option<Succession>,
+) -> anyhow::Result<()> {
+    let identity = load::identity(&config)?;
+    let locked = succession.as_mut().and_then(Succession::policies);
+    let start = load::start(&config, identity.fabric(), locked)?;
+    serve(config, identity, start, door, signals, succession).await
 }
 
 /// Whether this host can run an agent.
@@ -118,63 +142,119 @@ impl Signals {
     }
 }
 
+/// The agent once it listens.
+struct Serving {
+    shared: Arc<Shared>,
+    kernel: Arc<Kernel>,
+    listeners: Listeners,
+    readiness: Readiness,
+    data: Data,
+    records: RecordLog,
+    renewing: Renewing,
+}
+
 async fn serve(
     config: AgentConfig,
     identity: Identity,
     start: load::Start,
     door: Opened,
     signals: Signals,
+    succession: Option<Succession>,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let readiness = Readiness::new();
     let starting = readiness.hold("starting");
     let metrics = instruments::install().context("failed to set up metrics")?;
     let door = Doorkeeper::watch(door, readiness.clone())?;
-    // Before all else, as another agent that already runs would hold everything else too.
-    let kernel = Arc::new(Kernel::lock(&config.run, Arc::clone(&door.doorway))?);
+    let upgrades = Upgrades::new(succession.as_ref());
+    let Places { kernel, metrics: listener, page, admin, entrance, inherited } =
+        Places::of(&config, Arc::clone(&door.doorway), succession).await?;
+    let Inherited { enrolment, data: inherited, by_hand, adopted } = inherited;
+    let mut listeners = Listeners::new(&admin, &entrance)?;
     instruments::build_info();
-    if let Some(address) = config.metrics {
-        let listener = telemetry::http::bind(address).await?;
-        tokio::spawn(telemetry::http::serve(listener, metrics, readiness.clone()));
-    } else {
-        tokio::spawn(telemetry::http::upkeep(metrics));
-    }
-    let page = match config.page {
-        Some(address) => Some(telemetry::http::bind_as(address, "page").await?),
-        None => None,
-    };
-    let admin = AdminSocket::bind(&config.run.join(SOCKET), Rights::new(config.admin.clone(), geteuid().as_raw()))?;
-    let enrolment = Enrolment::prepare(&config, &identity).await?;
+    listen(&mut listeners, listener, metrics, &readiness)?;
+    let enrolment = Enrolment::prepare(&config, &identity, enrolment).await?;
+    listeners.set_enrolment(enrolment.descriptor()?);
+    listeners.page(page.as_ref())?;
     let records = RecordLog::start(&config.sessions)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let (voices, calls) = mpsc::channel(voice::CALLS_WAITING);
     let control = Control { forward: forward.queries.clone(), requests, policies: start.policies(), voices };
     announce(&config, &start);
-    let data = data::start(&config, identity, Arc::clone(&start.policy), records.clone(), control).await?;
-    let shared = Shared::new(config, start, enrolment.authority(), data.handle(), forward, &records, door);
-    serve_admin(admin, page, &shared);
+    let policy = Arc::clone(&start.policy);
+    let data = data::start(&config, identity, policy, records.clone(), control, inherited).await?;
+    let parts = Parts { authority: enrolment.authority(), forward, door, upgrades };
+    let shared = Shared::new(config, start, data.handle(), &records, parts);
+    by_hand.into_iter().for_each(|(workload, hand)| shared.by_hand.set(workload, Some(hand)));
+    let adopted = match adopted {
+        Some(adopted) => Some(adopted.settle(&shared).await?),
+        None => {
+            shared.connect_peers();
+            None
+        }
+    };
+    // From here on all is this agent's, to keep in order and to undo.
+    if let Err(error) = admin.own() {
+        tracing::error!("{:#}", anyhow::Error::new(error));
+    }
+    serve_admin(admin, page, &shared, &mut listeners);
     tokio::spawn(voice::listen(Arc::clone(&shared), calls));
-    tokio::spawn(carrier::carry(Arc::clone(&shared), asked));
-    shared.connect_peers();
-    let renewing = enrolment.begin(&shared);
-    let stopped = run_until_told(&shared, &kernel, signals, starting).await;
-    let stopping = readiness.hold("stopping");
-    drop(renewing);
-    tracing::info!("stopping");
-    data.stop().await;
-    let written = records.finish(RECORDS_MAX).context("failed to write the last session records");
-    let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
-    drop(stopping);
-    stopped.and(restored).and(written)
+    listeners.served_by(tokio::spawn(carrier::carry(Arc::clone(&shared), asked)).abort_handle());
+    let (renewing, enrolling) = enrolment.begin(&shared);
+    enrolling.into_iter().for_each(|task| listeners.served_by(task));
+    let (coming, receiving) = upgrade::receive(entrance);
+    listeners.served_by(receiving);
+    let serving = Serving { shared, kernel: Arc::new(kernel), listeners, readiness, data, records, renewing };
+    serving.until_told(signals, Beginning { starting, adopted, coming }).await
+}
+
+impl Serving {
+    async fn until_told(self, mut signals: Signals, beginning: Beginning) -> anyhow::Result<()> {
+        let Self { shared, kernel, listeners, readiness, data, records, renewing } = self;
+        let ended = run_until_told(&shared, &kernel, &listeners, &mut signals, beginning).await;
+        let stopping = readiness.hold("stopping");
+        drop(renewing);
+        let stopped = match ended {
+            Ok(Ended::HandedOver(draining)) => {
+                listeners.hand_over();
+                return upgrade::drain(&shared, draining, signals, data, &records).await;
+            }
+            Ok(Ended::Told) => Ok(()),
+            Err(error) => Err(error),
+        };
+        tracing::info!("stopping");
+        data.stop().await;
+        let written = records.finish(RECORDS_MAX).context("failed to write the last session records");
+        let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");
+        drop(stopping);
+        stopped.and(restored).and(written)
+    }
+}
+
+/// Serves `/metrics`, where that is wanted.
+fn listen(
+    listeners: &mut Listeners,
+    listener: Option<TcpListener>,
+    metrics: PrometheusHandle,
+    readiness: &Readiness,
+) -> anyhow::Result<()> {
+    let Some(listener) = listener else {
+        tokio::spawn(telemetry::http::upkeep(metrics));
+        return Ok(());
+    };
+    listeners.metrics(&listener)?;
+    listeners.served_by(tokio::spawn(telemetry::http::serve(listener, metrics, readiness.clone())).abort_handle());
+    Ok(())
 }
 
 /// The API, and the page beside it.
-fn serve_admin(admin: AdminSocket, page: Option<TcpListener>, shared: &Arc<Shared>) {
+fn serve_admin(admin: AdminSocket, page: Option<TcpListener>, shared: &Arc<Shared>, listeners: &mut Listeners) {
     let shown = Page::new(Arc::clone(shared) as _, shared.config().page);
-    tokio::spawn(admin.serve(Arc::clone(shared) as _, shown.on_socket()));
+    let serving = tokio::spawn(admin.serve(Arc::clone(shared) as _, shown.on_socket()));
+    listeners.served_by(serving.abort_handle());
     if let Some(listener) = page {
-        tokio::spawn(shown.serve(listener));
+        listeners.served_by(tokio::spawn(shown.serve(listener)).abort_handle());
     }
 }
 
@@ -195,24 +275,33 @@ fn announce(config: &AgentConfig, start: &load::Start) {
     }
 }
 
+/// How an agent ends.
+enum Ended {
+    /// It was told to stop.
+    Told,
+    /// Another one has taken over.
+    HandedOver(Draining),
+}
+
 async fn run_until_told(
     shared: &Arc<Shared>,
     kernel: &Arc<Kernel>,
-    mut signals: Signals,
-    starting: telemetry::Unready,
-) -> anyhow::Result<()> {
+    listeners: &Listeners,
+    signals: &mut Signals,
+    beginning: Beginning,
+) -> anyhow::Result<Ended> {
     let mut changes = shared.graph_file().map(watch::graph).transpose()?;
     // What changed since it was read is no notice any more.
     shared.reload_if_changed().await;
-    let attaching = attachments::keep(shared, kernel, starting);
+    let attaching = attachments::keep(shared, kernel, listeners, beginning);
     let mut attaching = std::pin::pin!(attaching);
     loop {
         tokio::select! {
-            ended = &mut attaching => return ended,
+            ended = &mut attaching => return ended.map(Ended::HandedOver),
             Some(()) = watch::next(&mut changes) => shared.reload_if_changed().await,
             _ = signals.reload.recv() => shared.reload_now(),
-            _ = signals.terminate.recv() => return Ok(()),
-            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(Ended::Told),
+            _ = signals.interrupt.recv() => return Ok(Ended::Told),
         }
     }
 }

@@ -27,7 +27,7 @@ const PASSWD: &str = "/etc/passwd";
 pub(super) struct Planned {
     pub(super) attach: AttachPlan,
     /// Which namespace the path leads to: another one may take its name.
-    namespace: Option<NsId>,
+    pub(super) namespace: Option<NsId>,
 }
 
 /// Why an interface cannot be made.

@@ -1,9 +1,10 @@
 //! A process of this host that will not be taken for another.
 
+use serde::{Deserialize, Serialize};
 use std::{fs, io, path::PathBuf};
 
 /// A process: its number, and when it was started, as numbers are given again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Process {
     pid: u32,
     /// In clock ticks after boot.

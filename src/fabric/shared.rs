@@ -14,6 +14,7 @@ use super::{
     members, neighbours,
     plan::Sources,
     signed::{Refusal, Signed},
+    upgrade::Upgrades,
 };
 use crate::{
     admin::{AgentView, HostPolicy, PolicyStatus, WorkloadState, WorkloadStatus},
@@ -70,6 +71,16 @@ pub(super) struct Shared {
     pub(super) pods: Arc<Pods>,
     /// Who enters namespaces.
     pub(super) door: Arc<Doorkeeper>,
+    /// The agents before and after this one.
+    pub(super) upgrades: Upgrades,
+}
+
+/// What the running agent is put together from.
+pub(super) struct Parts {
+    pub(super) authority: Option<Arc<Authority>>,
+    pub(super) forward: Forward,
+    pub(super) door: Arc<Doorkeeper>,
+    pub(super) upgrades: Upgrades,
 }
 
 /// The policy in force, and what became of the last attempt to change it.
@@ -85,12 +96,11 @@ impl Shared {
     pub(super) fn new(
         config: AgentConfig,
         start: Start,
-        authority: Option<Arc<Authority>>,
         data: DataHandle,
-        forward: Forward,
         records: &RecordLog,
-        door: Arc<Doorkeeper>,
+        parts: Parts,
     ) -> Arc<Self> {
+        let Parts { authority, forward, door, upgrades } = parts;
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
         let now = OffsetDateTime::now_utc();
@@ -115,6 +125,7 @@ impl Shared {
             by_hand: ByHand::default(),
             pods,
             door,
+            upgrades,
         })
     }
 
@@ -252,6 +263,7 @@ impl Shared {
 
     fn try_reload(&self) -> Result<(), String> {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.upgrades.may_change()?;
         let file = match &self.source {
             Source::File(file) => file,
             Source::Signed(signed) => return signed.reload_trust().map_err(|error| format!("{error:#}")),
@@ -272,6 +284,7 @@ impl Shared {
     pub(super) fn take(&self, bytes: &[u8]) -> Result<BundleId, Refusal> {
         let signed = self.signed().ok_or_else(|| Refusal::Other(FROM_A_FILE.into()))?;
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.upgrades.may_change()?;
         let Some(bundle) = signed.check(bytes)? else { return Ok(self.bundle_id()) };
         let id = bundle.id();
         let compiled = bundle.compile().map_err(|error| error.to_string());
@@ -301,6 +314,7 @@ impl Shared {
                 drop(loaded);
                 self.connect_peers();
                 self.changed.notify_one();
+                self.upgrades.policy_changed();
                 Ok(())
             }
             Err(error) => {

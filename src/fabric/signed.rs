@@ -15,6 +15,7 @@ use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -72,10 +73,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Signed {
     /// Reads operators and kept policies. Without one that can be used, the policy is empty: everything is denied, until
-    /// another host or an operator brings one.
-    pub(super) fn start(config: &AgentConfig, trust_file: &Path, fabric: &FabricName) -> anyhow::Result<Start> {
+    /// another host or an operator brings one. `locked` is the store's lock where another agent of this host has it.
+    pub(super) fn start(
+        config: &AgentConfig,
+        trust_file: &Path,
+        fabric: &FabricName,
+        locked: Option<File>,
+    ) -> anyhow::Result<Start> {
         let trust = Trust::load(trust_file, fabric)?;
-        let Opened { store, bundle, mut damage } = Store::open(&config.state, &trust)?;
+        let Opened { store, bundle, mut damage } = Store::open_with(&config.state, &trust, locked)?;
         let compiled = bundle.map(|bundle| bundle.compile().map(|policy| (bundle, policy)));
         let (bundle, policy) = match compiled {
             Some(Ok((bundle, policy))) => (Some(bundle), policy),
@@ -204,6 +210,17 @@ impl Signed {
     /// Keeps a verified bundle on disk: nothing older is taken any more.
     pub(super) fn keep(&self, bundle: &Bundle) -> Result<(), String> {
         lock(&self.store).keep(bundle).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+    }
+
+    /// The store's lock, for another agent of this host.
+    pub(super) fn lock_file(&self) -> Result<File, String> {
+        lock(&self.store).lock().map_err(|error| error.to_string())
+    }
+
+    /// The newest bundle on disk, as another agent of this host put it there.
+    pub(super) fn newest(&self) -> Result<Bundle, String> {
+        let trust = lock(&self.trust).clone();
+        lock(&self.store).newest(&trust)
     }
 
     /// Notes which bundle is in force.

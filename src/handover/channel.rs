@@ -2,7 +2,7 @@
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair, sockopt,
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -66,6 +66,12 @@ impl Channel {
     /// Sends a message now or never; says whether it was sent.
     pub fn send_now(&self, parts: &[IoSlice<'_>]) -> bool {
         send(self.0.as_fd(), parts, &[]).is_ok()
+    }
+
+    /// Says nothing more; the other end hears that, and may still be heard.
+    pub fn finish(&self) {
+        // The other end may be gone, which says as much.
+        let _ = shutdown(self.0.as_fd(), Shutdown::Write);
     }
 
     /// The next message, into a buffer of [`MESSAGE_MAX`] bytes; `None` when the other end is gone.

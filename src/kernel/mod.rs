@@ -39,7 +39,7 @@ mod tun;
 
 pub use cgroup::Cgroup;
 pub use cleanup::{Report, cleanup, cleanup_through, reset_sessions};
-pub use door::{Door, Doorway};
+pub use door::{Door, Doorway, is_trusted};
 pub use error::Error;
 pub use guard::LINKS;
 pub use owner::{Owner, Programs, SocketOwner, SocketOwners};

@@ -116,6 +116,8 @@ pub struct Context {
     pub stats: Arc<Stats>,
     /// SYNs held on this agent.
     pub held: Cell<usize>,
+    /// Another agent of this host has taken over: this one only ends what it has.
+    pub only_drains: Cell<bool>,
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
     limits: LimitTable,
@@ -154,6 +156,7 @@ impl Context {
             observed: Observed::default(),
             stats,
             held: Cell::new(0),
+            only_drains: Cell::new(false),
             policy: RefCell::new(policy),
             interfaces: RefCell::default(),
             limits: LimitTable::default(),

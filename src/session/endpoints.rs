@@ -170,6 +170,14 @@ impl Endpoints {
         Standing { service: service.clone(), state, sessions, weight }
     }
 
+    /// What [`Endpoints::drain`] was told and is not undone: whether all of this host is drained, and which services are.
+    #[must_use]
+    pub fn drained(&self) -> (bool, Vec<ServiceId>) {
+        let own = self.own.borrow();
+        let services = own.iter().filter(|(_, endpoint)| endpoint.draining.get()).map(|(service, _)| service.clone());
+        (self.drained.get(), services.collect())
+    }
+
     /// Resolves when the state of an endpoint of this host may have changed.
     pub async fn changed(&self) {
         self.changed.notified().await;

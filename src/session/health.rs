@@ -69,6 +69,9 @@ impl Checks {
 /// Starts and ends checks, and says which endpoints this host has, as the policy and the interfaces want it. To be called
 /// whenever either has changed.
 pub fn follow(context: &Rc<Context>) {
+    if context.only_drains.get() {
+        return;
+    }
     let policy = context.policy();
     let served: Vec<_> = super::endpoints::served(&policy, &context.host)
         .map(|entry| (entry, context.interface(&policy.workload_entry(entry.by).id).is_some()))
@@ -93,6 +96,11 @@ pub fn follow(context: &Rc<Context>) {
         context.endpoints.set_healthy(&service, true);
     }
     *context.checks.0.borrow_mut() = checks;
+}
+
+/// Ends all checks.
+pub fn stop(context: &Context) {
+    context.checks.0.borrow_mut().clear();
 }
 
 fn start(context: &Rc<Context>, plan: Plan) -> Running {

@@ -8,7 +8,7 @@ use super::{
     pump::{Meter, Way},
     reach::Targets,
 };
-use crate::telemetry::{EdgeInstruments, RecordSlot, SessionRecord, Side, instruments};
+use crate::telemetry::{EdgeInstruments, HandedOver, RecordSlot, SessionRecord, Side, instruments};
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
@@ -398,6 +398,7 @@ impl Session {
             policy: self.digest.to_string(),
             cipher: draft.cipher,
             peer: draft.peer.take(),
+            handed_over: self.context.only_drains.get().then(|| HandedOver::of(reason)),
         }
     }
 }

@@ -28,6 +28,7 @@ const SESSION_BYTES: &str = "ripstop_session_bytes_total";
 const THROTTLED: &str = "ripstop_session_throttled_bytes_total";
 const THROTTLE: &str = "ripstop_session_throttle_seconds";
 const BURST: &str = "ripstop_session_burst_bytes";
+const PREDECESSOR: &str = "ripstop_predecessor_sessions_open";
 const CONNECT: &str = "ripstop_session_connect_seconds";
 const DURATION: &str = "ripstop_session_duration_seconds";
 const DROPPED: &str = "ripstop_packets_dropped_total";
@@ -89,6 +90,7 @@ pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
 
 pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (SESSIONS_OPEN, Unit::Count, "Sessions that are open"),
+    (PREDECESSOR, Unit::Count, "Sessions that are left of the agent that this one took over from"),
     (BURST, Unit::Bytes, "What the tightest rate limit of the newest session lets pass at once; 0 without a limit"),
     (POLICY_OK, Unit::Count, "1 when the last load of the graph succeeded, 0 when an older policy is kept"),
     (POLICY_TIME, Unit::Seconds, "When the policy in force was loaded"),
@@ -369,6 +371,11 @@ pub fn bundle_refused() {
 /// 48 bits fit a double exactly (IEEE 754: 53 bits of significand).
 fn digest_number(digest: [u8; 8]) -> f64 {
     digest.iter().take(6).fold(0.0, |sum, byte| sum * 256.0 + f64::from(*byte))
+}
+
+/// So many sessions are left of the agent that this one took over from.
+pub fn predecessor_sessions(left: u64) {
+    gauge!(PREDECESSOR).set(float(usize::try_from(left).unwrap_or(usize::MAX)));
 }
 
 /// How many other hosts are in which state.

@@ -23,4 +23,4 @@ pub use edges::{EdgeTally, Edges};
 pub use http::{BindError, Readiness, Unready};
 pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
 pub use recent::{Filter, Page, Recent, Tally};
-pub use record::{RecordLog, RecordSlot, SessionRecord};
+pub use record::{HandedOver, RecordLog, RecordSlot, SessionRecord};

@@ -105,6 +105,26 @@ pub struct SessionRecord {
     pub cipher: Option<&'static str>,
     /// The host at the other end of the connection.
     pub peer: Option<HostName>,
+    /// The agent had handed over to another one when the session ended.
+    pub handed_over: Option<HandedOver>,
+}
+
+/// How a session ended of an agent that had handed over to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandedOver {
+    /// By itself.
+    Drained,
+    /// With that agent, as the time for it was over, or it was stopped.
+    Ended,
+}
+
+impl HandedOver {
+    /// By why it ended.
+    #[must_use]
+    pub fn of(reason: Reason) -> Self {
+        if reason == Reason::Shutdown { Self::Ended } else { Self::Drained }
+    }
 }
 
 fn rfc3339<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {

@@ -30,6 +30,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
         policy: "0102030405060708".into(),
         cipher: Some("TLS13_AES_128_GCM_SHA256"),
         peer: None,
+        handed_over: None,
     }
 }
 

@@ -6,11 +6,12 @@ use crate::{
     servers::echo,
 };
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{SocketAddr, UdpSocket},
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -21,6 +22,8 @@ const KILLS: usize = 5;
 const KILLS_LONG: usize = 50;
 /// Between two packets of the probers: 1 kHz.
 const PROBE: Duration = Duration::from_millis(1);
+/// The longest that a program waits before it calls that silence.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Whoever waits for a killed agent's sessions is told within this, and as soon a new session can be had after a start.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -83,12 +86,48 @@ impl Drop for Prober {
     }
 }
 
-/// A session whose program only waits; joined, it says how long after `killed` it was told, and what.
+/// What a program does with its session.
+#[derive(Debug, Clone, Copy)]
+enum Does {
+    /// It waits for what the other end says.
+    Receive,
+    /// It says something every now and then.
+    Send,
+    /// It says more than is taken, and waits until that is.
+    Fill,
+}
+
+impl Does {
+    /// Until the session is over, or too long.
+    fn until_told(self, stream: &mut TcpStream) -> io::Result<()> {
+        let (piece, pause) = match self {
+            Self::Receive => return stream.read(&mut [0; 16]).map(drop),
+            Self::Send => (1, PROBE * 10),
+            Self::Fill => (1 << 20, Duration::ZERO),
+        };
+        loop {
+            stream.write_all(&vec![0; piece])?;
+            thread::sleep(pause);
+        }
+    }
+}
+
+/// A session whose program only waits; joined, it says how long after `killed` it was told.
 fn waiting(place: &Place, to: SocketAddr, killed: &Arc<AtomicBool>) -> JoinHandle<Duration> {
+    using(place, to, Does::Receive, killed)
+}
+
+/// A session with a program; joined, it says how long after `killed` that was told of an error.
+fn using(place: &Place, to: SocketAddr, does: Does, killed: &Arc<AtomicBool>) -> JoinHandle<Duration> {
     let mut stream = place.connect(to).expect("allowed");
     stream.write_all(b"ping").unwrap();
     stream.read_exact(&mut [0; 4]).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    told(stream, does, killed)
+}
+
+fn told(mut stream: TcpStream, does: Does, killed: &Arc<AtomicBool>) -> JoinHandle<Duration> {
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
+    stream.set_write_timeout(Some(SILENCE)).unwrap();
     let killed = Arc::clone(killed);
     thread::spawn(move || {
         let waker = thread::spawn(move || {
@@ -97,10 +136,10 @@ fn waiting(place: &Place, to: SocketAddr, killed: &Arc<AtomicBool>) -> JoinHandl
             }
             Instant::now()
         });
-        let told = stream.read(&mut [0; 16]);
+        let told = does.until_told(&mut stream);
         let at = Instant::now();
         let error = told.expect_err("it is told of an error, not of an end");
-        assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "silence: {error}");
+        assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{does:?}, silence: {error}");
         at.saturating_duration_since(waker.join().unwrap())
     })
 }
@@ -124,16 +163,15 @@ fn nothing_leaves_across_kills_and_whoever_waits_is_told() {
     let (mut told, mut back) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..kills() {
         let killed = Arc::new(AtomicBool::new(false));
-        let waiter = waiting(&web, to, &killed);
+        let waiters = [Does::Receive, Does::Send, Does::Fill].map(|does| using(&web, to, does, &killed));
         thread::sleep(Duration::from_millis(100));
         lab.agent("alpha").kill();
         killed.store(true, Ordering::Relaxed);
         let begun = Instant::now();
         lab.agent("alpha").launch();
-        back = back.max(within(TOLD, "a first session", || {
-            web.inside(|| std::net::TcpStream::connect_timeout(&to, TOLD)).is_ok()
-        }));
-        told = told.max(waiter.join().unwrap());
+        back =
+            back.max(within(TOLD, "a first session", || web.inside(|| TcpStream::connect_timeout(&to, TOLD)).is_ok()));
+        told = waiters.into_iter().map(|waiter| waiter.join().unwrap()).fold(told, Duration::max);
         assert!(begun.elapsed() < TOLD * 3);
         lab.agent("alpha").wait_ready();
     }
@@ -150,6 +188,31 @@ fn nothing_leaves_across_kills_and_whoever_waits_is_told() {
         let found = leak.end();
         assert!(found.is_empty(), "{} packets for the fabric left outside it: {:02x?}", found.len(), found[0]);
     }
+}
+
+#[test]
+fn both_ends_of_a_session_are_told_when_the_agent_of_its_endpoint_is_killed() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
+    let (web, to) = (lab.workload("web"), lab.service("shop/api", 8080));
+    let killed = Arc::new(AtomicBool::new(false));
+    let (of_endpoint, told_there) = mpsc::sync_channel(2);
+    let there = Arc::clone(&killed);
+    let _server = lab.workload("api").serve(8080, move |mut stream| {
+        let mut ping = [0; 4];
+        stream.read_exact(&mut ping).and_then(|()| stream.write_all(&ping)).unwrap();
+        let _ = of_endpoint.send(told(stream, Does::Receive, &there));
+    });
+    let waiters = [Does::Receive, Does::Send].map(|does| using(&web, to, does, &killed));
+    let served = [(); 2].map(|()| told_there.recv().unwrap());
+    thread::sleep(Duration::from_millis(100));
+    lab.agent("beta").kill();
+    killed.store(true, Ordering::Relaxed);
+    lab.agent("beta").launch();
+    for (which, waiter) in waiters.into_iter().chain(served).enumerate() {
+        let after = waiter.join().unwrap();
+        assert!(after < TOLD, "{which}: after {after:?}");
+    }
+    lab.agent("beta").wait_ready();
 }
 
 const PROBE_AS_USER: &str = "

@@ -62,5 +62,6 @@ mod tenants;
 mod truth;
 mod udp;
 mod units;
+mod upgrade;
 mod users;
 mod voice;

@@ -83,6 +83,37 @@ until_ok call
 systemctl restart ripstop.service
 until_ok call
 
+# Another agent takes over, from the unit and from a shell, while a session goes on. Nothing that is asked meanwhile fails.
+session() { ripstop exec web python3 -c "
+import os, socket, time
+s = socket.create_connection(('api.main.lab.test', 8080)); open('/tmp/open', 'w')
+while not os.path.exists('/tmp/go'): time.sleep(0.05)
+s.sendall(b'GET / HTTP/1.0\r\n\r\n'); assert b' 200 ' in s.recv(100); open('/tmp/done', 'w')"; }
+session & until_ok test -e /tmp/open
+upgraded() { before=$(agent); "$@"; test $(agent) != $before; grep -q ripstop.service /proc/$(agent)/cgroup; call; }
+upgraded systemctl reload ripstop.service
+rights next $(agent)
+upgraded ripstop upgrade
+touch /tmp/go; until_ok test -e /tmp/done
+gone() { ! test -e /proc/$1; }
+
+# One that cannot start changes nothing; nor one that would be started from elsewhere.
+before=$(agent)
+cp /etc/ripstop/agent.yaml /tmp/agent.yaml; echo 'colour: red' >> /etc/ripstop/agent.yaml
+fails systemctl reload ripstop.service
+cp /tmp/agent.yaml /etc/ripstop/agent.yaml
+touch /tmp/other; mount --bind /usr/local/bin/ripstop /tmp/other
+fails /tmp/other upgrade
+test $(agent) = $before
+call
+
+# The one that took over is the unit's main process: it is missed when it is killed, and restarted.
+systemctl kill -s KILL --kill-whom=main ripstop.service
+until_ok call
+until_ok gone $before
+systemctl restart ripstop.service
+until_ok call
+
 systemctl stop ripstop.service
 fails attached web
 fails attached api
@@ -123,5 +154,6 @@ fn the_packaged_units_do_all_that_an_agent_does() {
     assert!(said.ends_with("ALL DONE\n"), "{booted}\n{said}");
     let rights = |of: &str| said.lines().find_map(|line| line.strip_prefix(of)?.strip_prefix(' ')).unwrap().trim();
     assert_eq!(rights("RIGHTS agent"), "0000000000001000 0000000000001000 1 2");
+    assert_eq!(rights("RIGHTS next"), rights("RIGHTS agent"));
     assert_eq!(rights("RIGHTS door"), "0000000000281000 0000000000281000 1 2");
 }

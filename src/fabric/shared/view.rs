@@ -53,6 +53,7 @@ impl AgentView for Shared {
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),
             tally: self.recent.tally(),
+            predecessor: self.upgrades.predecessor(),
         }
     }
 

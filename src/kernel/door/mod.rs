@@ -20,13 +20,14 @@ mod tests;
 mod wire;
 
 pub use serve::serve;
+pub use wire::is_trusted;
 
 use super::{
     Error, host_resolver,
     netns::{self, NsId},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, socketpair, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, shutdown, socketpair, sockopt};
 use std::{
     fs::File,
     io,
@@ -34,7 +35,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use wire::{Done, Request};
@@ -75,6 +79,8 @@ pub struct Door {
     way: Mutex<Option<OwnedFd>>,
     /// Where a service manager starts another one.
     socket: Option<PathBuf>,
+    /// The agent needs it no more.
+    shut: AtomicBool,
 }
 
 impl Door {
@@ -89,7 +95,7 @@ impl Door {
         let child = command.spawn()?;
         // With the other end of the way, which is the door's alone from here on.
         drop(command);
-        let door = Self { way: Mutex::default(), socket: None };
+        let door = Self { way: Mutex::default(), socket: None, shut: AtomicBool::new(false) };
         door.open(near)?;
         Ok((door, child))
     }
@@ -99,7 +105,7 @@ impl Door {
     /// # Errors
     /// When nobody answers there, or somebody who is neither root nor this process's user.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let door = Self { way: Mutex::default(), socket: Some(socket.to_owned()) };
+        let door = Self { way: Mutex::default(), socket: Some(socket.to_owned()), shut: AtomicBool::new(false) };
         door.reconnect()?;
         Ok(door)
     }
@@ -112,10 +118,25 @@ impl Door {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::Unsupported.into()) };
         let near = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&near, &SocketAddrUnix::new(socket)?)?;
-        if !wire::is_trusted(&near) {
+        if !is_trusted(&near) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "who answers there is not root"));
         }
         self.open(near)
+    }
+
+    /// Shuts it for good, as the agent needs it no more: its process ends.
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::Relaxed);
+        if let Some(open) = self.way.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may have ended before.
+            let _ = shutdown(&open, Shutdown::Both);
+        }
+    }
+
+    /// Whether the agent has shut it.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
     }
 
     /// Waits until the way to it is closed, from whatever end.
@@ -156,7 +177,7 @@ impl Door {
             Err(error) => {
                 tracing::error!(%error, "the door does not answer");
                 // Whoever waits for its end is told, and so is a door that merely hangs.
-                let _ = rustix::net::shutdown(open, Shutdown::Both);
+                let _ = shutdown(open, Shutdown::Both);
                 *way = None;
                 Err(Error::DoorGone)
             }

@@ -155,7 +155,8 @@ fn more_than_one_descriptor_is_refused_and_none_of_them_kept() {
 fn an_interface_that_is_made_through_the_door_is_whole_and_goes_without_a_trace() {
     let Some(lab) = Lab::new() else { return };
     let before = lab.snapshot();
-    let doorway = Arc::new(Doorway::Process(Door { way: Mutex::new(Some(door())), socket: None }));
+    let doorway =
+        Arc::new(Doorway::Process(Door { way: Mutex::new(Some(door())), socket: None, shut: AtomicBool::new(false) }));
     let kernel = lab.on_host(|| Kernel::lock(lab.run.path(), Arc::clone(&doorway)).unwrap());
     let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
     assert_eq!((tun.name(), tun.has_v6()), ("rs-web", true));
@@ -182,7 +183,8 @@ fn a_door_that_is_gone_is_told_and_what_needs_none_goes_on() {
     let Some(lab) = Lab::new() else { return };
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     drop(far);
-    let doorway = Arc::new(Doorway::Process(Door { way: Mutex::new(Some(near)), socket: None }));
+    let doorway =
+        Arc::new(Doorway::Process(Door { way: Mutex::new(Some(near)), socket: None, shut: AtomicBool::new(false) }));
     let kernel = lab.on_host(|| Kernel::lock(lab.run.path(), doorway).unwrap());
     for _ in 0..2 {
         let error = lab.attach(&kernel, &lab.netns_plan()).unwrap_err();

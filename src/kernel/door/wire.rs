@@ -109,7 +109,7 @@ impl Answer {
 }
 
 /// Whether root, or this process's own user, is at the other end.
-pub(super) fn is_trusted(socket: impl AsFd) -> bool {
+pub fn is_trusted(socket: impl AsFd) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     sockopt::socket_peercred(socket).is_ok_and(|peer| [0, own].contains(&peer.uid.as_raw()))
 }

@@ -1,0 +1,278 @@
+//! An agent that takes over from the one before.
+
+use super::{
+    Upgraded,
+    message::{First, Flows, Hello, Interface, Next, Sockets, hear, say},
+};
+use crate::{
+    admin::Predecessor,
+    fabric::{data::Command, shared::Shared},
+    handover::{self, Channel, ENTRANCE},
+    interface,
+    kernel::{AttachPlan, Tun, netns::NsId},
+    telemetry::instruments,
+};
+use anyhow::{Context as _, anyhow, bail};
+use nix::unistd::{dup2_stderr, dup2_stdout};
+use ripstop_config::{AgentConfig, HostName, WorkloadId};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long the agent before may take for each next thing that it hands over.
+const NEXT_MAX: Duration = Duration::from_secs(5);
+
+/// The way to the agent before.
+pub(in crate::fabric) struct Succession {
+    control: Arc<Channel>,
+    hello: Hello,
+    journal: File,
+    policies: Option<File>,
+    drain: Duration,
+}
+
+/// What it had.
+pub(in crate::fabric) struct Taken {
+    pub(super) journal: File,
+    pub(super) generation: u8,
+    pub(super) sockets: Sockets,
+    pub(super) quic: OwnedFd,
+    pub(super) packets: OwnedFd,
+    pub(super) admin: OwnedFd,
+    pub(super) entrance: OwnedFd,
+    pub(super) metrics: Option<OwnedFd>,
+    pub(super) enrolment: Option<OwnedFd>,
+    pub(super) page: Option<OwnedFd>,
+    pub(super) adopted: Adopted,
+}
+
+/// What it had besides sockets, and goes on being asked of it.
+pub(in crate::fabric) struct Adopted {
+    control: Arc<Channel>,
+    pid: u32,
+    pub(super) peers: BTreeMap<HostName, SocketAddr>,
+    pub(in crate::fabric) interfaces: Vec<AdoptedInterface>,
+}
+
+/// An interface that stands.
+pub(in crate::fabric) struct AdoptedInterface {
+    pub(in crate::fabric) workload: WorkloadId,
+    pub(in crate::fabric) attach: AttachPlan,
+    pub(in crate::fabric) namespace: Option<NsId>,
+    pub(in crate::fabric) since: String,
+    pub(in crate::fabric) device: OwnedFd,
+    pub(in crate::fabric) tun: Tun,
+    pub(in crate::fabric) index: u16,
+    pub(in crate::fabric) flows: interface::Flows,
+}
+
+impl Succession {
+    /// Reaches the agent before. Its open sessions may go on for as long as `drain`.
+    ///
+    /// # Errors
+    /// When there is none, it speaks another version, or the settings are of another agent.
+    pub(in crate::fabric) async fn begin(config: &AgentConfig, drain: Duration) -> anyhow::Result<Self> {
+        let entrance = config.run.join(ENTRANCE);
+        let control = handover::reach(&entrance).with_context(|| {
+            format!("no agent hands over at {}: start this one without `--take-over`", entrance.display())
+        })?;
+        let heard = tokio::time::timeout(NEXT_MAX, hear::<First>(&control)).await;
+        match heard.context("the agent before says nothing")? {
+            Ok(Some((First::Hello(hello), locks))) => {
+                let mut locks = locks.into_iter().map(File::from);
+                let journal = locks.next().context("the agent before keeps the lock of its journal")?;
+                let succession = Self { control: Arc::new(control), hello, journal, policies: locks.next(), drain };
+                let checked = succession.check(config);
+                if let Err(error) = &checked {
+                    succession.fail(error).await;
+                }
+                checked.map(|()| succession)
+            }
+            Ok(Some((First::Refused { why }, _))) => bail!("{why}"),
+            Ok(_) => bail!("the agent before does not say who it is"),
+            Err(error) => {
+                // It need not wait for the end of this process.
+                let _ = say(&control, &Next::Failed { why: format!("{error:#}") }, &[]).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self, config: &AgentConfig) -> anyhow::Result<()> {
+        let Hello { host, listen, run, state, .. } = &self.hello;
+        if *host != config.host || *listen != config.listen || *run != config.run || *state != config.state {
+            bail!("`host:`, `listen:`, `run:` or `state:` has changed in the settings: restart the agent");
+        }
+        Ok(())
+    }
+
+    /// The lock of signed policies.
+    pub(in crate::fabric) fn policies(&mut self) -> Option<File> {
+        self.policies.take()
+    }
+
+    /// Which agent in a row this is.
+    pub(in crate::fabric) fn generation(&self) -> u8 {
+        self.hello.generation.wrapping_add(1)
+    }
+
+    /// How many agents before that one may have sessions.
+    pub(super) fn before(&self) -> u8 {
+        self.hello.before
+    }
+
+    /// Tells the agent before why it has to go on.
+    pub(in crate::fabric) async fn fail(&self, error: &anyhow::Error) {
+        fail(&self.control, error).await;
+    }
+
+    /// The channel, to tell of a failure later.
+    pub(in crate::fabric) fn control(&self) -> Arc<Channel> {
+        Arc::clone(&self.control)
+    }
+
+    /// Says that this agent could start, and is given everything.
+    ///
+    /// # Errors
+    /// When the agent before breaks off.
+    pub(super) async fn take(self) -> anyhow::Result<Taken> {
+        let generation = self.generation();
+        let Self { control, hello, journal, drain, .. } = self;
+        let drain_millis = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        say(&control, &Next::Prepared { drain_millis }, &[]).await?;
+        let (First::Sockets(sockets), descriptors) = next(&control).await? else { bail!(DISORDER) };
+        let mut descriptors = descriptors.into_iter();
+        let mut one = || descriptors.next().context("the agent before keeps a socket");
+        let (quic, packets, admin, entrance) = (one()?, one()?, one()?, one()?);
+        let metrics = sockets.metrics.is_some().then(&mut one).transpose()?;
+        let enrolment = sockets.enrolment.then(&mut one).transpose()?;
+        let page = sockets.page.is_some().then(&mut one).transpose()?;
+        let interfaces = interfaces(&control).await?;
+        let adopted = Adopted { control, pid: hello.pid, peers: sockets.peers.clone(), interfaces };
+        Ok(Taken { journal, generation, sockets, quic, packets, admin, entrance, metrics, enrolment, page, adopted })
+    }
+}
+
+const DISORDER: &str = "the agent before hands over in another order";
+
+/// Tells the agent before why it has to go on.
+pub(in crate::fabric) async fn fail(control: &Channel, error: &anyhow::Error) {
+    // It may be gone, which is no news.
+    let _ = say(control, &Next::Failed { why: format!("{error:#}") }, &[]).await;
+}
+
+async fn next(control: &Channel) -> anyhow::Result<(First, Vec<OwnedFd>)> {
+    let heard = tokio::time::timeout(NEXT_MAX, hear(control)).await;
+    match heard.context("the agent before breaks off")??.context("the agent before has ended")? {
+        (First::Refused { why }, _) => bail!("{why}"),
+        said => Ok(said),
+    }
+}
+
+async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> {
+    let mut interfaces: Vec<AdoptedInterface> = Vec::new();
+    // Of an interface that is of no use.
+    let mut nobodys = interface::Flows::default();
+    let mut is_nobodys = false;
+    loop {
+        match next(control).await? {
+            (First::Interface(interface), descriptors) => {
+                let Interface { index, workload, plan, has_v6, since } = *interface;
+                let device = descriptors.into_iter().next().context("the agent before keeps a device")?;
+                let plan = plan.plan();
+                is_nobodys = plan.is_none();
+                if let Some((attach, namespace)) = plan {
+                    let tun = Tun::of(device.try_clone()?, &attach.link, has_v6);
+                    let flows = interface::Flows::default();
+                    let one = AdoptedInterface { workload, attach, namespace, since, device, tun, index, flows };
+                    interfaces.push(one);
+                }
+            }
+            (First::Flows(flows), _) => add(flows, interfaces.last_mut(), is_nobodys, &mut nobodys),
+            (First::Done {}, _) => return Ok(interfaces),
+            (
+                First::Hello(_) | First::Sockets(_) | First::Yours { .. } | First::Refused { .. } | First::Left { .. },
+                _,
+            ) => bail!(DISORDER),
+        }
+    }
+}
+
+fn add(flows: Flows, last: Option<&mut AdoptedInterface>, is_nobodys: bool, nobodys: &mut interface::Flows) {
+    match last {
+        Some(last) if !is_nobodys => flows.add_to(&mut last.flows),
+        Some(_) | None => flows.add_to(nobodys),
+    }
+}
+
+impl Adopted {
+    /// Says that this agent reads, and makes sure that all is its own: there is no way back then. Whoever started it, its data
+    /// thread, other hosts and the service manager are told, and the agent before is followed to its end.
+    ///
+    /// # Errors
+    /// When the agent before goes on: this one has to end, and leave everything as it is.
+    pub(in crate::fabric) async fn settle(self, shared: &Arc<Shared>) -> anyhow::Result<Vec<AdoptedInterface>> {
+        let Self { control, pid: former, peers, interfaces } = self;
+        say(&control, &Next::Running {}, &[]).await?;
+        let (First::Yours { sessions }, streams) = next(&control).await? else { bail!(DISORDER) };
+        let upgraded = Upgraded { pid: std::process::id(), former, sessions };
+        shared.connect_peers();
+        shared.data().transport().reconnect(peers);
+        // Before whoever started this agent tells the service manager that it is done.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(upgraded.pid)]) {
+            tracing::warn!(%error, "failed to tell the service manager that this is the agent now");
+        }
+        if let Err(error) = take_streams(&upgraded, streams) {
+            tracing::warn!("failed to log and record to where the agent before did: {error:#}");
+        }
+        tracing::info!(from = former, sessions, "taken over");
+        shared.upgrades.set_predecessor(Some(Predecessor { pid: former, sessions }));
+        tokio::spawn(accompany(Arc::clone(shared), control, former));
+        Ok(interfaces)
+    }
+}
+
+/// Tells whoever started this agent, who hears the end of standard output next, and goes on with those of the agent before.
+fn take_streams(upgraded: &Upgraded, streams: Vec<OwnedFd>) -> anyhow::Result<()> {
+    let mut output = io::stdout();
+    // Nobody may listen.
+    let _ = writeln!(output, "{}", serde_json::to_string(upgraded)?).and_then(|()| output.flush());
+    let [output, error] = <[_; 2]>::try_from(streams).map_err(|_| anyhow!("they did not come along"))?;
+    dup2_stdout(output)?;
+    dup2_stderr(error)?;
+    Ok(())
+}
+
+/// Hears how many sessions the agent before has, and tells it of policies, until it has ended.
+async fn accompany(shared: Arc<Shared>, control: Arc<Channel>, pid: u32) {
+    let telling = async {
+        loop {
+            shared.upgrades.changed.notified().await;
+            if say(&control, &Next::PolicyChanged {}, &[]).await.is_err() {
+                return;
+            }
+        }
+    };
+    let hearing = async {
+        while let Ok(Some((said, _))) = hear::<First>(&control).await {
+            if let First::Left { sessions } = said {
+                instruments::predecessor_sessions(sessions);
+                shared.upgrades.set_predecessor(Some(Predecessor { pid, sessions }));
+            }
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = hearing => {}
+    }
+    instruments::predecessor_sessions(0);
+    shared.upgrades.set_predecessor(None);
+    tracing::info!(pid, "the agent before has ended");
+    let _ = shared.data().send(Command::Outlive);
+}
