@@ -24,9 +24,11 @@ packed() { gzip -9n >"$root/$1"; }
 put "$binary" usr/bin/ripstop 755
 strip --strip-unneeded --remove-section=.comment "$root/usr/bin/ripstop"
 
-sed 's|/usr/local/bin/ripstop|/usr/bin/ripstop|g' packaging/ripstop.service >"$root/unit"
-put "$root/unit" lib/systemd/system/ripstop.service
-rm "$root/unit"
+for unit in ripstop.service ripstop-door.socket ripstop-door@.service; do
+  sed 's|/usr/local/bin/ripstop|/usr/bin/ripstop|g' packaging/$unit >"$root/unit"
+  put "$root/unit" lib/systemd/system/$unit
+  rm "$root/unit"
+done
 put packaging/deb/tmpfiles.conf usr/lib/tmpfiles.d/ripstop.conf
 
 mkdir -p "$root/usr/share/man/man1"
