@@ -89,7 +89,7 @@ impl Drop for Prober {
 /// What a program does with its session.
 #[derive(Debug, Clone, Copy)]
 enum Does {
-    /// It waits for what the other end says.
+    /// It hears what the other end says.
     Receive,
     /// It says something every now and then.
     Send,
@@ -101,7 +101,10 @@ impl Does {
     /// Until the session is over, or too long.
     fn until_told(self, stream: &mut TcpStream) -> io::Result<()> {
         let (piece, pause) = match self {
-            Self::Receive => return stream.read(&mut [0; 16]).map(drop),
+            Self::Receive => {
+                while stream.read(&mut [0; 16])? > 0 {}
+                return Ok(());
+            }
             Self::Send => (1, PROBE * 10),
             Self::Fill => (1 << 20, Duration::ZERO),
         };
