@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_packaged_unit_is_the_one_that_is_changed() {
-        assert_eq!(PACKAGED.matches(PACKAGED_BINARY).count(), 2);
+        assert_eq!(PACKAGED.matches(PACKAGED_BINARY).count(), 3);
         assert_eq!(DOORS.map(|(_, unit)| unit.matches(PACKAGED_BINARY).count()), [0, 1]);
         assert!(PACKAGED.contains(&format!("agent --config {PACKAGED_SETTINGS} --door /run/ripstop-door.sock\n")));
     }
