@@ -390,7 +390,7 @@ fn changes_need_an_agent_and_make_sense() {
     bench.run(&["token", "create", "a_b"]).exits(2);
     bench.run(&["expose", "api", "--on", "alpha"]).exits(2);
     let run = bench.run(&["workload", "add", "web", "--on", "alpha", "--run", "docker:web"]).stderr();
-    assert!(run.contains("`container:NAME` or `host`"), "{run}");
+    assert!(run.contains("`container:NAME`, `pod:NAMESPACE/NAME` or `host`"), "{run}");
 }
 
 #[test]
