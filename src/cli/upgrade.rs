@@ -127,7 +127,10 @@ fn launch(upgrade: &args::Upgrade) -> anyhow::Result<Upgraded> {
     let (answers, log) = (read(between.stdout.take())?, read(between.stderr.take())?);
     between.wait().context("cannot wait for the next agent")?;
     match hear(&answers) {
-        Heard::Runs(upgraded) => Ok(upgraded),
+        Heard::Runs(upgraded) => {
+            tell_service_manager(&upgraded);
+            Ok(upgraded)
+        }
         Heard::Ended => Err(failed("the next agent did not take over", &log)),
         Heard::Nothing(next) => {
             // It reads nothing: else it would have said so, or ended.
@@ -136,6 +139,16 @@ fn launch(upgrade: &args::Upgrade) -> anyhow::Result<Upgraded> {
             }
             Err(failed(&format!("the next agent did not run within {} s", RUNS_WITHIN.as_secs()), &log))
         }
+    }
+}
+
+/// Where a unit's `ExecReload=` is what runs: the next agent is its main process now. That is for this process to say, as systemd
+/// takes nothing from others of the unit (`NotifyAccess=exec`); the former agent stays until it has no sessions for a while.
+fn tell_service_manager(upgraded: &Upgraded) {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(upgraded.pid)]) {
+        output::print_error(
+            &anyhow!(error).context("failed to tell the service manager which process the agent is now"),
+        );
     }
 }
 

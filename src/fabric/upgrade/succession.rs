@@ -213,7 +213,7 @@ fn add(flows: Flows, last: Option<&mut AdoptedInterface>, is_nobodys: bool, nobo
 
 impl Adopted {
     /// Says that this agent reads, and makes sure that all is its own: there is no way back then. Whoever started it, its data
-    /// thread, other hosts and the service manager are told, and the agent before is followed to its end.
+    /// thread and other hosts are told, and the agent before is followed to its end.
     ///
     /// # Errors
     /// When the agent before goes on: this one has to end, and leave everything as it is.
@@ -224,10 +224,6 @@ impl Adopted {
         let upgraded = Upgraded { pid: std::process::id(), former, sessions };
         shared.connect_peers();
         shared.data().transport().reconnect(peers);
-        // Before whoever started this agent tells the service manager that it is done.
-        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(upgraded.pid)]) {
-            tracing::warn!(%error, "failed to tell the service manager that this is the agent now");
-        }
         if let Err(error) = take_streams(&upgraded, streams) {
             tracing::warn!("failed to log and record to where the agent before did: {error:#}");
         }
