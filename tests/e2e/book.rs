@@ -12,8 +12,9 @@ tenants:
     workloads:
       nobody: { on: [alpha], run: { netns: nobody } }
 ";
-/// What every block begins with: the hosts' own `/var/lib`, and the binary under test, have been prepared.
-const PREPARED: &str = "export PATH=/run/book:$PATH HOME=/run/book; cd /run/book; set -e\n";
+/// What every block begins with: the hosts' own `/var/lib`, and the binary under test, have been prepared. Programs are those of
+/// the system, which all users may run.
+const PREPARED: &str = "export PATH=/run/book:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/book; cd /run/book; set -e\n";
 /// What the book writes in place of a token, which is another each time.
 const TOKEN: &str = "rsj1_…";
 
