@@ -187,12 +187,14 @@ run_unit_tests() {
     others+=(--test "$(basename "$file" .rs)")
   done
   tests "unit and property tests" cargo test --workspace --locked "${features[@]}" --no-fail-fast --lib --bins "${others[@]}" -q
+  # These wait more than they work.
+  tests "tests of whole transports" cargo test --workspace --locked "${features[@]}" --test fabric -q -- --test-threads=8
 }
 
 # End-to-end tests that wait more than they work: they run beside the others, each list one by one.
 patient=(
   truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
-  dns_upstream::a_dead_upstream both_ends::
+  dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice::
 )
 
 e2e() { cargo test --workspace --locked "${features[@]}" --test e2e -- --test-threads=1 "$@"; }
