@@ -8,7 +8,7 @@ use crate::{
     handover::Flow,
     packet::{self, IcmpError, Packet, Payload, Segment, craft},
     session::{context::Context, echo, egress, udp},
-    stack::Received,
+    stack::{Received, apart},
 };
 use ripstop_config::{Protocol, Reason};
 use std::{num::NonZeroUsize, rc::Rc};
@@ -77,7 +77,7 @@ fn route(
                 return Ok(());
             }
             match each {
-                Some(each) => several(context, interface, packet, ports, data.chunks(each.get())),
+                Some(each) => several(context, interface, packet, ports, apart(data, each).ok_or(Reason::Malformed)?),
                 None => datagram(context, interface, packet, ports, data),
             }
         }

@@ -22,4 +22,4 @@ mod virtio;
 
 pub use device::{MTU, PacketSink, TunPort};
 pub use endpoint::{Broken, Endpoint};
-pub use virtio::{Received, VNET_HEADER};
+pub use virtio::{Received, VNET_HEADER, apart};

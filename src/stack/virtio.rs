@@ -4,7 +4,7 @@
 //! as one packet, cut apart only where that has to be.
 
 use bytes::Bytes;
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, slice::Chunks};
 
 /// Its length.
 pub const VNET_HEADER: usize = 10;
@@ -19,6 +19,9 @@ pub(super) const TCP_CHECKSUM: u16 = 16;
 pub(super) const UDP_CHECKSUM: u16 = 6;
 /// Datagrams in one packet: what every kernel takes that knows such packets (`UDP_MAX_SEGMENTS` of its first years).
 const DATAGRAMS_MAX: usize = 64;
+/// Datagrams that a packet may hold when it comes: what a kernel takes of a program at once (`UDP_MAX_SEGMENTS` since Linux 6.9). A
+/// program that makes packets itself could have one hold 65 507, and the others wait for them.
+const DATAGRAMS_TAKEN: usize = 128;
 /// Their bytes: what fits an IPv4 packet beside its headers, and so an IPv6 packet too.
 const DATA_MAX: usize = 65_507;
 
@@ -48,6 +51,13 @@ impl<'p> Received<'p> {
     pub fn plain(packet: &'p [u8]) -> Self {
         Self { packet, datagram: None }
     }
+}
+
+/// The data of each datagram of a packet that holds several; `None` where it claims more than any kernel hands over.
+#[must_use]
+pub fn apart(data: &[u8], each: NonZeroUsize) -> Option<Chunks<'_, u8>> {
+    let all = data.chunks(each.get());
+    (all.len() <= DATAGRAMS_TAKEN).then_some(all)
 }
 
 /// The header of a packet whose checksum the kernel completes: from where, and where it goes from there.
@@ -98,6 +108,16 @@ mod tests {
         ] {
             assert_eq!(together(&lengths(of)), expected, "{of:?}");
         }
+    }
+
+    #[test]
+    fn a_packet_of_more_datagrams_than_a_kernel_makes_is_none() {
+        let each = |bytes| NonZeroUsize::new(bytes).unwrap();
+        let data = [7; 1_300];
+        let lengths = |all: Chunks<'_, u8>| all.map(<[u8]>::len).collect::<Vec<_>>();
+        assert_eq!(apart(&data, each(600)).map(lengths), Some(vec![600, 600, 100]));
+        assert_eq!(apart(&data[..1_280], each(10)).map(Iterator::count), Some(DATAGRAMS_TAKEN));
+        assert!(apart(&data, each(10)).is_none());
     }
 
     #[test]
