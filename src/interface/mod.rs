@@ -10,6 +10,7 @@ mod dispatch;
 mod flows;
 mod handed;
 mod lately;
+mod own;
 mod resolver;
 mod udp;
 mod voice;

@@ -1,9 +1,13 @@
 //! DNS at the resolver's address, straight from the interface: who asks is known from where the packet came.
 
-use super::{dispatch::DNS_PORT, flows::Interface};
+use super::{
+    dispatch::DNS_PORT,
+    flows::Interface,
+    own::{InHand, accept},
+};
 use crate::{
     packet::{Packet, Segment},
-    session::context::{Context, ForwardQuery, random},
+    session::context::{Context, ForwardQuery},
     stack::{Broken, Endpoint},
     telemetry::DnsSource,
 };
@@ -19,24 +23,8 @@ const QUERIES_MAX: usize = 256;
 /// How long an idle TCP connection to the resolver is kept (RFC 7766 section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Work in hand for a workload, counted until it is dropped.
-struct InHand(Rc<Interface>);
-
-impl InHand {
-    fn take(interface: &Rc<Interface>) -> Result<Self, Reason> {
-        let count = interface.queries.get();
-        if count >= QUERIES_MAX {
-            return Err(Reason::QueryFlood);
-        }
-        interface.queries.set(count + 1);
-        Ok(Self(Rc::clone(interface)))
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.0.queries.set(self.0.queries.get() - 1);
-    }
+fn in_hand(interface: &Rc<Interface>) -> Result<InHand, Reason> {
+    InHand::take(interface, |interface| &interface.queries, QUERIES_MAX, Reason::QueryFlood)
 }
 
 /// Answers a query that came as a datagram: at once when the fabric knows, else when the forwarder does.
@@ -57,13 +45,13 @@ pub(super) fn datagram(
         }
         Answer::Drop(reason) => Err(reason),
         Answer::Forward => {
-            let in_hand = InHand::take(interface)?;
+            let in_hand = in_hand(interface)?;
             let waiting = forward(context, interface, query, Via::Udp)?;
             tokio::task::spawn_local(async move {
                 if let Ok(answer) = waiting.await
-                    && let Some(reply) = forwarded(&in_hand.0, answer)
+                    && let Some(reply) = forwarded(in_hand.interface(), answer)
                 {
-                    in_hand.0.port().send_datagram(from, to, &reply);
+                    in_hand.interface().port().send_datagram(from, to, &reply);
                 }
             });
             Ok(())
@@ -117,21 +105,15 @@ pub(super) fn connection(
     packet: &Packet<'_>,
     segment: &Segment,
 ) -> Result<(), Reason> {
-    let in_hand = InHand::take(interface).inspect_err(|reason| interface.refuse(packet, segment, *reason))?;
-    if !interface.has_room() {
-        interface.refuse(packet, segment, Reason::AgentFull);
-        return Err(Reason::AgentFull);
-    }
-    let key = packet.flow(segment);
-    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random())?;
-    let flow = interface.insert(key, &endpoint);
+    let in_hand = in_hand(interface).inspect_err(|reason| interface.refuse(packet, segment, *reason))?;
+    let (endpoint, flow) = accept(interface, packet, segment)?;
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
         if matches!(tokio::time::timeout(IDLE, endpoint.established()).await, Ok(Ok(()))) {
             tokio::select! {
-                _ = messages(&context, &in_hand.0, &endpoint) => {}
+                _ = messages(&context, in_hand.interface(), &endpoint) => {}
                 _ = endpoint.drive() => {}
-                () = in_hand.0.closed() => {}
+                () = in_hand.interface().closed() => {}
             }
             endpoint.finish();
         } else {

@@ -1,10 +1,13 @@
 //! The workload's own API at the resolver's address, over HTTP: this end carries bytes, and the control thread reads them, so
 //! that nothing which a workload says is parsed where sessions are carried.
 
-use super::flows::Interface;
+use super::{
+    flows::Interface,
+    own::{InHand, accept},
+};
 use crate::{
     packet::{Packet, Segment},
-    session::context::{Context, VoiceCall, random},
+    session::context::{Context, VoiceCall},
     stack::{Broken, Endpoint},
 };
 use bytes::{Bytes, BytesMut};
@@ -23,26 +26,6 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Bytes on their way between the two threads, each way.
 const PIPE: usize = 8 * 1024;
 
-/// A connection in hand for a workload, counted until it is dropped.
-struct InHand(Rc<Interface>);
-
-impl InHand {
-    fn take(interface: &Rc<Interface>) -> Result<Self, Reason> {
-        let count = interface.voices.get();
-        if count >= CONNECTIONS_MAX {
-            return Err(Reason::AgentFull);
-        }
-        interface.voices.set(count + 1);
-        Ok(Self(Rc::clone(interface)))
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.0.voices.set(self.0.voices.get() - 1);
-    }
-}
-
 /// Takes a connection to the workload's own API.
 pub(super) fn connection(
     context: &Rc<Context>,
@@ -50,20 +33,15 @@ pub(super) fn connection(
     packet: &Packet<'_>,
     segment: &Segment,
 ) -> Result<(), Reason> {
-    let in_hand = InHand::take(interface).inspect_err(|reason| interface.refuse(packet, segment, *reason))?;
-    if !interface.has_room() {
-        interface.refuse(packet, segment, Reason::AgentFull);
-        return Err(Reason::AgentFull);
-    }
-    let key = packet.flow(segment);
-    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random())?;
-    let flow = interface.insert(key, &endpoint);
+    let in_hand = InHand::take(interface, |interface| &interface.voices, CONNECTIONS_MAX, Reason::AgentFull)
+        .inspect_err(|reason| interface.refuse(packet, segment, *reason))?;
+    let (endpoint, flow) = accept(interface, packet, segment)?;
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
         let established = tokio::time::timeout(HANDSHAKE_MAX, endpoint.established()).await;
         let answered = match established {
             Ok(Ok(())) => {
-                let carried = carry(&context, &in_hand.0, &endpoint);
+                let carried = carry(&context, in_hand.interface(), &endpoint);
                 tokio::time::timeout(LIFE, carried).await.unwrap_or(false)
             }
             Ok(Err(_)) | Err(_) => false,

@@ -1,0 +1,67 @@
+//! What the agent itself answers at the resolver's address: how much of it may be in hand for one workload, and its connections.
+
+use super::flows::{FlowGuard, Interface};
+use crate::{
+    packet::{Packet, Segment},
+    session::context::random,
+    stack::Endpoint,
+};
+use ripstop_config::Reason;
+use std::{cell::Cell, rc::Rc};
+
+/// Work in hand for a workload, counted until it is dropped.
+pub(super) struct InHand {
+    interface: Rc<Interface>,
+    count: fn(&Interface) -> &Cell<usize>,
+}
+
+impl InHand {
+    /// Counts one more of what an interface has.
+    ///
+    /// # Errors
+    /// `full` where it has as many as it may.
+    pub(super) fn take(
+        interface: &Rc<Interface>,
+        count: fn(&Interface) -> &Cell<usize>,
+        most: usize,
+        full: Reason,
+    ) -> Result<Self, Reason> {
+        let has = count(interface);
+        if has.get() >= most {
+            return Err(full);
+        }
+        has.set(has.get() + 1);
+        Ok(Self { interface: Rc::clone(interface), count })
+    }
+
+    /// Whose it is.
+    pub(super) fn interface(&self) -> &Rc<Interface> {
+        &self.interface
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let has = (self.count)(&self.interface);
+        has.set(has.get() - 1);
+    }
+}
+
+/// Takes a connection that a workload opens; its place in the table is given up with the second.
+///
+/// # Errors
+/// `AgentFull` when the table is full, and what the endpoint makes of a SYN that is none.
+pub(super) fn accept(
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    segment: &Segment,
+) -> Result<(Rc<Endpoint>, FlowGuard), Reason> {
+    if !interface.has_room() {
+        interface.refuse(packet, segment, Reason::AgentFull);
+        return Err(Reason::AgentFull);
+    }
+    let key = packet.flow(segment);
+    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random())?;
+    let flow = interface.insert(key, &endpoint);
+    Ok((endpoint, flow))
+}
