@@ -28,6 +28,7 @@ use ripstop_transport::{Identity, Incoming, Reports, Settings, Transport};
 use std::{
     collections::HashMap,
     net::UdpSocket,
+    ops::ControlFlow,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
@@ -309,51 +310,69 @@ async fn run(
     health::follow(&context);
     let mut others = Others::begin(&context, inherited);
     while let Some(command) = inbox.recv().await {
-        match command {
-            Command::Enforce(policy) => {
-                context.enforce(policy);
-                voice::obey(&context);
-                health::follow(&context);
-            }
-            Command::Attach(attached) => attach(&context, &others, attached, &gone),
-            Command::Detach(workload) => {
-                if let Some(interface) = context.detach(&workload) {
-                    interface.close();
-                }
-                context.cut_workload(&workload);
-                voice::forget(&context, &workload);
-                health::follow(&context);
-            }
-            Command::Inspect { list, reply } => drop(reply.try_send(inspect(&context, list))),
-            Command::Drain { service, draining, reply } => {
-                let drained = context.endpoints.drain(service.as_ref(), draining);
-                let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
-            }
-            Command::Attempts { within, reply } => drop(reply.try_send(context.observed.denied(within))),
-            Command::Stage { candidate, id } => {
-                context.observed.stage(candidate, id);
-                context.endpoints.tell();
-            }
-            Command::Staged { reply } => drop(reply.try_send(staged(&context))),
-            Command::Standings { workload, reply } => drop(reply.send(voice::standings(&context, &workload))),
-            Command::Voice { workload, service, wish, reply } => {
-                drop(reply.send(voice::hear(&context, &workload, service.as_deref(), &wish)));
-            }
-            Command::HandOver { packets, reply } => drop(reply.send(others.hand_over(&context, packets))),
-            Command::TakeBack => {
-                if let Some(relay) = others.successor.take() {
-                    relay.take_back(&context);
-                }
-            }
-            Command::OnlyDrain => relay::only_drain(&context),
-            Command::Outlive => {
-                if let Some(relay) = others.predecessor.take() {
-                    relay.outlive(&context);
-                }
-            }
-            Command::Stop => break,
+        if obey(&context, &mut others, &gone, command).is_break() {
+            break;
         }
     }
+    end(&context).await;
+}
+
+/// Does what the control thread asks; says when that is to stop.
+fn obey(
+    context: &Rc<Context>,
+    others: &mut Others,
+    gone: &mpsc::Sender<WorkloadId>,
+    command: Command,
+) -> ControlFlow<()> {
+    match command {
+        Command::Enforce(policy) => {
+            context.enforce(policy);
+            voice::obey(context);
+            health::follow(context);
+        }
+        Command::Attach(attached) => attach(context, others, attached, gone),
+        Command::Detach(workload) => {
+            if let Some(interface) = context.detach(&workload) {
+                interface.close();
+            }
+            context.cut_workload(&workload);
+            voice::forget(context, &workload);
+            health::follow(context);
+        }
+        Command::Inspect { list, reply } => drop(reply.try_send(inspect(context, list))),
+        Command::Drain { service, draining, reply } => {
+            let drained = context.endpoints.drain(service.as_ref(), draining);
+            let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
+        }
+        Command::Attempts { within, reply } => drop(reply.try_send(context.observed.denied(within))),
+        Command::Stage { candidate, id } => {
+            context.observed.stage(candidate, id);
+            context.endpoints.tell();
+        }
+        Command::Staged { reply } => drop(reply.try_send(staged(context))),
+        Command::Standings { workload, reply } => drop(reply.send(voice::standings(context, &workload))),
+        Command::Voice { workload, service, wish, reply } => {
+            drop(reply.send(voice::hear(context, &workload, service.as_deref(), &wish)));
+        }
+        Command::HandOver { packets, reply } => drop(reply.send(others.hand_over(context, packets))),
+        Command::TakeBack => {
+            if let Some(relay) = others.successor.take() {
+                relay.take_back(context);
+            }
+        }
+        Command::OnlyDrain => relay::only_drain(context),
+        Command::Outlive => {
+            if let Some(relay) = others.predecessor.take() {
+                relay.outlive(context);
+            }
+        }
+        Command::Stop => return ControlFlow::Break(()),
+    }
+    ControlFlow::Continue(())
+}
+
+/// Ends all sessions, and the connections after them.
+async fn end(context: &Context) {
     context.live.for_each(|live| live.cut(Reason::Shutdown));
     let ending = async {
         while !context.live.is_empty() {

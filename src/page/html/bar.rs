@@ -48,9 +48,18 @@ pub(super) fn figures(facts: &Facts) -> Markup {
     }
 }
 
+fn hosts(facts: &Facts) -> Figure {
+    let peers = &facts.status.peers;
+    let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
+    let (note, class) = match peers.len() - up {
+        0 => ("all connected".into(), ""),
+        away => (format!("{away} not connected"), "limited"),
+    };
+    Figure { title: "Hosts", value: format!("{} of {}", up + 1, peers.len() + 1), note, class }
+}
+
 fn all(facts: &Facts) -> [Figure; 6] {
     let (status, totals) = (&facts.status, &facts.totals);
-    let up = status.peers.iter().filter(|peer| peer.state == PeerState::Up).count();
     let refused: u64 = status.tally.denied.values().sum();
     let left = facts.since(&status.certificate_expires).map_or(0.0, |since| -since);
     let policy = match status.policy.signed {
@@ -61,16 +70,7 @@ fn all(facts: &Facts) -> [Figure; 6] {
     let in_force =
         facts.since(&status.policy.loaded).map_or_else(String::new, |since| format!("in force for {}", age(since)));
     [
-        Figure {
-            title: "Hosts",
-            value: format!("{} of {}", up + 1, status.peers.len() + 1),
-            note: if up == status.peers.len() {
-                "all connected".into()
-            } else {
-                format!("{} not connected", status.peers.len() - up)
-            },
-            class: if up == status.peers.len() { "" } else { "limited" },
-        },
+        hosts(facts),
         Figure {
             title: "Open sessions",
             value: status.sessions_open.to_string(),
