@@ -5,7 +5,6 @@ use super::{
     virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
 };
 use crate::packet::{TCP, checksum, craft::DatagramHead};
-use bytes::Bytes;
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -19,9 +18,6 @@ use std::{
 
 /// MTU of every interface: TCP ends here, so no path depends on it, and the kernel hands over its largest segments.
 pub const MTU: usize = 65_535;
-/// Datagrams of one flow that wait for others in a turn: no more fit a packet.
-const GATHERED_MAX: usize = 64;
-
 /// What takes packets toward a workload: a TUN device, or memory in tests.
 pub trait PacketSink {
     /// Sends one packet given in parts, virtio header first.
@@ -56,15 +52,30 @@ struct Shared {
     scratch: RefCell<Vec<u8>>,
     refused: Cell<u64>,
     waiting: Rc<Waiting>,
-    /// Datagrams of a turn, while there is one and the device takes several at once.
-    gathered: RefCell<Option<Gathered>>,
+    /// Datagrams of a turn.
+    gathered: RefCell<Gathered>,
 }
 
-/// Datagrams of one flow, of which the first is not sent yet.
+/// Datagrams of one flow that are not sent yet, one behind the other; the buffers serve every turn.
 #[derive(Default)]
 struct Gathered {
+    /// There is a turn, and the device takes several at once.
+    is_on: bool,
     flow: Option<(SocketAddr, SocketAddr)>,
-    datagrams: Vec<Bytes>,
+    data: Vec<u8>,
+    lengths: Vec<usize>,
+}
+
+impl Gathered {
+    fn has_room(&self, length: usize) -> bool {
+        self.lengths.len() < virtio::DATAGRAMS_MAX && self.data.len() + length <= virtio::DATA_MAX
+    }
+
+    fn clear(&mut self) {
+        self.flow = None;
+        self.data.clear();
+        self.lengths.clear();
+    }
 }
 
 impl TunPort {
@@ -78,20 +89,25 @@ impl TunPort {
 
     /// Takes a turn in which datagrams wait for others of their flow, until it ends: many queries are answered in one packet.
     pub fn gathering<R>(&self, turn: impl FnOnce() -> R) -> R {
-        if self.0.sink.takes_several() {
-            self.0.gathered.replace(Some(Gathered::default()));
-        }
+        self.0.gathered.borrow_mut().is_on = self.0.sink.takes_several();
         let result = turn();
-        if let Some(gathered) = self.0.gathered.take() {
-            self.send_gathered(&gathered);
-        }
+        let mut gathered = self.0.gathered.borrow_mut();
+        gathered.is_on = false;
+        self.send_gathered(&mut gathered);
         result
     }
 
-    fn send_gathered(&self, Gathered { flow, datagrams }: &Gathered) {
-        if let Some((source, destination)) = flow {
-            self.send_datagrams(*source, *destination, datagrams);
+    fn send_gathered(&self, gathered: &mut Gathered) {
+        if let Some((source, destination)) = gathered.flow {
+            let mut rest = &gathered.data[..];
+            let datagrams = gathered.lengths.iter().map_while(|length| {
+                let (first, others) = rest.split_at_checked(*length)?;
+                rest = others;
+                Some(first)
+            });
+            self.send_datagrams(source, destination, &datagrams.collect::<Vec<_>>());
         }
+        gathered.clear();
     }
 
     /// Runs what the sessions of this interface share, acknowledgements that wait above all; never resolves.
@@ -118,13 +134,15 @@ impl TunPort {
     /// one that the device refuses is counted.
     pub fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let mut gathered = self.0.gathered.borrow_mut();
-        let Some(waiting) = &mut *gathered else { return self.send_alone(source, destination, data) };
-        if waiting.flow != Some((source, destination)) || waiting.datagrams.len() == GATHERED_MAX {
-            self.send_gathered(waiting);
-            waiting.datagrams.clear();
-            waiting.flow = Some((source, destination));
+        if !gathered.is_on {
+            return self.send_alone(source, destination, data);
         }
-        waiting.datagrams.push(Bytes::copy_from_slice(data));
+        if gathered.flow != Some((source, destination)) || !gathered.has_room(data.len()) {
+            self.send_gathered(&mut gathered);
+            gathered.flow = Some((source, destination));
+        }
+        gathered.data.extend_from_slice(data);
+        gathered.lengths.push(data.len());
     }
 
     fn send_alone(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
@@ -135,27 +153,28 @@ impl TunPort {
     }
 
     /// The same of several, in order: as few packets as the device takes them in.
-    pub fn send_datagrams(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[Bytes]) {
+    pub fn send_datagrams(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
         let several = self.0.sink.takes_several();
         let mut rest = datagrams;
         while !rest.is_empty() {
             let (first, others) = rest.split_at(if several { virtio::together(rest) } else { 1 });
             match first {
-                [one] => self.send_alone(source, destination, one),
+                [one] => self.send_alone(source, destination, one.as_ref()),
                 together => self.send_together(source, destination, together),
             }
             rest = others;
         }
     }
 
-    fn send_together(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[Bytes]) {
-        let head = DatagramHead::new(source, destination, datagrams.iter().map(Bytes::len).sum());
+    fn send_together(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
+        let length = |data: &_| AsRef::<[u8]>::as_ref(data).len();
+        let head = DatagramHead::new(source, destination, datagrams.iter().map(length).sum());
         // 20 or 40 bytes, and less than 65 507.
-        let [ip, each] = [head.ip_length(), datagrams[0].len()].map(|length| u16::try_from(length).unwrap_or(0));
+        let [ip, each] = [head.ip_length(), length(&datagrams[0])].map(|length| u16::try_from(length).unwrap_or(0));
         let header = virtio::several_datagrams(ip, each);
         let mut parts = Vec::with_capacity(2 + datagrams.len());
         parts.extend([IoSlice::new(&header), IoSlice::new(head.bytes())]);
-        parts.extend(datagrams.iter().map(|data| IoSlice::new(data)));
+        parts.extend(datagrams.iter().map(|data| IoSlice::new(data.as_ref())));
         self.write_parts(&parts);
     }
 

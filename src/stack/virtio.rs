@@ -3,7 +3,6 @@
 //! It is how the kernel and the agent hand each other packets whose checksum is left out, and several datagrams of one flow
 //! as one packet, cut apart only where that has to be.
 
-use bytes::Bytes;
 use std::{num::NonZeroUsize, slice::Chunks};
 
 /// Its length.
@@ -18,12 +17,12 @@ const GSO_ECN: u8 = 0x80;
 pub(super) const TCP_CHECKSUM: u16 = 16;
 pub(super) const UDP_CHECKSUM: u16 = 6;
 /// Datagrams in one packet: what every kernel takes that knows such packets (`UDP_MAX_SEGMENTS` of its first years).
-const DATAGRAMS_MAX: usize = 64;
+pub(super) const DATAGRAMS_MAX: usize = 64;
 /// Datagrams that a packet may hold when it comes: what a kernel takes of a program at once (`UDP_MAX_SEGMENTS` since Linux 6.9). A
 /// program that makes packets itself could have one hold 65 507, and the others wait for them.
 const DATAGRAMS_TAKEN: usize = 128;
 /// Their bytes: what fits an IPv4 packet beside its headers, and so an IPv6 packet too.
-const DATA_MAX: usize = 65_507;
+pub(super) const DATA_MAX: usize = 65_507;
 
 /// What was read from a device.
 #[derive(Debug, Clone, Copy)]
@@ -76,11 +75,12 @@ pub(super) fn several_datagrams(ip: u16, each: u16) -> [u8; VNET_HEADER] {
 }
 
 /// How many of the first datagrams may be one packet: equally long ones, and a shorter one at their end. At least 1 of any.
-pub(super) fn together(datagrams: &[Bytes]) -> usize {
-    let Some(each) = datagrams.first().map(Bytes::len).filter(|each| *each > 0) else { return 1 };
+pub(super) fn together(datagrams: &[impl AsRef<[u8]>]) -> usize {
+    let length = |data: &_| AsRef::<[u8]>::as_ref(data).len();
+    let Some(each) = datagrams.first().map(length).filter(|each| *each > 0) else { return 1 };
     let most = DATAGRAMS_MAX.min(DATA_MAX / each).max(1);
-    let equal = datagrams.iter().take(most).take_while(|data| data.len() == each).count();
-    let shorter = datagrams.get(equal).is_some_and(|data| (1..each).contains(&data.len()));
+    let equal = datagrams.iter().take(most).take_while(|data| length(data) == each).count();
+    let shorter = datagrams.get(equal).is_some_and(|data| (1..each).contains(&length(data)));
     if shorter && equal < most { equal + 1 } else { equal }
 }
 
@@ -88,8 +88,8 @@ pub(super) fn together(datagrams: &[Bytes]) -> usize {
 mod tests {
     use super::*;
 
-    fn lengths(lengths: &[usize]) -> Vec<Bytes> {
-        lengths.iter().map(|length| Bytes::from(vec![0; *length])).collect()
+    fn lengths(lengths: &[usize]) -> Vec<Vec<u8>> {
+        lengths.iter().map(|length| vec![0; *length]).collect()
     }
 
     #[test]
