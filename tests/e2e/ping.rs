@@ -112,8 +112,8 @@ fn a_flood_is_bounded_and_counted() {
     let lab = lab();
     let web = lab.workload("web");
     let to = lab.service("shop/api", 1).ip().to_string();
-    // It says that most were lost, which is what happened.
-    web.fails(&["ping", "-n", "-q", "-f", "-l", "2000", "-c", "4000", "-w", "3", &to]);
+    // It says that it was not answered so often, which is what happened: more than the limit lets through in that time.
+    web.fails(&["ping", "-n", "-q", "-f", "-l", "2000", "-c", "20000", "-w", "3", &to]);
     lab.agent("alpha").wait_metric("ripstop_packets_dropped_total", &[("reason", "echo_flood")], 500.0);
     assert_eq!(ping(&web, lab.service("shop/api", 1), "3", "56").0, 3, "and then it is answered again");
 }
