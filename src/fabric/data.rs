@@ -1,8 +1,8 @@
 //! The data thread: QUIC, interfaces and sessions, on one current-thread runtime.
 
 use super::{
+    inspect,
     relay::{self, Drained as ByHand, FlowsOf, Relay},
-    services,
 };
 use crate::{
     admin::{LiveSession, ServiceStatus},
@@ -13,7 +13,6 @@ use crate::{
         context::{Context, Control, Stats},
         endpoints::{DrainError, Standing},
         health, ingress,
-        live::Live,
         observe::{Attempt, Candidate, Staged},
         report,
         voice::{self, Standings, VoiceError, Wish},
@@ -22,7 +21,7 @@ use crate::{
     telemetry::RecordLog,
 };
 use anyhow::Context as _;
-use ripstop_config::{AgentConfig, HostName, Reason, ServiceId, WorkloadId};
+use ripstop_config::{AgentConfig, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Policy, StageId};
 use ripstop_transport::{Identity, Incoming, Reports, Settings, Transport};
 use std::{
@@ -35,7 +34,6 @@ use std::{
     thread,
     time::Duration,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     runtime::{self, LocalOptions},
     sync::{mpsc, oneshot},
@@ -46,8 +44,6 @@ const COMMANDS_MAX: usize = 4_096;
 /// Tasks that run between two looks at the devices and the socket. Each may move tens of kilobytes, so that with tokio's 61 a
 /// small packet would wait for milliseconds beside busy sessions; a look costs about a microsecond.
 const EVENTS: u32 = 16;
-/// Sessions shown at once to a person.
-const SHOWN_MAX: usize = 10_000;
 /// How long the control thread waits for the data thread to describe itself.
 const INSPECT_MAX: Duration = Duration::from_secs(1);
 /// How long sessions and peers have to take notice when the agent stops.
@@ -339,7 +335,7 @@ fn obey(
             voice::forget(context, &workload);
             health::follow(context);
         }
-        Command::Inspect { list, reply } => drop(reply.try_send(inspect(context, list))),
+        Command::Inspect { list, reply } => drop(reply.try_send(inspect::inspect(context, list))),
         Command::Drain { service, draining, reply } => {
             let drained = context.endpoints.drain(service.as_ref(), draining);
             let _ = reply.try_send(drained.map(|()| context.endpoints.own()));
@@ -349,7 +345,7 @@ fn obey(
             context.observed.stage(candidate, id);
             context.endpoints.tell();
         }
-        Command::Staged { reply } => drop(reply.try_send(staged(context))),
+        Command::Staged { reply } => drop(reply.try_send(inspect::staged(context))),
         Command::Standings { workload, reply } => drop(reply.send(voice::standings(context, &workload))),
         Command::Voice { workload, service, wish, reply } => {
             drop(reply.send(voice::hear(context, &workload, service.as_deref(), &wish)));
@@ -440,66 +436,4 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
             let _ = gone.try_send(workload);
         }
     });
-}
-
-fn inspect(context: &Context, list: bool) -> Inspection {
-    let mut inspection = Inspection::default();
-    context.live.for_each(|live| {
-        let here = match live.request.side {
-            crate::telemetry::Side::Caller => Some(live.request.caller.clone()),
-            crate::telemetry::Side::Server => serving_workload(context, live),
-        };
-        if let Some(workload) = here {
-            *inspection.per_workload.entry(workload).or_default() += 1;
-        }
-        if list && inspection.sessions.len() < SHOWN_MAX {
-            inspection.sessions.extend(describe(live, &context.host));
-        }
-    });
-    let said = |interface: Rc<Interface>| {
-        let workload = interface.workload().clone();
-        let says = voice::described(context, &workload);
-        (workload, says)
-    };
-    inspection.says = context.interfaces().into_iter().map(said).collect();
-    inspection.services = services::describe(context);
-    inspection
-}
-
-fn staged(context: &Context) -> Option<Staged> {
-    context.observed.staged(|policy| {
-        let mut cut = 0;
-        // A session has one caller, so that those of all hosts can be added up.
-        context.live.for_each(|live| {
-            let calls = live.request.side == crate::telemetry::Side::Caller;
-            cut += usize::from(calls && live.authorise_again(policy, &context.host).is_err());
-        });
-        cut
-    })
-}
-
-fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {
-    let policy = context.policy();
-    let service = policy.service_entry(policy.service(live.request.service.as_ref()?)?);
-    Some(policy.workload_entry(service.by).id.clone())
-}
-
-fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {
-    let peer = match live.request.side {
-        crate::telemetry::Side::Caller => live.endpoint_host.borrow().clone().unwrap_or_else(|| host.clone()),
-        crate::telemetry::Side::Server => live.request.speaker.clone(),
-    };
-    let started = OffsetDateTime::now_utc() - live.started.elapsed();
-    Some(LiveSession {
-        session: live.id.to_string(),
-        side: live.request.side,
-        started: started.format(&Rfc3339).unwrap_or_default(),
-        caller: live.request.caller.clone(),
-        service: live.request.service.clone()?,
-        port: live.request.port.number,
-        peer,
-        bytes_up: live.up.bytes.get(),
-        bytes_down: live.down.bytes.get(),
-        waited_s: (live.up.waited.get() + live.down.waited.get()).as_secs_f64(),
-    })
 }

@@ -21,6 +21,7 @@ mod data;
 mod door;
 mod enrolment;
 mod forward;
+mod inspect;
 mod load;
 mod members;
 mod neighbours;

@@ -19,13 +19,15 @@ const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/counts.txt");
 const WARM: u32 = 1;
 /// Rounds that are counted: enough for what happens seldom, such as a table that grows, to show as a small part.
 const ROUNDS: u32 = 1_000;
-/// By how much a count may differ from the one on record. Two builds of one source are equal; it leaves room for the
-/// choices of an optimiser, and for a code path by processor in a library.
+/// By how much a count may differ from the one on record. Two builds of one source in one folder are equal; it leaves room for
+/// the choices of an optimiser, and for a code path by processor in a library.
 const TOLERANCE: f64 = 0.03;
 /// The same for a compiler other than the one on record, whose optimiser is another: what grows by half is seen.
 const TOLERANCE_OTHER: f64 = 0.3;
-/// Instructions, and allocations, that make no difference.
-const FEW: f64 = 2.0;
+/// Instructions that make no difference: a call or two that the optimiser inlined or did not. The names of symbols, and so the
+/// order in which it meets functions, change with the folder of the source.
+const FEW: f64 = 40.0;
+/// Allocations that make no difference.
 const FEW_ALLOCATIONS: f64 = 0.1;
 
 /// Counts the instructions of the pieces of the hot paths.
@@ -159,10 +161,13 @@ mod tests {
     fn more_and_less_and_new_and_gone_are_told() {
         let before = costs(&[("a", 1_000.0, 2.0), ("few", 10.0, 0.0)]);
         let wrong = |now: &[(&str, f64, f64)]| differing(&before, &costs(now), TOLERANCE);
-        assert_eq!(wrong(&[("a", 1_029.0, 2.0), ("few", 12.0, 0.0)]), 0);
-        assert_eq!(wrong(&[("a", 1_031.0, 2.0), ("few", 13.0, 0.0)]), 2);
-        assert_eq!(wrong(&[("a", 969.0, 2.0), ("few", 10.0, 0.2)]), 2);
+        assert_eq!(wrong(&[("a", 1_040.0, 2.0), ("few", 50.0, 0.0)]), 0);
+        assert_eq!(wrong(&[("a", 1_041.0, 2.0), ("few", 51.0, 0.0)]), 2);
+        assert_eq!(wrong(&[("a", 959.0, 2.0), ("few", 10.0, 0.2)]), 2);
         assert_eq!(wrong(&[("a", 1_000.0, 2.0), ("b", 1.0, 0.0)]), 2);
+        let large = costs(&[("large", 10_000.0, 0.0)]);
+        assert_eq!(differing(&large, &costs(&[("large", 10_299.0, 0.0)]), TOLERANCE), 0);
+        assert_eq!(differing(&large, &costs(&[("large", 10_301.0, 0.0)]), TOLERANCE), 1);
     }
 
     #[test]

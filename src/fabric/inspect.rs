@@ -1,0 +1,79 @@
+//! What the data thread says of itself when it is asked: its sessions, its services, and what a staged policy would change.
+
+use super::{data::Inspection, services};
+use crate::{
+    admin::LiveSession,
+    interface::Interface,
+    session::{context::Context, live::Live, observe::Staged, voice},
+    telemetry::Side,
+};
+use ripstop_config::{HostName, WorkloadId};
+use std::rc::Rc;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Sessions shown at once to a person.
+const SHOWN_MAX: usize = 10_000;
+
+/// The sessions in hand by workload, and one by one where they are to be listed.
+pub(super) fn inspect(context: &Context, list: bool) -> Inspection {
+    let mut inspection = Inspection::default();
+    context.live.for_each(|live| {
+        let here = match live.request.side {
+            Side::Caller => Some(live.request.caller.clone()),
+            Side::Server => serving_workload(context, live),
+        };
+        if let Some(workload) = here {
+            *inspection.per_workload.entry(workload).or_default() += 1;
+        }
+        if list && inspection.sessions.len() < SHOWN_MAX {
+            inspection.sessions.extend(describe(live, &context.host));
+        }
+    });
+    let said = |interface: Rc<Interface>| {
+        let workload = interface.workload().clone();
+        let says = voice::described(context, &workload);
+        (workload, says)
+    };
+    inspection.says = context.interfaces().into_iter().map(said).collect();
+    inspection.services = services::describe(context);
+    inspection
+}
+
+/// What a staged policy said of the attempts since, and how many sessions of callers here it would cut.
+pub(super) fn staged(context: &Context) -> Option<Staged> {
+    context.observed.staged(|policy| {
+        let mut cut = 0;
+        // A session has one caller, so that those of all hosts can be added up.
+        context.live.for_each(|live| {
+            let calls = live.request.side == Side::Caller;
+            cut += usize::from(calls && live.authorise_again(policy, &context.host).is_err());
+        });
+        cut
+    })
+}
+
+fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {
+    let policy = context.policy();
+    let service = policy.service_entry(policy.service(live.request.service.as_ref()?)?);
+    Some(policy.workload_entry(service.by).id.clone())
+}
+
+fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {
+    let peer = match live.request.side {
+        Side::Caller => live.endpoint_host.borrow().clone().unwrap_or_else(|| host.clone()),
+        Side::Server => live.request.speaker.clone(),
+    };
+    let started = OffsetDateTime::now_utc() - live.started.elapsed();
+    Some(LiveSession {
+        session: live.id.to_string(),
+        side: live.request.side,
+        started: started.format(&Rfc3339).unwrap_or_default(),
+        caller: live.request.caller.clone(),
+        service: live.request.service.clone()?,
+        port: live.request.port.number,
+        peer,
+        bytes_up: live.up.bytes.get(),
+        bytes_down: live.down.bytes.get(),
+        waited_s: (live.up.waited.get() + live.down.waited.get()).as_secs_f64(),
+    })
+}
