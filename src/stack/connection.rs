@@ -211,6 +211,20 @@ impl Connection {
     }
 }
 
+/// Whether the handshake is done, and no reset or end has come since.
+pub(super) fn is_open(state: State) -> bool {
+    match state {
+        State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::CloseWait
+        | State::LastAck
+        | State::Closing
+        | State::TimeWait => true,
+        State::Closed | State::Listen | State::SynSent | State::SynReceived => false,
+    }
+}
+
 /// Whether the workload has sent its FIN, behind all of its bytes.
 pub(super) fn has_ended(state: State) -> bool {
     match state {

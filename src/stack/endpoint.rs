@@ -1,7 +1,7 @@
 //! One TCP connection between a workload and the agent.
 
 use super::{
-    connection::{Connection, has_ended},
+    connection::{Connection, has_ended, is_open},
     device::TunPort,
     silence::Silence,
     soon::SOON,
@@ -58,6 +58,8 @@ struct Inner {
     stopped: Option<StackInstant>,
     /// What the workload expects next, by its last packet.
     acknowledged: u32,
+    /// The handshake was done, whatever has come since.
+    opened: bool,
     /// The workload has sent its FIN.
     finished: bool,
     /// How long the workload's kernel has said nothing.
@@ -111,6 +113,7 @@ impl Endpoint {
                 started: Instant::now(),
                 stopped: None,
                 acknowledged: 0,
+                opened: false,
                 finished: false,
                 silence: Silence::new(seed),
                 armed: None,
@@ -146,14 +149,15 @@ impl Endpoint {
     async fn handshake(&self) -> Result<(), Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
-            match inner.state() {
-                State::SynSent | State::SynReceived | State::Listen => {
-                    inner.watcher = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-                State::Closed => Poll::Ready(Err(Broken(Reason::EndpointRefused))),
-                _ => Poll::Ready(Ok(())),
+            // What was sent and then reset before this was asked again is still to be read.
+            if inner.opened {
+                return Poll::Ready(Ok(()));
             }
+            if inner.state() == State::Closed {
+                return Poll::Ready(Err(Broken(Reason::EndpointRefused)));
+            }
+            inner.watcher = Some(cx.waker().clone());
+            Poll::Pending
         })
         .await
     }
@@ -366,6 +370,7 @@ impl Inner {
                 self.obey_reset();
             }
             // Each of these is seen here before the next one follows.
+            self.opened |= is_open(self.state());
             self.finished |= has_ended(self.state());
         }
         match (before, self.state()) {

@@ -277,6 +277,20 @@ fn a_kernel_that_took_nothing_obeys_the_reset() {
 }
 
 #[test]
+fn what_was_sent_before_a_reset_is_read_even_if_nobody_looked_in_between() {
+    run(async {
+        let talk = Talk::start(OPTIONS);
+        talk.send(ACK, 0, 0, 65_535, &[]);
+        talk.send(ACK, 0, 0, 65_535, b"before");
+        talk.send(RST, 6, 0, 0, &[]);
+        talk.endpoint.established().await.unwrap();
+        let read = talk.endpoint.read(100, Reason::CallerReset).await.unwrap();
+        assert_eq!(read.as_deref(), Some(&b"before"[..]));
+        assert_eq!(talk.endpoint.read(100, Reason::CallerReset).await, Err(crate::stack::Broken(Reason::CallerReset)));
+    });
+}
+
+#[test]
 fn a_reset_behind_the_window_is_obeyed() {
     run(async {
         let talk = Talk::start(OPTIONS);
