@@ -119,7 +119,7 @@ fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) ->
         let AttachPlan { v4, v6, .. } = one.attach;
         let (programs, has_v6) = (one.attach.place.programs(), one.tun.has_v6());
         let owner = Owner { workload: one.workload.clone(), v4, v6, has_v6, programs };
-        let taken = Attached { owner, tun: one.tun, inherited: Some((one.index, one.flows)) };
+        let taken = Attached { owner, tun: one.tun, inherited: Some(one.part) };
         shared.data().send(Command::Attach(taken)).map_err(anyhow::Error::msg)?;
         let planned = Planned { attach: one.attach, namespace: one.namespace };
         attached.insert(one.workload, Held { planned, since: one.since, has_v6, device: one.device });

@@ -2,12 +2,12 @@
 
 use super::{
     inspect,
-    relay::{self, Drained as ByHand, FlowsOf, Relay},
+    relay::{self, Drained as ByHand, Part, Parts, Relay},
 };
 use crate::{
     admin::{LiveSession, ServiceStatus},
     handover::Channel,
-    interface::{self, Flows, Interface, Owner},
+    interface::{self, Interface, Owner},
     kernel::{SocketOwners, Tun},
     session::{
         context::{Context, Control, Stats},
@@ -93,14 +93,14 @@ type Heard = Result<Standings, VoiceError>;
 pub(super) struct Attached {
     pub(super) owner: Owner,
     pub(super) tun: Tun,
-    /// The agent before has it, too: its number, and the flows of that one.
-    pub(super) inherited: Option<(u16, Flows)>,
+    /// The agent before has it, too, and handed this over.
+    pub(super) inherited: Option<Part>,
 }
 
 /// What the next agent is given of this thread's.
 pub(super) struct HandedOver {
     pub(super) socket: UdpSocket,
-    pub(super) flows: FlowsOf,
+    pub(super) interfaces: Parts,
     pub(super) endpoints: ByHand,
 }
 
@@ -409,15 +409,15 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
     let tun = Rc::new(tun);
     let port = TunPort::new(Rc::clone(&tun) as _);
     let interface = Interface::new(context, owner, port.clone());
-    if let (Some((index, flows)), Some(relay)) = (inherited, &others.predecessor) {
-        relay.inherit(&interface, index, flows);
-    }
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
     // Of another interface, another one's health.
     context.checks.stop(&workload);
     voice::forget(context, &workload);
+    if let (Some(part), Some(relay)) = (inherited, &others.predecessor) {
+        relay.inherit(context, &interface, part);
+    }
     health::follow(context);
     let gone = gone.clone();
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);

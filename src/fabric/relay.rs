@@ -4,7 +4,11 @@ use super::data::HandedOver;
 use crate::{
     handover::{Channel, Frame, MESSAGE_MAX},
     interface::{self, Flows, Interface, Way},
-    session::{context::Context, health},
+    session::{
+        context::Context,
+        health,
+        voice::{self, Spoken},
+    },
     stack::Received,
 };
 use ripstop_config::WorkloadId;
@@ -28,21 +32,25 @@ impl Relay {
     }
 
     /// Takes an interface over from it.
-    pub(super) fn inherit(&self, interface: &Rc<Interface>, index: u16, flows: Flows) {
+    pub(super) fn inherit(&self, context: &Rc<Context>, interface: &Rc<Interface>, part: Part) {
+        let Part { index, flows, said } = part;
         interface.inherit(Way { channel: Arc::clone(&self.channel), index }, flows);
+        voice::hear_again(context, interface.workload(), said);
         self.interfaces.borrow_mut().insert(index, Rc::clone(interface));
     }
 
     /// Hands everything over to it: from the return on nothing is read here.
     pub(super) fn hand_over(&self, context: &Context) -> std::io::Result<HandedOver> {
         let socket = context.transport.hand_over()?;
-        let mut flows = BTreeMap::new();
+        let mut interfaces = BTreeMap::new();
         for (interface, index) in context.interfaces().into_iter().zip(0..) {
             let way = Way { channel: Arc::clone(&self.channel), index };
-            flows.insert(interface.workload().clone(), (index, interface.hand_over(way)));
+            let workload = interface.workload().clone();
+            let said = voice::spoken(context, &workload);
+            interfaces.insert(workload, Part { index, flows: interface.hand_over(way), said });
             self.interfaces.borrow_mut().insert(index, interface);
         }
-        Ok(HandedOver { socket, flows, endpoints: context.endpoints.drained() })
+        Ok(HandedOver { socket, interfaces, endpoints: context.endpoints.drained() })
     }
 
     /// Undoes that.
@@ -141,5 +149,15 @@ pub(super) fn only_drain(context: &Rc<Context>) {
 /// How this host's endpoints were drained by hand.
 pub(super) type Drained = (bool, Vec<ripstop_config::ServiceId>);
 
-/// Interfaces by their workloads, with their numbers and flows.
-pub(super) type FlowsOf = BTreeMap<WorkloadId, (u16, Flows)>;
+/// What is handed over of an interface, beside its device.
+#[derive(Default)]
+pub(super) struct Part {
+    /// The number by which both agents know it.
+    pub(super) index: u16,
+    pub(super) flows: Flows,
+    /// What its workload said of itself.
+    pub(super) said: Vec<Spoken>,
+}
+
+/// The same of all interfaces, by their workloads.
+pub(super) type Parts = BTreeMap<WorkloadId, Part>;

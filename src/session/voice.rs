@@ -27,7 +27,8 @@ use std::{
 const PATHS_MAX: usize = 64;
 
 /// What a workload wants to be so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Wish {
     /// Its endpoints take no new sessions, or take them again.
     Drain(bool),
@@ -39,6 +40,15 @@ pub enum Wish {
     Instance(u16),
     /// No instance listens at that port any more.
     NoInstance(u16),
+}
+
+/// One thing that a workload said, of a service or of all that it concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoken {
+    /// The service; `None` for all others.
+    pub service: Option<ServiceId>,
+    /// What it wants to be so.
+    pub wish: Wish,
 }
 
 /// Which endpoints are tried first.
@@ -333,6 +343,30 @@ pub fn forget(context: &Context, workload: &WorkloadId) {
         context.endpoints.unsay(&service.id, |_| false);
     }
     context.paths.0.borrow_mut().remove(workload);
+}
+
+/// All that a workload said, to be said again to the next agent of this host.
+#[must_use]
+pub fn spoken(context: &Context, workload: &WorkloadId) -> Vec<Spoken> {
+    let Standings { serves, paths } = standings(context, workload);
+    let of_endpoint = |OwnEndpoint { service, drained, weight, instances, .. }| {
+        let drain = drained.then_some(Wish::Drain(true));
+        let weight = weight.map(|weight| Wish::Weight(Some(weight)));
+        let wishes = drain.into_iter().chain(weight).chain(instances.into_iter().map(Wish::Instance));
+        wishes.map(move |wish| Spoken { service: Some(service.clone()), wish })
+    };
+    let paths = paths.into_iter().map(|OwnPath { service, prefer }| Spoken { service, wish: Wish::Path(Some(prefer)) });
+    serves.into_iter().flat_map(of_endpoint).chain(paths).collect()
+}
+
+/// Hears what a workload said to the agent before. What it may not say any more is left out.
+pub fn hear_again(context: &Rc<Context>, workload: &WorkloadId, said: Vec<Spoken>) {
+    for Spoken { service, wish } in said {
+        let service = service.map(|service| service.to_string());
+        if let Err(error) = hear(context, workload, service.as_deref(), &wish) {
+            tracing::warn!(%workload, %error, "what it said before is not so any more");
+        }
+    }
 }
 
 /// What a workload said, for people: `drains shop/api`, `prefers zone eu-2`.

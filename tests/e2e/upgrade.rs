@@ -82,7 +82,7 @@ fn during() -> Duration {
     if std::env::var_os("RIPSTOP_LAB_LONG").is_some() { DURING_LONG } else { DURING }
 }
 
-fn upgrade(lab: &Lab, host: &str, arguments: &[&str]) -> Value {
+pub fn upgrade(lab: &Lab, host: &str, arguments: &[&str]) -> Value {
     let config = lab.agent(host).config();
     let said = lab.host(host).ok(&[&[ripstop(), "-o", "json", "upgrade", "--config", &config], arguments].concat());
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))

@@ -5,6 +5,7 @@ use crate::{
     health::{state, wait_state},
     lab::{Lab, Place, ripstop, within},
     servers::Http,
+    upgrade::upgrade,
 };
 use serde_json::{Value, json};
 use std::{
@@ -117,6 +118,7 @@ fn a_workload_says_what_the_graph_lets_it_and_other_hosts_follow() {
     assert_eq!(said["paths"], json!([{ "service": null, "host": "beta" }]));
 
     instances_take_turns(&lab, &http[2]);
+    the_next_agent_of_a_host_knows_it(&lab);
     what_is_not_let_any_more_is_forgotten(&lab, &beta);
 }
 
@@ -217,6 +219,22 @@ fn instances_take_turns(lab: &Lab, second: &Http) {
     web.inside(|| ask(to)).expect_err("it is root's");
     let record = lab.agent("alpha").record(|record| record["service"] == "shop/tool");
     assert_eq!(record["reason"], "wrong_listener", "{record}");
+}
+
+fn the_next_agent_of_a_host_knows_it(lab: &Lab) {
+    says(&lab.workload_on("beta", "api"), "PUT", "/v1/weight", &json!({ "weight": 3 }));
+    let said = |host: &str| -> Vec<String> {
+        let shown = lab.host(host).ok(&[ripstop(), "workloads"]);
+        shown.lines().filter(|line| line.contains(" says: ")).map(str::to_owned).collect()
+    };
+    let before = ["alpha", "beta"].map(said);
+    assert!(before[0][0].contains("prefers host beta"), "{before:?}");
+    assert!(before[1][0].contains("weight 3 for shop/api; shop/api at port 8080"), "{before:?}");
+    for host in ["alpha", "beta"] {
+        upgrade(lab, host, &[]);
+    }
+    within(SOON, "it to be said again", || ["alpha", "beta"].map(said) == before);
+    within(SOON, "the weight on alpha", || weight(lab, "alpha", "beta") == json!(3));
 }
 
 fn what_is_not_let_any_more_is_forgotten(lab: &Lab, beta: &Place) {

@@ -5,7 +5,7 @@
 //! | first | [`First::Hello`] | the journal's lock; that of signed policies, if it has any |
 //! | next | [`Next::Prepared`]: it could start | |
 //! | first | [`First::Sockets`] | QUIC, the way of packets, admin, the entrance; metrics, enrolment and page, if it has them |
-//! | first | [`First::Interface`] and [`First::Flows`], for each interface | its device |
+//! | first | [`First::Interface`], [`First::Flows`] and [`First::Said`], for each interface | its device |
 //! | first | [`First::Done`] | |
 //! | next | [`Next::Running`]: it reads | |
 //! | first | [`First::Yours`]: from here on there is no way back | standard output and error |
@@ -20,6 +20,7 @@ use crate::{
     handover::{Channel, Flow, MESSAGE_MAX},
     kernel::{AttachPlan, Cgroup, Place, netns::NsId},
     packet::FlowKey,
+    session::voice::Spoken,
 };
 use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -33,9 +34,11 @@ use std::{
 };
 
 /// The version of all that passes between the two, frames of packets included; another one is not guessed at.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Flows in one message: each is some 60 bytes.
 pub(super) const FLOWS_MAX: usize = 400;
+/// Words of a workload in one message: each is some 250 bytes at most, with two names of a host and a service.
+pub(super) const SAID_MAX: usize = 100;
 
 /// Said by the agent that hands over.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub(super) enum First {
     Interface(Box<Interface>),
     /// Flows of the interface that came last.
     Flows(Flows),
+    /// What the workload of the interface that came last said of itself.
+    Said { words: Vec<Spoken> },
     /// That is all: the next agent may begin.
     Done {},
     /// All is the next agent's; so many sessions are left.
@@ -257,7 +262,7 @@ mod tests {
         let (heard, _) = hear::<First>(&other).await.unwrap().unwrap();
         assert!(matches!(heard, First::Hello(Hello { pid: 7, generation: 3, .. })));
         let error = hear::<First>(&other).await.unwrap_err().to_string();
-        assert!(error.contains("by version 2") && error.contains("restart"), "{error}");
+        assert!(error.contains("by version 3") && error.contains("restart"), "{error}");
         hear::<First>(&other).await.unwrap_err();
         drop(one);
         assert!(hear::<First>(&other).await.unwrap().is_none());

@@ -27,6 +27,7 @@ pub(super) use succession::{AdoptedInterface, Succession, fail};
 
 use super::{
     data::{Command, HandedOver},
+    relay::Part,
     shared::Shared,
     signed::Signed,
 };
@@ -36,7 +37,7 @@ use crate::{
     kernel::Kernel,
 };
 use anyhow::{Context as _, bail};
-use message::{First, Flows, Hello, Interface, Next, Sockets, VERSION, hear, say};
+use message::{First, Flows, Hello, Interface, Next, SAID_MAX, Sockets, VERSION, hear, say};
 use ripstop_config::{ServiceId, WorkloadId};
 use ripstop_transport::PeerState;
 use serde::{Deserialize, Serialize};
@@ -280,13 +281,13 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
     let (reply, handed) = oneshot::channel();
     let data = ours.shared.data();
     data.send(Command::HandOver { packets, reply }).map_err(anyhow::Error::msg)?;
-    let HandedOver { socket, mut flows, endpoints } = handed.await.context("the data thread does not answer")??;
+    let HandedOver { socket, mut interfaces, endpoints } = handed.await.context("the data thread does not answer")??;
     let mut descriptors = vec![socket.as_fd(), theirs.as_fd()];
     descriptors.extend(ours.listeners.all());
     say(control, &First::Sockets(sockets(ours, endpoints)), &descriptors).await?;
     for one in &ours.interfaces {
         // What the data thread has not, is just going away.
-        let Some((index, flows)) = flows.remove(one.workload) else { continue };
+        let Some(Part { index, flows, said }) = interfaces.remove(one.workload) else { continue };
         let interface = Interface {
             index,
             workload: one.workload.clone(),
@@ -297,6 +298,9 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
         say(control, &First::Interface(Box::new(interface)), &[one.device]).await?;
         for flows in Flows::messages(&flows) {
             say(control, &First::Flows(flows), &[]).await?;
+        }
+        for words in said.chunks(SAID_MAX) {
+            say(control, &First::Said { words: words.to_vec() }, &[]).await?;
         }
     }
     say(control, &First::Done {}, &[]).await?;

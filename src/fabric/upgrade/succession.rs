@@ -2,13 +2,12 @@
 
 use super::{
     Upgraded,
-    message::{First, Flows, Hello, Interface, Next, Sockets, hear, say},
+    message::{First, Hello, Interface, Next, Sockets, hear, say},
 };
 use crate::{
     admin::Predecessor,
-    fabric::{data::Command, shared::Shared},
+    fabric::{data::Command, relay::Part, shared::Shared},
     handover::{self, Channel, ENTRANCE},
-    interface,
     kernel::{AttachPlan, Tun, netns::NsId},
     telemetry::instruments,
 };
@@ -68,8 +67,7 @@ pub(in crate::fabric) struct AdoptedInterface {
     pub(in crate::fabric) since: String,
     pub(in crate::fabric) device: OwnedFd,
     pub(in crate::fabric) tun: Tun,
-    pub(in crate::fabric) index: u16,
-    pub(in crate::fabric) flows: interface::Flows,
+    pub(in crate::fabric) part: Part,
 }
 
 impl Succession {
@@ -178,7 +176,7 @@ async fn next(control: &Channel) -> anyhow::Result<(First, Vec<OwnedFd>)> {
 async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> {
     let mut interfaces: Vec<AdoptedInterface> = Vec::new();
     // Of an interface that is of no use.
-    let mut nobodys = interface::Flows::default();
+    let mut nobodys = Part::default();
     let mut is_nobodys = false;
     loop {
         match next(control).await? {
@@ -189,12 +187,12 @@ async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> 
                 is_nobodys = plan.is_none();
                 if let Some((attach, namespace)) = plan {
                     let tun = Tun::of(device.try_clone()?, &attach.link, has_v6);
-                    let flows = interface::Flows::default();
-                    let one = AdoptedInterface { workload, attach, namespace, since, device, tun, index, flows };
-                    interfaces.push(one);
+                    let part = Part { index, ..Part::default() };
+                    interfaces.push(AdoptedInterface { workload, attach, namespace, since, device, tun, part });
                 }
             }
-            (First::Flows(flows), _) => add(flows, interfaces.last_mut(), is_nobodys, &mut nobodys),
+            (First::Flows(flows), _) => flows.add_to(&mut last(&mut interfaces, is_nobodys, &mut nobodys).flows),
+            (First::Said { words }, _) => last(&mut interfaces, is_nobodys, &mut nobodys).said.extend(words),
             (First::Done {}, _) => return Ok(interfaces),
             (
                 First::Hello(_) | First::Sockets(_) | First::Yours { .. } | First::Refused { .. } | First::Left { .. },
@@ -204,10 +202,10 @@ async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> 
     }
 }
 
-fn add(flows: Flows, last: Option<&mut AdoptedInterface>, is_nobodys: bool, nobodys: &mut interface::Flows) {
-    match last {
-        Some(last) if !is_nobodys => flows.add_to(&mut last.flows),
-        Some(_) | None => flows.add_to(nobodys),
+fn last<'p>(interfaces: &'p mut [AdoptedInterface], is_nobodys: bool, nobodys: &'p mut Part) -> &'p mut Part {
+    match interfaces.last_mut() {
+        Some(last) if !is_nobodys => &mut last.part,
+        Some(_) | None => nobodys,
     }
 }
 
