@@ -3,6 +3,7 @@
 use super::{
     data::{Attached, Command},
     plan::{self, Planned, Waiting},
+    service_manager,
     shared::{self, Shared},
     split_domain::SplitDomain,
     upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Standing},
@@ -81,6 +82,7 @@ pub(super) async fn keep(
         if starting.take().is_some() {
             resolv_conf(shared);
             tracing::info!(attached = attached.len(), "ready");
+            service_manager::serves(shared);
         }
         tokio::select! {
             () = shared.changed.notified() => {}

@@ -57,6 +57,8 @@ pub(super) enum Command {
     Attach(Attached),
     /// Lets go of an interface.
     Detach(WorkloadId),
+    /// Says that the thread does what it is told.
+    Alive { reply: oneshot::Sender<()> },
     /// Describes the open sessions.
     Inspect { list: bool, reply: std_mpsc::SyncSender<Inspection> },
     /// Has the endpoint of a service, or all of this host, take no new sessions, or take them again.
@@ -161,6 +163,12 @@ impl DataHandle {
     /// Resolves to a workload whose interface has gone without being told to.
     pub(super) async fn interface_gone(&self) -> Option<WorkloadId> {
         self.gone.lock().await.recv().await
+    }
+
+    /// Resolves once the data thread has come to what is asked now, however long that takes; false when there is none any more.
+    pub(super) async fn is_alive(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Alive { reply }).await.is_ok() && answer.await.is_ok()
     }
 
     /// Asks the data thread about its sessions; empty when it does not answer in time.
@@ -335,6 +343,7 @@ fn obey(
             voice::forget(context, &workload);
             health::follow(context);
         }
+        Command::Alive { reply } => drop(reply.send(())),
         Command::Inspect { list, reply } => drop(reply.try_send(inspect::inspect(context, list))),
         Command::Drain { service, draining, reply } => {
             let drained = context.endpoints.drain(service.as_ref(), draining);

@@ -30,6 +30,7 @@ mod process;
 mod relay;
 mod renewal;
 mod schedule;
+mod service_manager;
 mod services;
 mod shared;
 mod signed;
@@ -206,6 +207,7 @@ async fn serve(
     enrolling.into_iter().for_each(|task| listeners.served_by(task));
     let (coming, receiving) = upgrade::receive(entrance);
     listeners.served_by(receiving);
+    service_manager::lives(&shared).into_iter().for_each(|signs| listeners.served_by(signs));
     let serving = Serving { shared, kernel: Arc::new(kernel), listeners, readiness, data, records, renewing };
     serving.until_told(signals, Beginning { starting, adopted, coming }).await
 }
@@ -225,6 +227,7 @@ impl Serving {
             Err(error) => Err(error),
         };
         tracing::info!("stopping");
+        service_manager::stops();
         data.stop().await;
         let written = records.finish(RECORDS_MAX).context("failed to write the last session records");
         let restored = kernel.restore().context("failed to restore the kernel's state; run `ripstop cleanup`");

@@ -114,6 +114,16 @@ until_ok gone $before
 systemctl restart ripstop.service
 until_ok call
 
+# One that hangs is started anew, also one that took over; one that lives is left alone.
+systemctl show -P StatusText ripstop.service | grep '^host alpha of lab.test, policy '
+mkdir /etc/systemd/system/ripstop.service.d; printf '[Service]\nWatchdogSec=2s\n' > /etc/systemd/system/ripstop.service.d/soon.conf
+systemctl daemon-reload; systemctl restart ripstop.service
+upgraded systemctl reload ripstop.service
+before=$(agent); sleep 4; test $(agent) = $before
+kill -STOP $before
+anew() { test $(agent) != $before && call; }
+until_ok anew
+
 systemctl stop ripstop.service
 fails attached web
 fails attached api

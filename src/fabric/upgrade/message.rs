@@ -90,6 +90,8 @@ pub(super) struct Hello {
     pub(super) generation: u8,
     /// Agents before it that may have sessions.
     pub(super) before: u8,
+    /// The milliseconds after which the service manager takes an agent for dead that says nothing, where it looks.
+    pub(super) watchdog_millis: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -249,6 +251,7 @@ mod tests {
             state: "/var/lib/ripstop".into(),
             generation: 3,
             before: 0,
+            watchdog_millis: None,
         })
     }
 

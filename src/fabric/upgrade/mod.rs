@@ -28,6 +28,7 @@ pub(super) use succession::{AdoptedInterface, Succession, fail};
 use super::{
     data::{Command, HandedOver},
     relay::Part,
+    service_manager,
     shared::Shared,
     signed::Signed,
 };
@@ -85,6 +86,8 @@ pub(super) struct Upgrades {
     generation: u8,
     /// How many before the one that it took over from may have sessions.
     before: u8,
+    /// The time after which the service manager takes an agent for dead that says nothing.
+    watchdog: Option<Duration>,
     /// Nothing that is on disk may change: the next agent reads it.
     still: AtomicBool,
     predecessor: Mutex<Option<Predecessor>>,
@@ -121,6 +124,8 @@ impl Upgrades {
         Self {
             generation: succession.map_or(0, Succession::generation),
             before: succession.map_or(0, Succession::before),
+            // To one that takes over the manager has said nothing itself.
+            watchdog: succession.map_or_else(service_manager::watchdog, Succession::watchdog),
             ..Self::default()
         }
     }
@@ -134,6 +139,11 @@ impl Upgrades {
             true => Err("this host's agent is being replaced by a new one; ask again in a moment".into()),
             false => Ok(()),
         }
+    }
+
+    /// The time after which the service manager takes an agent for dead that says nothing.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
     }
 
     /// The agent before this one, while it has sessions.
@@ -264,6 +274,7 @@ async fn prepare(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<Duration>
         state: config.state.clone(),
         generation: ours.shared.upgrades.generation,
         before: ours.shared.upgrades.before(),
+        watchdog_millis: ours.shared.upgrades.watchdog.and_then(|within| u64::try_from(within.as_millis()).ok()),
     };
     let journal = ours.kernel.lock_file()?;
     let policies = ours.shared.signed().map(Signed::lock_file).transpose().map_err(anyhow::Error::msg)?;
@@ -281,7 +292,8 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
     let (reply, handed) = oneshot::channel();
     let data = ours.shared.data();
     data.send(Command::HandOver { packets, reply }).map_err(anyhow::Error::msg)?;
-    let HandedOver { socket, mut interfaces, endpoints } = handed.await.context("the data thread does not answer")??;
+    let HandedOver { socket, mut interfaces, endpoints } =
+        handed.await.context("the data thread does not answer")??;
     let mut descriptors = vec![socket.as_fd(), theirs.as_fd()];
     descriptors.extend(ours.listeners.all());
     say(control, &First::Sockets(sockets(ours, endpoints)), &descriptors).await?;

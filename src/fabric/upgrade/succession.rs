@@ -125,6 +125,11 @@ impl Succession {
         self.hello.before
     }
 
+    /// The time after which the service manager takes an agent for dead that says nothing.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.hello.watchdog_millis.map(Duration::from_millis)
+    }
+
     /// Tells the agent before why it has to go on.
     pub(in crate::fabric) async fn fail(&self, error: &anyhow::Error) {
         fail(&self.control, error).await;
