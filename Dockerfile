@@ -19,7 +19,8 @@ RUN apt-get update \
 WORKDIR /src
 COPY . .
 # crt-static needs an explicit target: without one it would be applied to procedural macros too, which are shared objects.
-ENV RUSTFLAGS="-C target-feature=+crt-static"
+# Packed relocations are half a megabyte less to read at each start.
+ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 RUN target="$(uname -m)-unknown-linux-gnu" \
  && cargo build --release --locked --target "$target" --bin ripstop \
  && install -D "target/$target/release/ripstop" /out/ripstop \

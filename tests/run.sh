@@ -145,11 +145,13 @@ can_make_hosts() {
 }
 
 target="$(uname -m)-unknown-linux-gnu"
+# As in the Dockerfile.
+static_flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 binary=target/$target/release/ripstop
 
 # The static binary of the Dockerfile, and the demo with it.
 static_release() {
-  RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" --bin ripstop || return 1
+  RUSTFLAGS=$static_flags cargo build --release --locked --target "$target" --bin ripstop || return 1
   file "$binary" | grep -Eq 'static-pie linked|statically linked' || { file "$binary"; return 1; }
   ls -l "$binary"
   timeout 60 "$binary" demo --once
@@ -157,7 +159,7 @@ static_release() {
 
 # Instructions of the hot pieces, beside those on record: of the same build as the static binary, so that little is left to build.
 counts() {
-  RUSTFLAGS="-C target-feature=+crt-static" \
+  RUSTFLAGS=$static_flags \
     cargo build --release --locked --target "$target" -p ripstop-pieces --bin counts || return 1
   "target/$target/release/counts" "$@"
 }

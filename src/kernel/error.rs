@@ -126,7 +126,11 @@ impl Error {
     pub(super) fn netlink(what: impl Into<String>, error: rtnetlink::Error) -> Self {
         let source = match error {
             rtnetlink::Error::NetlinkError(message) => message.to_io(),
-            other => io::Error::other(other),
+            // Named here, as their own text is all of a message, and so all that netlink can say.
+            rtnetlink::Error::RequestFailed => io::Error::other("the request was not answered"),
+            rtnetlink::Error::UnexpectedMessage(_) => io::Error::other("the kernel's answer is not of this request"),
+            rtnetlink::Error::InvalidNla(why) | rtnetlink::Error::NamespaceError(why) => io::Error::other(why),
+            _ => io::Error::other("the request has an address that is none"),
         };
         Self::Netlink { what: what.into(), source }
     }
