@@ -310,7 +310,7 @@ fn what_a_host_forwards_never_comes_to_an_interface() {
     let plan = plan("rs-api", Place::User { uid: UID }, 2);
     let tun = lab.attach(&kernel, &plan).unwrap();
     lab.on_host(|| fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")).unwrap();
-    run(&wire.far, &format!("ip address add {}/128 dev lo", plan.v6));
+    run(&wire.far, &format!("ip address add {}/128 dev lo nodad", plan.v6));
     run(&wire.far, "ip -6 route add fd12:3456:789a::/48 via fd77::1");
     let inject = || {
         netns::run_in(&netns::path_of(&wire.far), || {
