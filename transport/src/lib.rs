@@ -31,6 +31,8 @@ mod gather;
 mod generations;
 mod handed;
 mod header;
+#[cfg(feature = "http")]
+pub mod http;
 mod identity;
 mod incoming;
 mod leaf;

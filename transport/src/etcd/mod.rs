@@ -6,16 +6,16 @@
 //! its values mean is for the caller to verify. A client is of one member; any error ends it, and the caller connects
 //! again, to this member or to another.
 
-mod http;
+mod member;
 mod watch;
 mod wire;
 
 pub use watch::Watch;
 
-use crate::identity::IdentityError;
-use http::Connection;
+use crate::http::HttpError;
+use member::Member;
 use ripstop_config::agent;
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use wire::{
     Compare, Created, Deleted, Granted, Kept, KeyValue, LeaseAsk, Operation, Put, RangeAsk, Ranged, Streamed, Text,
     TransactionAsk,
@@ -34,30 +34,15 @@ const ENTRY_REST: usize = 1 << 10;
 /// Why an etcd is of no use at the moment. No secret is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
-    /// No connection.
-    #[error("failed to connect to {0}: does an etcd listen there, and does a firewall let this host in?")]
-    Connect(SocketAddr, #[source] io::Error),
-    /// The handshake failed.
-    #[error("the TLS handshake with {0} failed: is its certificate signed by one in `ca`, for its address or `name`?")]
-    Handshake(SocketAddr, #[source] io::Error),
+    /// No connection, or none any more; or a file or a name of the settings cannot be used.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// It did not answer in time.
     #[error("no answer from {0} within {WAIT:?}: is it running, with a majority of its members?")]
     Silent(SocketAddr),
-    /// TLS could not be set up.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
-    /// A name or a file of the settings cannot be used.
-    #[error("{0}")]
-    Setting(String),
-    /// A file cannot be read, or others can.
-    #[error(transparent)]
-    File(#[from] IdentityError),
     /// The password is no text.
     #[error("{0} is no text of one line")]
     Password(PathBuf),
-    /// The connection broke off.
-    #[error("the connection broke off")]
-    Broken(#[from] hyper::Error),
     /// It refuses; the text is its own.
     #[error("it refuses ({status}): {message}")]
     Refused {
@@ -105,7 +90,7 @@ pub struct Listing {
 /// A connection to one member of an etcd.
 #[derive(Debug)]
 pub struct Client {
-    connection: Connection,
+    member: Member,
 }
 
 impl Client {
@@ -114,8 +99,8 @@ impl Client {
     /// # Errors
     /// [`EtcdError`], within [`WAIT`].
     pub async fn connect(settings: &agent::Etcd, endpoint: SocketAddr) -> Result<Self, EtcdError> {
-        let connection = tokio::time::timeout(WAIT, Connection::open(settings, endpoint)).await;
-        Ok(Self { connection: connection.map_err(|_| EtcdError::Silent(endpoint))?? })
+        let connection = tokio::time::timeout(WAIT, Member::open(settings, endpoint)).await;
+        Ok(Self { member: connection.map_err(|_| EtcdError::Silent(endpoint))?? })
     }
 
     /// The greatest keys below a prefix, and smaller than `before` if that is given: at most `limit` of them, with values of
@@ -134,7 +119,7 @@ impl Client {
         let (key, end) = (Text(prefix.into()), Text(end));
         let ask = RangeAsk { key, range_end: Some(end), limit, sort_order: Some("DESCEND"), sort_target: Some("KEY") };
         let most = value_max.saturating_mul(2) + ANSWER_REST + (limit as usize).saturating_mul(ENTRY_REST);
-        let answer: Ranged = self.connection.post("/v3/kv/range", &ask, most).await?;
+        let answer: Ranged = self.member.post("/v3/kv/range", &ask, most).await?;
         let entries = answer.kvs.into_iter().filter_map(KeyValue::entry).collect();
         Ok(Listing { entries, revision: answer.header.revision })
     }
@@ -147,7 +132,7 @@ impl Client {
         let ask = RangeAsk { key: Text(key.into()), range_end: None, limit: 1, sort_order: None, sort_target: None };
         // As text in base64 (RFC 4648 section 4) it is a third longer.
         let most = VALUE_MAX / 3 * 4 + ANSWER_REST;
-        let answer: Ranged = self.connection.post("/v3/kv/range", &ask, most).await?;
+        let answer: Ranged = self.member.post("/v3/kv/range", &ask, most).await?;
         Ok(answer.kvs.into_iter().next().map(|found| found.value.0))
     }
 
@@ -156,7 +141,7 @@ impl Client {
     /// # Errors
     /// [`EtcdError`]; among others when this host's user may not write there.
     pub async fn put(&mut self, key: &str, value: &[u8], lease: Option<&Lease>) -> Result<(), EtcdError> {
-        let _: wire::Done = self.connection.post("/v3/kv/put", &put(key, value, lease), ANSWER_REST).await?;
+        let _: wire::Done = self.member.post("/v3/kv/put", &put(key, value, lease), ANSWER_REST).await?;
         Ok(())
     }
 
@@ -168,7 +153,7 @@ impl Client {
         let compare = Compare { key: Text(key.into()), target: "CREATE", result: "EQUAL", create_revision: "0" };
         let success = Operation { request_put: put(key, value, lease) };
         let ask = TransactionAsk { compare: [compare], success: [success] };
-        let answer: Created = self.connection.post("/v3/kv/txn", &ask, ANSWER_REST).await?;
+        let answer: Created = self.member.post("/v3/kv/txn", &ask, ANSWER_REST).await?;
         Ok(answer.succeeded)
     }
 
@@ -178,7 +163,7 @@ impl Client {
     /// As [`Client::put`].
     pub async fn delete(&mut self, prefix: &str) -> Result<u64, EtcdError> {
         let ask = wire::DeleteAsk { key: Text(prefix.into()), range_end: Text(after(prefix)) };
-        let answer: Deleted = self.connection.post("/v3/kv/deleterange", &ask, ANSWER_REST).await?;
+        let answer: Deleted = self.member.post("/v3/kv/deleterange", &ask, ANSWER_REST).await?;
         Ok(answer.deleted)
     }
 
@@ -188,7 +173,7 @@ impl Client {
     /// [`EtcdError`].
     pub async fn lease(&mut self, lasting: Duration) -> Result<Lease, EtcdError> {
         let ask = wire::GrantAsk { ttl: lasting.as_secs().to_string() };
-        let answer: Granted = self.connection.post("/v3/lease/grant", &ask, ANSWER_REST).await?;
+        let answer: Granted = self.member.post("/v3/lease/grant", &ask, ANSWER_REST).await?;
         Ok(Lease(answer.id))
     }
 
@@ -198,7 +183,7 @@ impl Client {
     /// [`EtcdError::LeaseExpired`] when it has, and others.
     pub async fn keep(&mut self, lease: &Lease) -> Result<(), EtcdError> {
         let ask = LeaseAsk { id: &lease.0 };
-        let answer: Streamed<Kept> = self.connection.post("/v3/lease/keepalive", &ask, ANSWER_REST).await?;
+        let answer: Streamed<Kept> = self.member.post("/v3/lease/keepalive", &ask, ANSWER_REST).await?;
         match answer.into_result()?.ttl {
             1.. => Ok(()),
             _ => Err(EtcdError::LeaseExpired),
@@ -213,7 +198,7 @@ impl Client {
         let (key, range_end) = (Text(prefix.into()), Text(after(prefix)));
         let start_revision = after_revision.saturating_add(1).to_string();
         let create_request = wire::WatchCreate { key, range_end, start_revision };
-        Watch::open(self.connection, &wire::WatchAsk { create_request }).await
+        Watch::open(self.member, &wire::WatchAsk { create_request }).await
     }
 }
 

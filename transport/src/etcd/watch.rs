@@ -2,9 +2,10 @@
 
 use super::{
     EtcdError, WAIT,
-    http::{Connection, Driver, malformed},
+    member::{Member, malformed},
     wire::{Streamed, WatchAsk, Watched},
 };
+use crate::http::{Driver, HttpError};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
@@ -21,8 +22,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn open(connection: Connection, ask: &WatchAsk) -> Result<Self, EtcdError> {
-        let (body, driver) = connection.stream("/v3/watch", ask).await?;
+    pub(super) async fn open(member: Member, ask: &WatchAsk) -> Result<Self, EtcdError> {
+        let (body, driver) = member.stream("/v3/watch", ask).await?;
         let mut watch = Self { body, _driver: driver, begun: Vec::new() };
         let first = tokio::time::timeout(WAIT, watch.message()).await.map_err(|_| EtcdError::WatchEnded)??;
         if first.created && !first.canceled { Ok(watch) } else { Err(EtcdError::WatchEnded) }
@@ -56,7 +57,7 @@ impl Watch {
             }
             match self.body.frame().await {
                 None => return Err(EtcdError::WatchEnded),
-                Some(Err(error)) => return Err(error.into()),
+                Some(Err(error)) => return Err(HttpError::Broken(error).into()),
                 Some(Ok(frame)) => self.begun.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
             }
         }
