@@ -22,6 +22,7 @@ mod ranges;
 mod run;
 mod services;
 mod tenants;
+mod url;
 mod workloads;
 
 pub(crate) use agent::agent;

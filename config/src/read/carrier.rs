@@ -1,6 +1,6 @@
 //! `carrier:` of `agent.yaml`: by what signed policies spread.
 
-use super::{agent::path, hosts::socket_address};
+use super::{agent::path, url::UrlForm};
 use crate::{
     agent::{Carrier, ETCD_PREFIX, Etcd, EtcdLogin, EtcdTls, PolicySource},
     yaml::{Fields, Node, Report, Shape},
@@ -20,8 +20,13 @@ const ENDPOINTS_MAX: usize = 9;
 const ETCD_PORT: u16 = 2379;
 /// Longest prefix of keys, in bytes: it is part of every one.
 const PREFIX_MAX: usize = 128;
-/// What is wrong with a member that is not given by its address.
-const ENDPOINT_HINT: &str = "write `https://192.0.2.7:2379`: names are not looked up, so that no policy depends on DNS";
+/// A member's URL.
+const MEMBER: UrlForm = UrlForm {
+    what: "a member's URL",
+    port: ETCD_PORT,
+    hint: "write `https://192.0.2.7:2379`: names are not looked up, so that no policy depends on DNS",
+    plain: "without TLS anybody on the way could keep policies from this host",
+};
 
 /// Reads it; `policy` says whether there is anything to carry.
 pub(super) fn carrier(
@@ -61,7 +66,7 @@ fn endpoints(node: &Node, report: &mut Report<'_>) -> Option<(bool, Vec<SocketAd
     let items = node.items("the members of the etcd", report);
     if items.is_empty() || items.len() > ENDPOINTS_MAX {
         let message = format!("`endpoints` has {} members, and must have 1 to {ENDPOINTS_MAX}", items.len());
-        report.hinted(node.mark, message, ENDPOINT_HINT);
+        report.hinted(node.mark, message, MEMBER.hint);
         return None;
     }
     let count = items.len();
@@ -75,26 +80,12 @@ fn endpoints(node: &Node, report: &mut Report<'_>) -> Option<(bool, Vec<SocketAd
 }
 
 fn endpoint(node: &Node, report: &mut Report<'_>) -> Option<(bool, SocketAddr)> {
-    let text = node.text("a member's URL", report)?;
-    let split = |scheme: &str| text.strip_prefix(scheme).map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    let (encrypted, rest) = match (split("https://"), split("http://")) {
-        (Some(rest), _) => (true, rest),
-        (None, Some(rest)) => (false, rest),
-        (None, None) => {
-            report.hinted(node.mark, format!("`{text}` is not a URL"), ENDPOINT_HINT);
-            return None;
-        }
-    };
-    let Some(address) = socket_address(rest, ETCD_PORT).filter(|address| address.port() != 0) else {
-        report.hinted(node.mark, format!("`{rest}` is not an address with a port"), ENDPOINT_HINT);
-        return None;
-    };
-    if !encrypted && !address.ip().to_canonical().is_loopback() {
-        let hint = "write `https://`, and `ca:` with the certificates that vouch for it";
-        report.hinted(node.mark, "without TLS anybody on the way could keep policies from this host", hint);
+    let url = MEMBER.read(node, report)?;
+    if !url.path.is_empty() {
+        report.hinted(node.mark, format!("a member of the etcd has no path `{}`", url.path), MEMBER.hint);
         return None;
     }
-    Some((encrypted, address))
+    Some((url.encrypted, url.address))
 }
 
 fn prefix(node: &Node, report: &mut Report<'_>) -> Option<String> {
