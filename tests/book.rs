@@ -118,6 +118,16 @@ fn every_command_is_run_by_a_test() {
     assert!(in_the_lab > 20, "{in_the_lab}");
 }
 
+#[cfg(feature = "otel")]
+#[test]
+fn the_settings_of_traces_are_settings() {
+    let settings = blocks(&chapter("tracing.md"), "yaml").remove(0).1;
+    let all = format!("host: a\ngraph: g\n{settings}");
+    let otel = ripstop_config::AgentConfig::parse("agent.yaml", &all).unwrap().otel.unwrap();
+    assert_eq!((otel.sample.to_string().as_str(), otel.records), ("0.1", true));
+    assert_eq!(otel.timeout, ripstop_config::agent::OTEL_TIMEOUT);
+}
+
 #[test]
 fn reasons_are_those_that_there_are() {
     let chapter = chapter("troubleshooting.md");

@@ -1,6 +1,6 @@
 //! The agent's own settings, `agent.yaml`.
 
-use crate::{Diagnostics, HostName};
+use crate::{Diagnostics, HostName, units::Share};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The UDP port on which agents take QUIC connections unless told otherwise.
@@ -16,6 +16,9 @@ pub const CERTIFICATES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the keys of an etcd begin with unless told otherwise.
 pub const ETCD_PREFIX: &str = "/ripstop";
+
+/// How long a request to a collector may take unless told otherwise (OTLP exporter, `OTEL_EXPORTER_OTLP_TIMEOUT`).
+pub const OTEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest configuration file that is read, in bytes: a full one has under a thousand.
 pub const AGENT_MAX: usize = 64 << 10;
@@ -53,6 +56,9 @@ pub struct AgentConfig {
     pub admin: Admin,
     /// `sessions:` where session records go: a file's path, `stdout` or `off`. Default `stdout`.
     pub sessions: SessionLog,
+    /// `otel:` the collector of OpenTelemetry that gets spans and session records. Default: none. Only in a program that was
+    /// built with the feature `otel`.
+    pub otel: Option<Otel>,
     /// `dns.upstream:` servers for names outside the fabric. Default: the host's `/etc/resolv.conf`. `[]` for none.
     pub upstream: Option<Vec<SocketAddr>>,
     /// `dns.resolv-conf:` the host's `/etc/resolv.conf` names the fabric's resolver first while the agent runs, for workloads
@@ -119,6 +125,36 @@ pub struct EtcdLogin {
     pub user: String,
     /// The file with its password, readable by its owner alone.
     pub password: PathBuf,
+}
+
+/// A collector of OpenTelemetry, which takes OTLP over HTTP with Protocol Buffers. Relative paths are from the configuration
+/// file's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Otel {
+    /// `endpoint:` where it listens, `https://IP:PORT` or, on loopback, `http://IP:PORT`; the port is 4318 unless given. Names are
+    /// not looked up. Required.
+    pub endpoint: SocketAddr,
+    /// The path of `endpoint`, without a slash at its end, to which `/v1/traces` and `/v1/logs` are added.
+    pub path: String,
+    /// How it is known; none with plain HTTP.
+    pub tls: Option<OtelTls>,
+    /// `headers-file:` a file with a `Name: value` on each line that every request has, readable by its owner alone.
+    pub headers: Option<PathBuf>,
+    /// `sample:` the share of the sessions called from this host that have spans, on both hosts. Default: all.
+    pub sample: Share,
+    /// `records:` session records are sent as logs, too, of all sessions. Default: yes.
+    pub records: bool,
+    /// `timeout:` for one request, with the connection that it may need. Default [`OTEL_TIMEOUT`].
+    pub timeout: Duration,
+}
+
+/// How a collector is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtelTls {
+    /// `ca:` PEM of the CA certificates that vouch for it. Required with `https://`.
+    pub ca: PathBuf,
+    /// `name:` the name that its certificate has. Default: its address.
+    pub name: Option<String>,
 }
 
 /// The authority that a host holds.

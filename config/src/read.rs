@@ -18,6 +18,7 @@ mod identity;
 mod limits;
 mod never;
 mod operators;
+mod otel;
 mod ranges;
 mod run;
 mod services;

@@ -1,7 +1,9 @@
 //! Quantities with their units: rates, spans of time, ports, protocols.
 
+mod share;
 mod span;
 
+pub use share::Share;
 pub use span::Span;
 
 use std::{fmt, num::NonZeroU64, str::FromStr};

@@ -7,6 +7,8 @@ use ripstop_config::{
     AgentConfig,
     agent::{AGENT_MAX, Admin, CERTIFICATES, Carrier, ETCD_PREFIX, PolicySource, Principal, SessionLog},
 };
+#[cfg(feature = "otel")]
+use ripstop_config::{agent::OTEL_TIMEOUT, units::Share};
 use std::path::Path;
 
 const FILE: &str = "/etc/ripstop/agent.yaml";
@@ -27,6 +29,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.carrier, Carrier { in_band: true, etcd: None });
+    assert_eq!(config.otel, None);
 }
 
 #[test]
@@ -206,4 +209,40 @@ fn what_an_etcd_cannot_be_is_said() {
     }
     let file = AgentConfig::parse(FILE, "host: a\ngraph: g\ncarrier: { in-band: true }\n").unwrap_err();
     assert!(file.to_string().contains("nothing to carry with `graph`"), "{file}");
+}
+
+#[cfg(feature = "otel")]
+#[test]
+fn a_collector_is_on_this_host_or_known_by_its_certificate() {
+    let parse = |otel: &str| AgentConfig::parse(FILE, &format!("host: a\ngraph: g\notel: {{ {otel} }}\n"));
+    let short = parse("endpoint: http://127.0.0.1").unwrap().otel.unwrap();
+    assert_eq!((short.endpoint.to_string().as_str(), short.path.as_str()), ("127.0.0.1:4318", ""));
+    assert_eq!((short.tls, short.headers, short.sample), (None, None, Share::ALL));
+    assert_eq!((short.records, short.timeout), (true, OTEL_TIMEOUT));
+    let whole = parse(
+        "endpoint: 'https://[2001:db8::9]:443/otlp/', ca: ca.pem, name: otlp.example, headers-file: h, sample: 0.25, \
+         records: false, timeout: 2s",
+    );
+    let whole = whole.unwrap().otel.unwrap();
+    assert_eq!((whole.endpoint.to_string().as_str(), whole.path.as_str()), ("[2001:db8::9]:443", "/otlp"));
+    let tls = whole.tls.unwrap();
+    assert_eq!((tls.ca.as_path(), tls.name.as_deref()), (Path::new("/etc/ripstop/ca.pem"), Some("otlp.example")));
+    assert_eq!(whole.headers.as_deref(), Some(Path::new("/etc/ripstop/h")));
+    assert_eq!((whole.sample.to_string().as_str(), whole.records, whole.timeout.as_secs()), ("0.25", false, 2));
+
+    for (wrong, said) in [
+        ("ca: c", "needs `endpoint`"),
+        ("endpoint: 127.0.0.1", "is not a URL"),
+        ("endpoint: http://localhost", "names are not looked up"),
+        ("endpoint: http://192.0.2.9", "could read who calls what"),
+        ("endpoint: https://192.0.2.9", "`ca` is missing"),
+        ("endpoint: http://127.0.0.1, ca: c", "of no use with `http://`"),
+        ("endpoint: 'http://127.0.0.1/a?b'", "`/a?b` is not a path"),
+        ("endpoint: http://127.0.0.1, sample: 10%", "from 0 (none) to 1 (all)"),
+        ("endpoint: http://127.0.0.1, timeout: 2m", "from 100ms to 60s"),
+        ("endpoint: http://127.0.0.1, headers: x", "unknown key `headers`"),
+    ] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
 }

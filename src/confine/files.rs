@@ -88,8 +88,11 @@ fn own_directories(config: &AgentConfig) -> Vec<PathBuf> {
 fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
     let (PolicySource::File(policy) | PolicySource::Signed(policy)) = &config.policy;
     let operator = config.authority.as_ref().and_then(|authority| authority.operator.as_ref());
-    let read =
-        [policy, &config.certificate, &config.key, &config.ca].into_iter().chain(operator).chain(carrier(config));
+    let read = [policy, &config.certificate, &config.key, &config.ca]
+        .into_iter()
+        .chain(operator)
+        .chain(carrier(config))
+        .chain(collector(config));
     let records = match &config.sessions {
         SessionLog::File(file) => Some(directory_of(file)),
         SessionLog::Stdout | SessionLog::Off => None,
@@ -114,6 +117,13 @@ fn carrier(config: &AgentConfig) -> impl Iterator<Item = &PathBuf> + Clone {
     let password = etcd.and_then(|etcd| etcd.login.as_ref()).map(|login| &login.password);
     let pair = pair.into_iter().flat_map(|(certificate, key)| [certificate, key]);
     tls.into_iter().map(|tls| &tls.ca).chain(pair).chain(password)
+}
+
+/// What shows a collector to this host, and what that asks for.
+fn collector(config: &AgentConfig) -> impl Iterator<Item = &PathBuf> + Clone {
+    let otel = config.otel.as_ref();
+    let ca = otel.and_then(|otel| otel.tls.as_ref()).map(|tls| &tls.ca);
+    ca.into_iter().chain(otel.and_then(|otel| otel.headers.as_ref()))
 }
 
 fn directory_of(file: &Path) -> PathBuf {
@@ -146,5 +156,14 @@ mod tests {
              ca: /e/ca, certificate: /f/c, key: /g/k, user: u, password-file: /h/p } }",
         );
         assert_eq!(carried.read, paths(&["/etc/ripstop", "/e", "/f", "/g", "/h"]));
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn what_a_collector_takes_is_read() {
+        let text = "{ host: alpha, graph: g, otel: { endpoint: 'https://192.0.2.9', ca: /e/ca, headers-file: /f/h } }";
+        let config = AgentConfig::parse("/etc/ripstop/agent.yaml", text).unwrap();
+        let read = files(&config, Vec::new()).read;
+        assert_eq!(read, ["/etc/ripstop", "/e", "/f"].map(PathBuf::from));
     }
 }

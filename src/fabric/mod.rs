@@ -45,7 +45,7 @@ use crate::{
     kernel::{Kernel, Missing},
     page::Page,
     session::context::Control,
-    telemetry::{self, Readiness, RecordLog, instruments},
+    telemetry::{self, Export, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
 use attachments::Beginning;
@@ -178,7 +178,8 @@ async fn serve(
     let enrolment = Enrolment::prepare(&config, &identity, enrolment).await?;
     listeners.set_enrolment(enrolment.descriptor()?);
     listeners.page(page.as_ref())?;
-    let records = RecordLog::start(&config.sessions)?;
+    let export = Export::start(&config, identity.fabric())?;
+    let records = RecordLog::start(&config.sessions, export)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let (voices, calls) = mpsc::channel(voice::CALLS_WAITING);

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     interface::Interface,
     kernel::{Programs, SocketOwner, SocketOwners},
-    telemetry::{EdgeInstruments, RecordLog, Side},
+    telemetry::{EdgeInstruments, RecordLog, Side, Traced, Tracer},
 };
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, ServiceIx};
@@ -92,6 +92,8 @@ pub struct Context {
     pub transport: Transport,
     /// Where records go.
     pub records: RecordLog,
+    /// Which sessions are traced; none where none is.
+    tracer: Option<Tracer>,
     /// The ways to the control thread.
     pub control: Control,
     /// Sessions that wait for a newer policy.
@@ -143,6 +145,7 @@ impl Context {
         Rc::new(Self {
             host,
             transport,
+            tracer: records.tracer(),
             records,
             control,
             waiting: Waiting::default(),
@@ -284,6 +287,24 @@ impl Context {
         let entry = instruments.entry(key);
         let new = |(caller, service, side): &(_, _, _)| Rc::new(EdgeInstruments::new(caller, service, *side));
         Some(Rc::clone(entry.or_insert_with_key(new)))
+    }
+
+    /// The place in a trace of a session that begins here, if it is traced.
+    #[must_use]
+    pub fn begin_trace(&self) -> Option<Traced> {
+        self.tracer.as_ref().and_then(Tracer::begin)
+    }
+
+    /// The place of a session from another host, by what its header says.
+    #[must_use]
+    pub fn join_trace(&self, said: Option<[u8; 24]>) -> Option<Traced> {
+        self.tracer.as_ref().and_then(|tracer| tracer.join(said))
+    }
+
+    /// What the header of a session says of its place; nothing where none is traced.
+    #[must_use]
+    pub fn tell_trace(&self, traced: Option<Traced>) -> Option<[u8; 24]> {
+        self.tracer.as_ref().map(|tracer| tracer.context(traced))
     }
 
     /// A new session id: unique on this agent, and by its random half among all.

@@ -99,7 +99,7 @@ pub(super) fn decide(
         v6: destination.is_ipv6(),
         speaker: context.host.clone(),
     };
-    let session = Session::begin(context, context.session_id(), request, slot);
+    let session = Session::begin(context, context.session_id(), request, context.begin_trace(), slot);
     session.draft.borrow_mut().destination = Some(destination);
     let admitted = admit(context, &policy, &session, service);
     if admitted.is_err() || context.observed.is_staged() {
@@ -158,7 +158,7 @@ impl Decided {
             purpose: Purpose::Session,
             v6: request.v6,
             source_port,
-            trace: None,
+            trace: self.session.trace(),
         }
     }
 

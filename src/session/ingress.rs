@@ -65,7 +65,8 @@ async fn serve(context: Rc<Context>, stream: IncomingStream) {
         v6: incoming.header.v6,
         speaker: peer.clone(),
     };
-    let session = Session::begin(&context, incoming.header.session, request, slot);
+    let traced = context.join_trace(incoming.header.trace);
+    let session = Session::begin(&context, incoming.header.session, request, traced, slot);
     {
         let mut draft = session.draft.borrow_mut();
         draft.peer = Some(peer);

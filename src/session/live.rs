@@ -8,7 +8,7 @@ use super::{
     pump::{Meter, Way},
     reach::Targets,
 };
-use crate::telemetry::{EdgeInstruments, HandedOver, RecordSlot, SessionRecord, Side, instruments};
+use crate::telemetry::{EdgeInstruments, HandedOver, RecordSlot, SessionRecord, Side, Traced, instruments};
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
 use ripstop_transport::SessionId;
@@ -210,6 +210,7 @@ pub struct Session {
     /// None without a service: such a session is never opened.
     instruments: Option<Rc<EdgeInstruments>>,
     slot: Option<RecordSlot>,
+    traced: Option<Traced>,
     start: time::OffsetDateTime,
     opened: Cell<bool>,
     using: OnceCell<Using>,
@@ -240,7 +241,13 @@ pub struct Draft {
 impl Session {
     /// Begins a session and puts it into the table before anything is decided, so that no change of policy can fall
     /// between the two.
-    pub fn begin(context: &Rc<Context>, id: SessionId, request: Request, slot: RecordSlot) -> Box<Self> {
+    pub fn begin(
+        context: &Rc<Context>,
+        id: SessionId,
+        request: Request,
+        traced: Option<Traced>,
+        slot: RecordSlot,
+    ) -> Box<Self> {
         let instruments = context.edge_instruments(&request);
         let live = Rc::new(Live {
             id,
@@ -263,11 +270,18 @@ impl Session {
             live,
             instruments,
             slot: Some(slot),
+            traced,
             start: time::OffsetDateTime::now_utc(),
             opened: Cell::new(false),
             using: OnceCell::new(),
             draft: RefCell::default(),
         })
+    }
+
+    /// Its place in a trace, as its header tells the other host.
+    #[must_use]
+    pub fn trace(&self) -> Option<[u8; 24]> {
+        self.context.tell_trace(self.traced)
     }
 
     /// What the table knows of it.
@@ -399,6 +413,7 @@ impl Session {
             cipher: draft.cipher,
             peer: draft.peer.take(),
             handed_over: self.context.only_drains.get().then(|| HandedOver::of(reason)),
+            trace: self.traced,
         }
     }
 }

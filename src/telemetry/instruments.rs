@@ -54,6 +54,7 @@ const ENROLMENTS: &str = "ripstop_enrolment_requests_total";
 const RECORDS: &str = "ripstop_session_records_total";
 const RECORD_ERRORS: &str = "ripstop_session_record_write_errors_total";
 const RECORDS_UNWRITTEN: &str = "ripstop_session_records_unwritten";
+const OTLP: &str = "ripstop_otlp_items_total";
 pub(super) const MEMORY: &str = "ripstop_process_resident_memory_bytes";
 pub(super) const FILES: &str = "ripstop_process_open_fds";
 const BUILD: &str = "ripstop_build_info";
@@ -85,6 +86,7 @@ pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
         "Requests of hosts to join or to renew, of which this host's authority decided, by result",
     ),
     (RECORDS, Unit::Count, "Session records by what became of them"),
+    (OTLP, Unit::Count, "Spans and records for the OpenTelemetry collector, by what became of them"),
     (RECORD_ERRORS, Unit::Count, "Failed tries to write session records; a failed try is repeated"),
 ];
 
@@ -451,6 +453,12 @@ pub(crate) fn record_write_failed() {
 /// So many session records wait for the writer.
 pub(crate) fn records_unwritten(count: usize) {
     gauge!(RECORDS_UNWRITTEN).set(float(count));
+}
+
+/// Spans (`traces`) or records (`logs`) were `sent` to the collector, `rejected` by it, or `lost`.
+#[cfg(any(feature = "otel", test))]
+pub(crate) fn otlp(signal: &'static str, result: &'static str, count: u64) {
+    counter!(OTLP, "signal" => signal, "result" => result).increment(count);
 }
 
 /// Whether the etcd that carries policies answers.

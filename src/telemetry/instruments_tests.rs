@@ -59,6 +59,7 @@ fn use_everything() {
     records_unwritten(1);
     door(true);
     carrier(true);
+    otlp("traces", "sent", 1);
     predecessor_sessions(2);
     build_info();
     crate::telemetry::process::sample();

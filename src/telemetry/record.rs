@@ -11,6 +11,7 @@
 
 use super::{
     instruments::{self, Side},
+    otel::{Export, Traced, Tracer},
     recent::Recent,
 };
 use ripstop_config::{HostName, Protocol, Reason, ServiceId, WorkloadId, agent::SessionLog};
@@ -107,6 +108,10 @@ pub struct SessionRecord {
     pub peer: Option<HostName>,
     /// The agent had handed over to another one when the session ended.
     pub handed_over: Option<HandedOver>,
+    /// Its place in a trace, if it is traced: `trace_id`, `span_id`, `parent_span_id`.
+    #[cfg_attr(feature = "otel", serde(flatten))]
+    #[cfg_attr(not(feature = "otel"), serde(skip))]
+    pub trace: Option<Traced>,
 }
 
 /// How a session ended of an agent that had handed over to another one.
@@ -175,36 +180,43 @@ pub struct RecordLog {
     queue: mpsc::Sender<Message>,
     recent: Arc<Recent>,
     unwritten: Arc<AtomicUsize>,
+    export: Option<Export>,
     /// Kept from the start, so that a full queue cannot keep [`finish`](Self::finish) from being said.
     last: Arc<Mutex<Option<mpsc::OwnedPermit<Message>>>>,
 }
 
 impl RecordLog {
-    /// Opens the log and starts its writer thread. A file is made with mode 0600.
+    /// Opens the log and starts its writer thread, which offers every record to `export` as well. A file is made with mode 0600.
     ///
     /// # Errors
     /// [`RecordError`] when the place cannot be opened.
-    pub fn start(log: &SessionLog) -> Result<Self, RecordError> {
+    pub fn start(log: &SessionLog, export: Option<Export>) -> Result<Self, RecordError> {
         let sink = match log {
             SessionLog::File(path) => Some(open(path)?),
             SessionLog::Stdout => Some(stdout()?),
             SessionLog::Off => None,
         };
-        Self::start_with(sink, SLOTS_MAX)
+        Self::start_with(sink, SLOTS_MAX, export)
     }
 
-    fn start_with(sink: Option<File>, slots: usize) -> Result<Self, RecordError> {
+    fn start_with(sink: Option<File>, slots: usize, export: Option<Export>) -> Result<Self, RecordError> {
         let (queue, messages) = mpsc::channel(slots + 1);
         let recent = Arc::<Recent>::default();
         let unwritten = Arc::new(AtomicUsize::new(0));
         let last = Arc::new(Mutex::new(queue.clone().try_reserve_owned().ok()));
-        let writer =
-            Writer { sink, pending: Vec::new(), held: 0, recent: recent.clone(), unwritten: unwritten.clone() };
+        let writer = Writer {
+            sink,
+            pending: Vec::new(),
+            held: 0,
+            recent: recent.clone(),
+            unwritten: unwritten.clone(),
+            export: export.clone(),
+        };
         thread::Builder::new()
             .name("records".into())
             .spawn(move || writer.run(messages))
             .map_err(RecordError::Thread)?;
-        Ok(Self { queue, recent, unwritten, last })
+        Ok(Self { queue, recent, unwritten, export, last })
     }
 
     /// Takes a place in the queue for a session that is about to start; `None` when the log is full or its writer has
@@ -224,7 +236,14 @@ impl RecordLog {
         &self.recent
     }
 
-    /// Waits until every record handed in so far is written out. Blocks: for the end of the process, once.
+    /// Says which sessions are traced, if any are.
+    #[must_use]
+    pub fn tracer(&self) -> Option<Tracer> {
+        self.export.as_ref().map(Export::tracer)
+    }
+
+    /// Waits until every record handed in so far is written out, and exported as far as that takes no long time. Blocks: for the
+    /// end of the process, once.
     ///
     /// # Errors
     /// [`RecordError::Unfinished`] when that takes longer than `timeout`.
@@ -233,7 +252,11 @@ impl RecordLog {
         let Some(permit) = permit else { return Ok(()) };
         let (done, wait) = std_mpsc::sync_channel(1);
         permit.send(Message::Barrier(done));
-        wait.recv_timeout(timeout).map_err(|_| RecordError::Unfinished(self.unwritten.load(Ordering::Relaxed)))
+        let written = wait.recv_timeout(timeout);
+        if let Some(export) = &self.export {
+            export.finish();
+        }
+        written.map_err(|_| RecordError::Unfinished(self.unwritten.load(Ordering::Relaxed)))
     }
 }
 
@@ -287,6 +310,7 @@ struct Writer {
     held: usize,
     recent: Arc<Recent>,
     unwritten: Arc<AtomicUsize>,
+    export: Option<Export>,
 }
 
 impl Writer {
@@ -326,7 +350,11 @@ impl Writer {
                 }
             }
         }
-        self.recent.keep(Arc::new(record));
+        let record = Arc::new(record);
+        if let Some(export) = &self.export {
+            export.offer(&record);
+        }
+        self.recent.keep(record);
         if self.pending.len() >= WRITE_BYTES {
             self.write_out();
         }

@@ -31,6 +31,7 @@ pub(crate) fn record(number: u64) -> SessionRecord {
         cipher: Some("TLS13_AES_128_GCM_SHA256"),
         peer: None,
         handed_over: None,
+        trace: None,
     }
 }
 
@@ -40,7 +41,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn every_record_is_written_once_and_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sessions.jsonl");
-    let log = RecordLog::start(&SessionLog::File(path.clone())).unwrap();
+    let log = RecordLog::start(&SessionLog::File(path.clone()), None).unwrap();
     let threads: Vec<_> = (0..4_u64)
         .map(|lane| {
             let log = log.clone();
@@ -75,7 +76,7 @@ fn a_record_reads_as_documented() {
 
 #[test]
 fn slots_are_bounded_and_come_back() {
-    let log = RecordLog::start_with(None, 2).unwrap();
+    let log = RecordLog::start_with(None, 2, None).unwrap();
     let (first, second) = (log.reserve().unwrap(), log.reserve().unwrap());
     assert!(log.reserve().is_none(), "a third session cannot be recorded, so it is refused");
     first.release();
@@ -88,7 +89,7 @@ fn slots_are_bounded_and_come_back() {
 
 #[test]
 fn a_writer_that_has_fallen_behind_refuses_new_sessions() {
-    let log = RecordLog::start_with(None, 4).unwrap();
+    let log = RecordLog::start_with(None, 4, None).unwrap();
     log.unwritten.fetch_add(UNWRITTEN_MAX, Ordering::Relaxed);
     assert!(log.reserve().is_none());
     log.unwritten.fetch_sub(1, Ordering::Relaxed);
@@ -99,7 +100,7 @@ fn a_writer_that_has_fallen_behind_refuses_new_sessions() {
 fn a_record_is_to_be_had_and_on_disk_without_finish() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sessions.jsonl");
-    let log = RecordLog::start(&SessionLog::File(path.clone())).unwrap();
+    let log = RecordLog::start(&SessionLog::File(path.clone()), None).unwrap();
     log.reserve().unwrap().write(record(9));
     let deadline = std::time::Instant::now() + LONG;
     while std::fs::read_to_string(&path).unwrap().is_empty() {
@@ -112,7 +113,7 @@ fn a_record_is_to_be_had_and_on_disk_without_finish() {
 #[test]
 fn a_reader_that_goes_away_blocks_nobody() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let log = RecordLog::start_with(Some(File::from(std::os::fd::OwnedFd::from(writer))), 100).unwrap();
+    let log = RecordLog::start_with(Some(File::from(std::os::fd::OwnedFd::from(writer))), 100, None).unwrap();
     log.reserve().unwrap().write(record(1));
     let mut one = [0; 1];
     reader.read_exact(&mut one).unwrap();
@@ -130,14 +131,15 @@ fn a_reader_that_goes_away_blocks_nobody() {
 
 #[test]
 fn a_missing_directory_is_said_plainly() {
-    let error = RecordLog::start(&SessionLog::File("/nonexistent/sessions.jsonl".into())).unwrap_err().to_string();
+    let error =
+        RecordLog::start(&SessionLog::File("/nonexistent/sessions.jsonl".into()), None).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/sessions.jsonl") && error.contains("`sessions:`"), "{error}");
 }
 
 #[test]
 fn a_full_disk_loses_nothing_and_is_told_at_the_end() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let log = RecordLog::start_with(Some(full), 10).unwrap();
+    let log = RecordLog::start_with(Some(full), 10, None).unwrap();
     log.reserve().unwrap().write(record(1));
     let error = log.finish(Duration::from_millis(200)).unwrap_err();
     assert!(matches!(error, RecordError::Unfinished(1)), "{error}");

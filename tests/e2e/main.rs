@@ -41,6 +41,8 @@ mod limits;
 mod long_lived;
 mod operate;
 mod operators;
+#[cfg(feature = "otel")]
+mod otel;
 mod packets;
 mod page;
 mod pattern;

@@ -89,7 +89,8 @@ pub struct SessionHeader {
     pub v6: bool,
     /// The caller's own port, for endpoints that are shown where a connection comes from.
     pub source_port: u16,
-    /// Trace context: 16 bytes of trace id, 8 of span id (W3C Trace Context, section 3.2.2).
+    /// Trace context: 16 bytes of trace id, 8 of span id (W3C Trace Context, section 3.2.2). A span id of zero, which is none
+    /// there, says that the calling host does not sample the session; without the whole it traces nothing.
     pub trace: Option<[u8; 24]>,
 }
 

@@ -144,7 +144,7 @@ fn context() -> Rc<Context> {
     let directory = tempfile::tempdir().unwrap();
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (transport, ..) = Transport::bind(Settings::listen(loopback), identity(directory.path())).unwrap();
-    let records = RecordLog::start(&SessionLog::Off).unwrap();
+    let records = RecordLog::start(&SessionLog::Off, None).unwrap();
     let control = Control {
         forward: mpsc::channel(1).0,
         requests: mpsc::channel(1).0,

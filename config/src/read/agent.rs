@@ -4,6 +4,7 @@ use super::{
     admin::admin,
     carrier::carrier,
     hosts::{address, socket_address},
+    otel::otel,
 };
 use crate::{
     Diagnostics, HostName, Span,
@@ -35,6 +36,7 @@ const AGENT: Shape = Shape {
         "run",
         "admin",
         "sessions",
+        "otel",
         "dns",
     ],
     later: &[],
@@ -85,6 +87,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
     let admin = top.get("admin").map_or_else(|| Some(Admin::default()), |node| admin(node, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
+    let otel = top.optional("otel", |node| otel(node, directory, report));
     let (upstream, resolv_conf, resolved) =
         top.get("dns").map_or((None, Some(false), Some(false)), |node| dns(node, report));
     Some(AgentConfig {
@@ -103,6 +106,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         run: run?,
         admin: admin?,
         sessions: sessions?,
+        otel: otel?,
         upstream,
         resolv_conf: resolv_conf?,
         resolved: resolved?,
