@@ -1,5 +1,9 @@
 //! A host's own identity: its certificate chain, its key and the CA certificates that it trusts.
 
+mod svid;
+
+pub use svid::SvidError;
+
 use crate::{
     generations::GENERATIONS,
     leaf::{CertificateId, Leaf, LeafError},
@@ -302,15 +306,19 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 pub(crate) fn trusted(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), IdentityError> {
     let mut roots = RootCertStore::empty();
     let authorities = certificates(path)?;
-    for one in authorities.iter().cloned() {
-        let wrong = |why: String| IdentityError::Authority { path: path.into(), why };
-        let is_ca = x509_parser::parse_x509_certificate(&one).is_ok_and(|(_, parsed)| parsed.is_ca());
-        if !is_ca {
-            return Err(wrong("it is not a CA's certificate".into()));
-        }
-        roots.add(one).map_err(|error| wrong(error.to_string()))?;
+    for one in &authorities {
+        authority(&mut roots, one).map_err(|why| IdentityError::Authority { path: path.into(), why })?;
     }
     Ok((roots, authorities))
+}
+
+/// Has the CA of a certificate trusted, or says why that cannot be.
+fn authority(roots: &mut RootCertStore, certificate: &CertificateDer<'static>) -> Result<(), String> {
+    let is_ca = x509_parser::parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| parsed.is_ca());
+    match is_ca {
+        true => roots.add(certificate.clone()).map_err(|error| error.to_string()),
+        false => Err("it is not a CA's certificate".into()),
+    }
 }
 
 fn check_signed(
@@ -330,14 +338,35 @@ fn check_signed(
         }
         other => IdentityError::NotSigned { certificate: path.into(), ca: ca.into(), why: other.to_string() },
     };
-    let (leaf, between) = chain.split_first().ok_or_else(|| IdentityError::NoCertificate(path.into()))?;
-    let leaf = ParsedCertificate::try_from(leaf).map_err(wrong)?;
-    let algorithms = tls::provider().signature_verification_algorithms.all;
+    signed_by(chain, facts, roots, time).map_err(wrong)
+}
+
+/// Whether one of the CAs signed a chain, leaf first, for a host that dials and is dialled.
+fn signed_by(
+    chain: &[CertificateDer<'static>],
+    facts: &Leaf,
+    roots: &RootCertStore,
+    time: Time,
+) -> Result<(), rustls::Error> {
     let at = match time {
         Time::Matters => UnixTime::now(),
         Time::Aside => facts.time_within(UnixTime::now()),
     };
-    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, at, algorithms).map_err(wrong)
+    is_vouched(chain, roots, at)
+}
+
+/// Whether one of the CAs vouches for a chain, leaf first, as of a time.
+pub(crate) fn is_vouched(
+    chain: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    at: UnixTime,
+) -> Result<(), rustls::Error> {
+    let Some((leaf, between)) = chain.split_first() else {
+        return Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding));
+    };
+    let leaf = ParsedCertificate::try_from(leaf)?;
+    let algorithms = tls::provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, at, algorithms)
 }
 
 /// A secret file is its owner's alone.

@@ -65,7 +65,7 @@ pub use control::{AskError, Request};
 pub use datagram::{DATAGRAM_MAX, DatagramError, DatagramReceiver, DatagramSender};
 pub use handed::{Datagrams, Foreign};
 pub use header::{HEADER_MAX, Purpose, SessionHeader, SessionId};
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, SvidError};
 pub use incoming::{
     AnswerError, HEADER_WAIT, HeaderError, INCOMING_QUEUE, Incoming, IncomingSession, IncomingStream, Opening,
     VERDICT_WRITE,

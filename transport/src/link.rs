@@ -4,6 +4,7 @@ use crate::{
     control::REQUESTS_MAX,
     datagram::{Inbox, Lane},
     demand::Demand,
+    identity::is_vouched,
     leaf::{CertificateId, Leaf, LeafError},
     report::Pace,
     settings::SESSIONS_FIRST,
@@ -13,6 +14,10 @@ use crate::{
 };
 use quinn::{Connection, ConnectionError};
 use ripstop_config::HostName;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, UnixTime},
+};
 use std::{
     sync::{
         Arc,
@@ -42,6 +47,9 @@ pub(crate) struct Link {
     pub(crate) host: HostName,
     /// The one that the peer showed.
     pub(crate) certificate: CertificateId,
+    /// That one and those between it and a CA, as the handshake verified them at that time.
+    chain: Vec<CertificateDer<'static>>,
+    verified: UnixTime,
     pub(crate) dialled: Dialled,
     pub(crate) cipher: &'static str,
     /// Follows the host if we dialled it; if it dialled us, QUIC does.
@@ -77,12 +85,13 @@ impl Link {
     pub(crate) fn new(connection: Connection, dialled: Dialled, shared: &Shared) -> Result<Self, LeafError> {
         let identity = connection.peer_identity().and_then(|any| any.downcast::<PeerIdentity>().ok());
         let identity = identity.ok_or(LeafError::Malformed)?;
-        let leaf = identity.chain.first().ok_or(LeafError::Malformed)?;
-        let leaf = Leaf::of_fabric(leaf, &shared.fabric)?;
+        let leaf = Leaf::of_fabric(identity.chain.first().ok_or(LeafError::Malformed)?, &shared.fabric)?;
         Ok(Self {
             host: leaf.host,
             certificate: leaf.id,
             cipher: identity.suite,
+            chain: identity.chain,
+            verified: UnixTime::now(),
             followed: (dialled == Dialled::ByUs).then(|| Socket::follow(&shared.socket, connection.remote_address())),
             connection,
             dialled,
@@ -104,6 +113,11 @@ impl Link {
 
     pub(crate) fn is_open(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// Whether one of these CAs vouched for the peer when the connection was made: one that expires later ends no session.
+    pub(crate) fn is_vouched_by(&self, roots: &RootCertStore) -> bool {
+        is_vouched(&self.chain, roots, self.verified).is_ok()
     }
 
     pub(crate) fn age(&self) -> Duration {

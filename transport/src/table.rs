@@ -3,21 +3,24 @@
 use crate::{
     code,
     leaf::CertificateId,
-    link::{Dialled, Link, describe, newcomer_wins},
+    link::{Dialled, HANDSHAKE_MAX, Link, describe, newcomer_wins},
     socket::Followed,
     status::{PeerState, PeerStatus},
 };
 use ripstop_config::HostName;
+use rustls::RootCertStore;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{sync::watch, task::AbortHandle};
 
 /// Replaced connections of one host that may finish their sessions; of more, the oldest is closed.
 const RETIRED_MAX: usize = 4;
+/// After other CAs are trusted, a handshake that began before may still end for so long.
+const TRUST_SETTLES: Duration = Duration::from_secs(2 * HANDSHAKE_MAX.as_secs());
 
 /// Everything about one other host.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(crate) enum Unwanted {
     RevokedHost(HostName),
     #[error("the certificate of the host {0} is revoked")]
     RevokedCertificate(HostName),
+    #[error("no CA of the fabric vouches for the certificate of the host {0} any more")]
+    NotVouched(HostName),
 }
 
 impl Unwanted {
@@ -61,7 +66,7 @@ impl Unwanted {
         match self {
             Self::OwnName(_) => code::IDENTITY,
             Self::NotNamed(_) => code::POLICY,
-            Self::RevokedHost(_) | Self::RevokedCertificate(_) => code::REVOKED,
+            Self::RevokedHost(_) | Self::RevokedCertificate(_) | Self::NotVouched(_) => code::REVOKED,
         }
     }
 }
@@ -87,12 +92,21 @@ impl Revoked {
     }
 }
 
+fn vouched(link: &Link, roots: &RootCertStore) -> Result<(), Unwanted> {
+    match link.is_vouched_by(roots) {
+        true => Ok(()),
+        false => Err(Unwanted::NotVouched(link.host.clone())),
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     peers: BTreeMap<HostName, Peer>,
     /// The hosts that may be connected; `None` while nothing was said of that.
     retained: Option<BTreeSet<HostName>>,
     revoked: Revoked,
+    /// The CAs that are trusted since they were last others, and when that was; `None` while they are the first.
+    trusted: Option<(Arc<RootCertStore>, Instant)>,
     /// Another agent of this host dials from now on.
     handed_over: bool,
 }
@@ -207,17 +221,26 @@ impl Table {
 
     /// Closes what leads to hosts, or was made with certificates, that are revoked, and takes no more of it.
     pub(crate) fn revoke(&mut self, revoked: Revoked) {
+        self.close_where(|link| revoked.check(link).err());
+        self.revoked = revoked;
+    }
+
+    /// Closes what was made with certificates for which none of these CAs vouches, and takes no more of it.
+    pub(crate) fn trust(&mut self, roots: Arc<RootCertStore>, now: Instant) {
+        self.close_where(|link| vouched(link, &roots).err());
+        self.trusted = Some((roots, now));
+    }
+
+    fn close_where(&mut self, unwanted: impl Fn(&Link) -> Option<Unwanted>) {
         for peer in self.peers.values_mut() {
-            let links = peer.live.iter().chain(&peer.retired);
-            let unwanted: Vec<_> =
-                links.filter_map(|link| Some((Arc::clone(link), revoked.check(link).err()?))).collect();
-            for (link, why) in unwanted {
+            let links = peer.live.iter().chain(&peer.retired).filter(|link| link.is_open());
+            let closed: Vec<_> = links.filter_map(|link| Some((Arc::clone(link), unwanted(link)?))).collect();
+            for (link, why) in closed {
                 link.close(why.code(), &why.to_string());
                 peer.why = why.to_string();
                 peer.changed.send_replace(());
             }
         }
-        self.revoked = revoked;
     }
 
     /// Another agent of this host dials in this one's place, or does so no more.
@@ -292,6 +315,10 @@ impl Table {
             return Err(Unwanted::NotNamed(link.host.clone()));
         }
         self.revoked.check(link)?;
+        // Those that begin later are verified with these CAs by the handshake.
+        if let Some((roots, _)) = self.trusted.as_ref().filter(|(_, since)| since.elapsed() < TRUST_SETTLES) {
+            vouched(link, roots)?;
+        }
         let we_are_smaller = own < &link.host;
         let peer = self.peer(&link.host);
         if link.dialled == Dialled::ByUs {

@@ -28,7 +28,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -183,8 +183,9 @@ impl Transport {
     }
 
     /// Takes another certificate of this host: connections that are made from here on show it; those that are open stay as
-    /// they are, with their sessions. The keys of the endpoint stay those of the first identity. May be called from any
-    /// thread.
+    /// they are, with their sessions. Only where it trusts other CAs, connections are closed with [`code::REVOKED`] on the spot
+    /// that were made with a certificate for which none of these vouches. The keys of the endpoint stay those of the first
+    /// identity. May be called from any thread.
     ///
     /// # Errors
     /// [`RenewError`]; the former identity stays.
@@ -194,7 +195,11 @@ impl Transport {
             return Err(RenewError::Another(identity.host().clone(), identity.fabric().clone()));
         }
         shared.endpoint.set_server_config(Some(shared.settings.server(&identity)?));
+        let roots = (!identity.trusts_as(&shared.identity())).then(|| Arc::clone(identity.roots()));
         shared.set_identity(identity);
+        if let Some(roots) = roots {
+            shared.table().trust(roots, Instant::now());
+        }
         Ok(())
     }
 

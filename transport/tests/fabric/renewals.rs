@@ -1,7 +1,8 @@
 //! Certificates that are replaced or revoked while connections go on.
 
-use crate::lab::{Fabric, eventually, header, name, within};
+use crate::lab::{Fabric, Host, eventually, header, name, within};
 use ripstop_transport::{CertificateId, Identity, PeerState, RenewError, Revoked, Transport, pki::Request};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -83,6 +84,38 @@ async fn what_is_revoked_is_cut_at_once_and_stays_out() {
     assert!(!alpha.transport.is_up(&name("beta")), "any certificate of the host is revoked");
     revoke(&alpha.transport, &[&id], &[]);
     alpha.up(&beta).await;
+}
+
+fn ca(fabric: &Fabric) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(fabric.authority.certificate_pem().as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn a_ca_that_is_trusted_no_more_takes_its_hosts_along_and_no_others() {
+    let [first, second] = ["shop.example"; 2].map(Fabric::new);
+    let both = [ca(&first), ca(&second)];
+    let trusts = |host: &Host, cas: &[CertificateDer<'static>]| {
+        let identity = host.transport.identity().trusting(cas).unwrap();
+        host.transport.renew(identity).unwrap();
+    };
+    let (alpha, beta) = first.pair("alpha", "beta").await;
+    let gamma = second.host("gamma");
+    for host in [&alpha, &beta, &gamma] {
+        trusts(host, &both);
+    }
+    gamma.dial(&[&alpha]);
+    gamma.up(&alpha).await;
+    alpha.up(&gamma).await;
+    assert_eq!(alpha.transport.connections(), 2, "one CA more ends nothing");
+    trusts(&alpha, &[ca(&second), ca(&second)]);
+    eventually("beta to be down", Duration::from_secs(1), || !alpha.transport.is_up(&name("beta"))).await;
+    assert!(alpha.transport.is_up(&name("gamma")));
+    beta.dial(&[&alpha]);
+    let why = beta.down("alpha").await;
+    assert!(why.contains("certificate"), "{why}");
+    beta.transport.renew(second.issue("beta").load().unwrap().trusting(&both).unwrap()).unwrap();
+    alpha.up(&beta).await;
+    alpha.transport.identity().trusting(&[]).expect_err("a fabric without a CA");
 }
 
 #[tokio::test]
