@@ -59,6 +59,8 @@ mod tls;
 mod transport;
 mod unidirectional;
 mod verdict;
+#[cfg(feature = "spire")]
+pub mod workload_api;
 
 pub use codec::CodecError;
 pub use control::{AskError, Request};
