@@ -16,7 +16,7 @@ const END: &str = "<!-- end of the reference -->\n";
 /// test that runs it, or that it is of a machine that no test has.
 const HOSTS: [&str; 2] = ["lab=alpha", "lab=beta"];
 /// Commands that no test has a machine for; they are other programs' own.
-const ELSEWHERE: [&str; 1] = ["kubectl "];
+const ELSEWHERE: [&str; 2] = ["kubectl ", "spire-server "];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -339,7 +339,8 @@ fn init_makes_a_whole_first_host_or_nothing() {
     assert!(said.contains("ripstop join 192.0.2.7:7477 --token rsj1_") && said.contains("agent --config"), "{said}");
     let settings = fs::read_to_string(bench.path("etc/agent.yaml")).unwrap();
     let config = AgentConfig::parse("etc/agent.yaml", &settings).unwrap();
-    assert_eq!((config.host.as_str(), &config.certificate), ("alpha", &config.key));
+    let files = config.identity_files().unwrap();
+    assert_eq!((config.host.as_str(), &files.certificate), ("alpha", &files.key));
     let authority = config.authority.expect("it holds the authority");
     assert_eq!((authority.certificates.as_secs(), config.renew), (86_400, None));
     for secret in ["etc/operator.key", "state/host.pem", "state/authority/ca.key", "state/authority/tokens.json"] {

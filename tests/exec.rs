@@ -3,8 +3,8 @@
 
 use ripstop::{
     admin::{
-        AdminSocket, AgentView, HostPolicy, Kept, LiveSession, PolicyStatus, Resolver, Rights, Running, Status,
-        WorkloadState, WorkloadStatus,
+        AdminSocket, AgentView, HostPolicy, IdentityStatus, Kept, LiveSession, PolicyStatus, Resolver, Rights, Running,
+        Status, WorkloadState, WorkloadStatus,
     },
     kernel::netns,
 };
@@ -55,6 +55,7 @@ impl AgentView for FakeAgent {
             pid: std::process::id(),
             started: "2026-01-01T00:00:00Z".into(),
             metrics: Some("127.0.0.1:7478".into()),
+            identity: IdentityStatus::default(),
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
             waiting_for: Vec::new(),

@@ -17,7 +17,7 @@ passed=0
 failed=0
 failures=()
 # What a default build leaves out is tested as well: one build for all tests.
-features=(--features etcd,otel)
+features=(--features etcd,otel,spire)
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 # Agents and servers hold a descriptor for each session of a test.
 ulimit -n "$(ulimit -Hn)"

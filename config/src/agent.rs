@@ -38,12 +38,8 @@ pub struct AgentConfig {
     pub carrier: Carrier,
     /// `renew:` on the others: where this host's certificate is renewed. Without either it is renewed by people.
     pub renew: Option<Renew>,
-    /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
-    pub certificate: PathBuf,
-    /// `identity.key:` PEM key, readable by its owner alone. Default `host.key`.
-    pub key: PathBuf,
-    /// `identity.ca:` PEM of the fabric's CA certificates. Default `ca.pem`.
-    pub ca: PathBuf,
+    /// `identity:` where this host's certificate, its key and the fabric's CA certificates come from.
+    pub identity: IdentitySource,
     /// `listen:` where QUIC connections are taken. Default `[::]:7477`, both families.
     pub listen: SocketAddr,
     /// `metrics:` where Prometheus scrapes; `off` for nowhere. Default `127.0.0.1:7478`.
@@ -76,6 +72,27 @@ pub enum PolicySource {
     File(PathBuf),
     /// `trust:` the file of the operators whose signature makes a policy. It comes from other hosts, or by `ripstop apply`.
     Signed(PathBuf),
+}
+
+/// Where a host's identity comes from. Relative paths are from the configuration file's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// Files.
+    Files(IdentityFiles),
+    /// `identity.spire:` the socket of a Workload API of SPIFFE, `unix:///PATH`, as SPIRE's agent serves it. It renews the
+    /// certificate, and its trust bundle says which CAs are the fabric's.
+    Spire(PathBuf),
+}
+
+/// The files of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// `identity.certificate:` PEM chain, leaf first. Default `host.pem` beside the configuration file.
+    pub certificate: PathBuf,
+    /// `identity.key:` PEM key, readable by its owner alone. Default `host.key`.
+    pub key: PathBuf,
+    /// `identity.ca:` PEM of the fabric's CA certificates. Default `ca.pem`.
+    pub ca: PathBuf,
 }
 
 /// By what signed policies spread.
@@ -230,6 +247,15 @@ pub enum SessionLog {
 }
 
 impl AgentConfig {
+    /// The files of the identity, where it comes from files.
+    #[must_use]
+    pub fn identity_files(&self) -> Option<&IdentityFiles> {
+        match &self.identity {
+            IdentitySource::Files(files) => Some(files),
+            IdentitySource::Spire(_) => None,
+        }
+    }
+
     /// Reads the settings from YAML; `file` is for showing, its directory for relative paths.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod otel;
 mod ranges;
 mod run;
 mod services;
+mod source;
 mod tenants;
 mod url;
 mod workloads;

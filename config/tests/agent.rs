@@ -5,7 +5,10 @@
 use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
-    agent::{AGENT_MAX, Admin, CERTIFICATES, Carrier, ETCD_PREFIX, PolicySource, Principal, SessionLog},
+    agent::{
+        AGENT_MAX, Admin, CERTIFICATES, Carrier, ETCD_PREFIX, IdentityFiles, IdentitySource, PolicySource, Principal,
+        SessionLog,
+    },
 };
 #[cfg(feature = "otel")]
 use ripstop_config::{agent::OTEL_TIMEOUT, units::Share};
@@ -19,9 +22,8 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.host.as_str(), "alpha");
     assert_eq!(config.policy, PolicySource::File("/etc/ripstop/graph.yaml".into()));
     assert_eq!(config.state, Path::new("/var/lib/ripstop"));
-    assert_eq!(config.certificate, Path::new("/etc/ripstop/host.pem"));
-    assert_eq!(config.key, Path::new("/etc/ripstop/host.key"));
-    assert_eq!(config.ca, Path::new("/etc/ripstop/ca.pem"));
+    let [certificate, key, ca] = ["host.pem", "host.key", "ca.pem"].map(|file| Path::new("/etc/ripstop").join(file));
+    assert_eq!(config.identity, IdentitySource::Files(IdentityFiles { certificate, key, ca }));
     assert_eq!(config.listen.to_string(), "[::]:7477");
     assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:7478");
     assert_eq!((config.page, config.run.as_path()), (None, Path::new("/run/ripstop")));
@@ -50,9 +52,8 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: t
     let config = AgentConfig::parse("conf/agent.yaml", text).unwrap();
     assert_eq!(config.policy, PolicySource::File("/srv/graph.yaml".into()));
     assert_eq!(config.state, Path::new("conf/state"));
-    assert_eq!(config.certificate, Path::new("conf/pki/beta.pem"));
-    assert_eq!(config.key, Path::new("/secret/beta.key"));
-    assert_eq!(config.ca, Path::new("conf/../ca.pem"));
+    let [certificate, key, ca] = ["conf/pki/beta.pem", "/secret/beta.key", "conf/../ca.pem"].map(Into::into);
+    assert_eq!(config.identity_files(), Some(&IdentityFiles { certificate, key, ca }));
     assert_eq!(config.listen.to_string(), "192.0.2.7:7477");
     assert_eq!((config.metrics, config.page.unwrap().to_string()), (None, "127.0.0.1:80".into()));
     assert_eq!(config.run, Path::new("conf/run"));
@@ -241,6 +242,28 @@ fn a_collector_is_on_this_host_or_known_by_its_certificate() {
         ("endpoint: http://127.0.0.1, sample: 10%", "from 0 (none) to 1 (all)"),
         ("endpoint: http://127.0.0.1, timeout: 2m", "from 100ms to 60s"),
         ("endpoint: http://127.0.0.1, headers: x", "unknown key `headers`"),
+    ] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn an_identity_is_of_files_or_of_a_workload_api() {
+    let parse = |more: &str| AgentConfig::parse(FILE, &format!("host: a\ngraph: g\n{more}\n"));
+    let config = parse("identity: { spire: 'unix:///run/spire/sockets/agent.sock' }").unwrap();
+    assert_eq!(config.identity, IdentitySource::Spire("/run/spire/sockets/agent.sock".into()));
+    assert_eq!(config.identity_files(), None);
+    let long = format!("identity: {{ spire: 'unix:///{}' }}", "s".repeat(107));
+    for (wrong, said) in [
+        ("identity: { spire: 'unix:///a', certificate: h.pem }", "cannot both be given"),
+        ("identity: { spire: 'unix:///a' }\nrenew: { host: b, address: 192.0.2.7 }", "nothing here renews"),
+        ("identity: { spire: 'unix:///a' }\nauthority: { directory: d }", "nothing here renews"),
+        ("identity: { spire: 'tcp://127.0.0.1:8081' }", "is not the socket of a Workload API"),
+        ("identity: { spire: 'unix://run/agent.sock' }", "unix:///run/spire/sockets/agent.sock"),
+        ("identity: { spire: 'unix:///run/' }", "is not the socket"),
+        ("identity: { spire: 'unix:///run/a?b' }", "is not the socket"),
+        (&*long, "at most 107 bytes"),
     ] {
         let error = parse(wrong).unwrap_err().to_string();
         assert!(error.contains(said), "{wrong}: {error}");

@@ -51,8 +51,8 @@ pub use policy::{CarrierStatus, HostPolicy, HostStage, Kept, Reach, Running};
 pub use rights::Rights;
 pub use server::{AdminError, AdminSocket};
 pub use view::{
-    AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, LiveSession, PageLink, PolicyStatus, Predecessor,
-    Resolver, ServiceStatus, Status, WorkloadState, WorkloadStatus,
+    AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, IdentityStatus, LiveSession, PageLink, PolicyStatus,
+    Predecessor, Resolver, ServiceStatus, Status, WorkloadState, WorkloadStatus,
 };
 
 /// The socket's name in the run directory.

@@ -126,6 +126,16 @@ impl AdminSocket {
         Ok((self.listener.as_fd().try_clone_to_owned()?, Arc::clone(&self.file.1)))
     }
 
+    /// Answers every request with why the agent serves nothing yet, until it is dropped. Who may not ask is told nothing of it.
+    #[cfg(feature = "spire")]
+    pub async fn refuse_all(self, why: tokio::sync::watch::Receiver<String>) {
+        let says = move || std::future::ready(refuse(StatusCode::SERVICE_UNAVAILABLE, &why.borrow()));
+        let whole = Router::new().fallback(says).layer(middleware::from_fn(guard::guard));
+        let rights = self.rights;
+        let admit = |stream: &UnixStream| rights.admit(&whole, stream.peer_cred().ok()?.uid());
+        web::serve_unix(self.listener, admit).await;
+    }
+
     /// Answers requests until it is dropped; `more` are requests that are none of the API.
     pub async fn serve(self, view: View, more: Router) {
         let whole = router(view).merge(more).layer(middleware::from_fn(guard::guard));

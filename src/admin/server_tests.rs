@@ -1,8 +1,9 @@
 use super::*;
 use crate::{
     admin::{
-        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage, Kept, PolicyStatus, Pong,
-        Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged, Standing,
+        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage, IdentityStatus, Kept,
+        PolicyStatus, Pong, Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged,
+        Standing,
         view::{WorkloadState, WorkloadStatus},
     },
     telemetry::{Recent, Tally},
@@ -68,6 +69,7 @@ impl AgentView for Fake {
             pid: std::process::id(),
             started: "2026-01-01T00:00:00Z".into(),
             metrics: None,
+            identity: IdentityStatus::default(),
             certificate_expires: "2027-01-01T00:00:00Z".into(),
             certificate_warning: None,
             waiting_for: Vec::new(),

@@ -137,6 +137,9 @@ pub struct Status {
     pub started: String,
     /// The address of `/metrics`, unless off.
     pub metrics: Option<String>,
+    /// Where its identity comes from.
+    #[serde(default)]
+    pub identity: IdentityStatus,
     /// When its certificate expires.
     pub certificate_expires: String,
     /// What is wrong with its certificate: that it is not renewed, or expires soon.
@@ -175,6 +178,17 @@ pub struct Status {
     /// The agent that this one took over from, while it has sessions left.
     #[serde(default)]
     pub predecessor: Option<Predecessor>,
+}
+
+/// Where an agent's identity comes from, and which certificate it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityStatus {
+    /// The certificate's file, or `SPIRE at unix:///PATH`.
+    pub source: String,
+    /// The certificate's serial number, hexadecimal.
+    pub serial: String,
+    /// Why SPIRE does not answer, if it does not.
+    pub away: Option<String>,
 }
 
 /// An agent that has handed over, and ends the sessions that it has.

@@ -21,6 +21,10 @@ pub(super) fn findings(client: &Client, status: Result<&Status, &ClientError>, c
     let status = match status {
         Ok(status) => status,
         Err(ClientError::Unreachable(..)) if !configured => return Vec::new(),
+        Err(ClientError::Refused(why)) => {
+            let remedy = "it answers, and does not serve: do what it says, or see `journalctl -u ripstop`";
+            return vec![Finding::bad(Group::Agent, what, why, remedy)];
+        }
         Err(error) => {
             let says = anyhow::anyhow!("{error}").to_string();
             let remedy = "`systemctl start ripstop`; `journalctl -u ripstop` says why it stopped";
@@ -38,8 +42,12 @@ pub(super) fn findings(client: &Client, status: Result<&Status, &ClientError>, c
             Group::Agent,
             "certificate",
             warning,
-            "see that the authority's host is up, and this machine's clock",
+            "see that the authority's host is up, or SPIRE's agent here, and this machine's clock",
         )
+    }));
+    findings.extend(status.identity.away.as_ref().map(|why| {
+        let remedy = "`systemctl status spire-agent`; sessions go on, and new ones until the certificate expires";
+        Finding::doubtful(Group::Agent, "identity", why, remedy)
     }));
     findings.extend(status.workloads.iter().map(|workload| match &workload.state {
         WorkloadState::Attached => Finding::good(Group::Agent, &workload.id.to_string(), "attached"),

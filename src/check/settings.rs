@@ -1,8 +1,11 @@
 //! `agent.yaml`, what it names, and this host's certificate.
 
 use super::{Finding, Group};
-use crate::{bundles::Trust, files};
-use ripstop_config::{AgentConfig, Graph, agent::PolicySource};
+use crate::{bundles::Trust, fabric::source, files};
+use ripstop_config::{
+    AgentConfig, Graph,
+    agent::{IdentitySource, PolicySource},
+};
 use ripstop_transport::Identity;
 use std::{
     path::Path,
@@ -37,19 +40,26 @@ pub(super) fn read(path: &Path) -> (Option<AgentConfig>, Vec<Finding>) {
 }
 
 pub(super) fn findings(config: &AgentConfig) -> Vec<Finding> {
-    let identity = Identity::load_whenever(&config.certificate, &config.key, &config.ca);
-    let identity = match identity {
-        Ok(identity) => identity,
+    match source::look(config) {
+        Ok(identity) => vec![
+            policy(config, &identity),
+            Finding::good(Group::Certificate, "source", source::shown(config)),
+            named(config, &identity),
+            life(config, &identity, SystemTime::now()),
+        ],
         Err(error) => {
-            let remedy = format!(
-                "`ripstop join` gives this host a certificate, or `ripstop ca issue host {}` on an authority makes one",
-                config.host
-            );
-            let says = format!("{:#}", anyhow::Error::new(error));
-            return vec![Finding::bad(Group::Certificate, "certificate", says, remedy)];
+            let remedy = match &config.identity {
+                IdentitySource::Files(_) => format!(
+                    "`ripstop join` gives this host a certificate, or `ripstop ca issue host {}` on an authority makes one",
+                    config.host
+                ),
+                IdentitySource::Spire(_) => {
+                    "`systemctl status spire-agent` here, `spire-server entry show` on the server".into()
+                }
+            };
+            vec![Finding::bad(Group::Certificate, "certificate", format!("{error:#}"), remedy)]
         }
-    };
-    vec![policy(config, &identity), named(config, &identity), life(config, &identity, SystemTime::now())]
+    }
 }
 
 fn policy(config: &AgentConfig, identity: &Identity) -> Finding {
@@ -95,10 +105,15 @@ fn named(config: &AgentConfig, identity: &Identity) -> Finding {
 
 fn life(config: &AgentConfig, identity: &Identity, now: SystemTime) -> Finding {
     let renewed = config.renew.is_some() || config.authority.is_some();
-    let remedy = if renewed {
-        "see that the authority's host is up and reached by TCP (`ripstop status` there), and this machine's clock"
-    } else {
-        "nothing renews it: `ripstop ca issue host NAME` on the authority makes another"
+    let (renewed, remedy) = match &config.identity {
+        IdentitySource::Spire(_) => (true, "see that SPIRE's agent reaches its server, and this machine's clock"),
+        IdentitySource::Files(_) if renewed => (
+            true,
+            "see that the authority's host is up and reached by TCP (`ripstop status` there), and this machine's clock",
+        ),
+        IdentitySource::Files(_) => {
+            (false, "nothing renews it: `ripstop ca issue host NAME` on the authority makes another")
+        }
     };
     let what = "life";
     let Ok(left) = identity.not_after().duration_since(now) else {

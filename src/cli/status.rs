@@ -65,6 +65,10 @@ fn agent(status: &Status) -> String {
         line("handed over", &format!("by pid {}, which has {} sessions left", before.pid, before.sessions));
     }
     line("metrics", &status.metrics.as_ref().map_or("off".into(), |address| format!("http://{address}/metrics")));
+    line("identity", &format!("spiffe://{}/host/{}, from {}", status.fabric, status.host, status.identity.source));
+    if let Some(away) = &status.identity.away {
+        line("", &format!("WARNING: {away}; nothing changes until the certificate expires"));
+    }
     line("certificate", &format!("good until {}{}", status.certificate_expires, left(&status.certificate_expires)));
     for warning in status.certificate_warning.iter().chain(&status.door_warning) {
         line("", &format!("WARNING: {warning}"));

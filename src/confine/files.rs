@@ -7,7 +7,7 @@ use landlock::{
 };
 use ripstop_config::{
     AgentConfig,
-    agent::{PolicySource, SessionLog},
+    agent::{IdentityFiles, IdentitySource, PolicySource, SessionLog},
 };
 use std::{
     fs::DirBuilder,
@@ -78,9 +78,10 @@ fn apply(files: &Files) -> anyhow::Result<RestrictionStatus> {
 
 /// What the agent makes where it is missing.
 fn own_directories(config: &AgentConfig) -> Vec<PathBuf> {
-    let state = match config.policy {
-        PolicySource::Signed(_) => Some(config.state.clone()),
-        PolicySource::File(_) => None,
+    let state = match (&config.policy, &config.identity) {
+        // Where certificates change, what outlives them is kept there.
+        (PolicySource::Signed(_), _) | (_, IdentitySource::Spire(_)) => Some(config.state.clone()),
+        (PolicySource::File(_), IdentitySource::Files(_)) => None,
     };
     [config.run.clone()].into_iter().chain(state).collect()
 }
@@ -88,8 +89,11 @@ fn own_directories(config: &AgentConfig) -> Vec<PathBuf> {
 fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
     let (PolicySource::File(policy) | PolicySource::Signed(policy)) = &config.policy;
     let operator = config.authority.as_ref().and_then(|authority| authority.operator.as_ref());
-    let read = [policy, &config.certificate, &config.key, &config.ca]
+    // No rule is needed to connect to a Workload API: sockets with a name in the file system are not looked at.
+    let identity = config.identity_files();
+    let read = [policy]
         .into_iter()
+        .chain(identity.into_iter().flat_map(all))
         .chain(operator)
         .chain(carrier(config))
         .chain(collector(config));
@@ -97,8 +101,8 @@ fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
         SessionLog::File(file) => Some(directory_of(file)),
         SessionLog::Stdout | SessionLog::Off => None,
     };
-    let renewed = config.authority.is_some() || config.renew.is_some();
-    let identity = renewed.then(|| directory_of(&config.certificate));
+    let renewed = identity.filter(|_| config.authority.is_some() || config.renew.is_some());
+    let identity = renewed.map(|files| directory_of(&files.certificate));
     let authority = config.authority.as_ref().map(|authority| authority.directory.clone());
     let written = own.into_iter().chain(records).chain(identity).chain(authority).collect();
     // What a link leads to may be elsewhere, as configuration managers have it.
@@ -107,6 +111,10 @@ fn files(config: &AgentConfig, own: Vec<PathBuf>) -> Files {
     let mut read: Vec<_> = read.map(|file| directory_of(file)).chain(targets).collect();
     read.dedup();
     Files { read, written }
+}
+
+fn all(files: &IdentityFiles) -> [&PathBuf; 3] {
+    [&files.certificate, &files.key, &files.ca]
 }
 
 /// What shows this host to an etcd, and that to this host.
@@ -156,6 +164,8 @@ mod tests {
              ca: /e/ca, certificate: /f/c, key: /g/k, user: u, password-file: /h/p } }",
         );
         assert_eq!(carried.read, paths(&["/etc/ripstop", "/e", "/f", "/g", "/h"]));
+        let by_spire = settings("graph: g.yaml, identity: { spire: 'unix:///run/spire.sock' }");
+        assert_eq!((by_spire.read, by_spire.written), (paths(&["/etc/ripstop"]), paths(&["/r", "/s"])));
     }
 
     #[cfg(feature = "otel")]

@@ -1,6 +1,6 @@
 //! How this host's certificate is, for people and metrics.
 
-use crate::{authority::seconds, telemetry::instruments};
+use crate::{admin::IdentityStatus, authority::seconds, telemetry::instruments};
 use ripstop_transport::Identity;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -11,31 +11,54 @@ use std::{
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// The certificate that connections begin with.
-pub(super) struct Certificate(Mutex<State>);
+pub(super) struct Certificate {
+    /// Where it comes from, for people.
+    source: String,
+    state: Mutex<State>,
+}
 
 struct State {
     not_before: SystemTime,
     not_after: SystemTime,
+    serial: String,
     /// Why it was not renewed, if that was due.
     error: Option<String>,
+    /// Why what it comes from does not answer, where something should.
+    away: Option<String>,
 }
 
 impl Certificate {
-    pub(super) fn of(identity: &Identity) -> Self {
+    pub(super) fn of(identity: &Identity, source: String) -> Self {
         instruments::certificate_expires(identity.not_after());
-        let (not_before, not_after) = (identity.not_before(), identity.not_after());
-        Self(Mutex::new(State { not_before, not_after, error: None }))
+        Self { source, state: Mutex::new(State::of(identity)) }
     }
 
     /// Another one has taken its place, or the one that it is turned out to need none.
     pub(super) fn renewed(&self, identity: &Identity) {
         instruments::certificate_expires(identity.not_after());
-        let (not_before, not_after) = (identity.not_before(), identity.not_after());
-        *self.state() = State { not_before, not_after, error: None };
+        *self.state() = State::of(identity);
     }
 
     pub(super) fn not_renewed(&self, error: String) {
         self.state().error = Some(error);
+    }
+
+    /// What it comes from does not answer.
+    #[cfg(feature = "spire")]
+    pub(super) fn source_away(&self, why: String) {
+        self.state().away = Some(why);
+    }
+
+    /// What it comes from answers.
+    #[cfg(feature = "spire")]
+    pub(super) fn source_answers(&self) {
+        self.state().away = None;
+    }
+
+    /// Where it comes from, and which one it is.
+    pub(super) fn identity(&self) -> IdentityStatus {
+        let state = self.state();
+        IdentityStatus { source: self.source.clone(), serial: state.serial.clone(), away: state.away.clone() }
     }
 
     pub(super) fn expires(&self) -> SystemTime {
@@ -48,11 +71,16 @@ impl Certificate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn of(identity: &Identity) -> Self {
+        let (not_before, not_after) = (identity.not_before(), identity.not_after());
+        Self { not_before, not_after, serial: identity.certificate().serial.clone(), error: None, away: None }
+    }
+
     fn warning(&self, now: SystemTime) -> Option<String> {
         let left = seconds(self.not_after).saturating_sub(seconds(now));
         let life = seconds(self.not_after).saturating_sub(seconds(self.not_before));
@@ -88,7 +116,8 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * DAY);
         let not_after = now + Duration::from_secs(left);
         let not_before = not_after - Duration::from_secs(life_days * DAY);
-        State { not_before, not_after, error: error.map(Into::into) }.warning(now)
+        let (error, serial) = (error.map(Into::into), String::new());
+        State { not_before, not_after, serial, error, away: None }.warning(now)
     }
 
     #[test]

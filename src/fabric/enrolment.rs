@@ -4,6 +4,7 @@ use super::{
     members::Desk,
     renewal::{self, Renewing},
     shared::Shared,
+    source::{self, Source},
 };
 use crate::authority::{Authority, listener};
 use anyhow::{Context as _, bail};
@@ -33,7 +34,7 @@ impl Enrolment {
         let authority = Authority::open(&settings.directory, settings.certificates)
             .with_context(|| format!("failed to open the authority in {shown}"))?;
         if !authority.ca().is_trusted_by(identity) {
-            bail!("the CA in {shown} is not in {}: are both of the same fabric?", config.ca.display());
+            bail!("the CA in {shown} does not vouch for {}: are both of the same fabric?", source::shown(config));
         }
         let listener = match inherited {
             Some(listener) => listener,
@@ -58,8 +59,8 @@ impl Enrolment {
     }
 
     /// Lets hosts join until the task is aborted, and renews this host's certificate while the guard is held.
-    pub(super) fn begin(self, shared: &Arc<Shared>) -> (Renewing, Option<AbortHandle>) {
-        let renewing = renewal::start(shared, self.authority());
+    pub(super) fn begin(self, shared: &Arc<Shared>, source: Source) -> (Renewing, Option<AbortHandle>) {
+        let renewing = renewal::start(shared, self.authority(), source);
         let serving = self.held.map(|(authority, listener)| {
             let desk = Desk::new(shared, Arc::clone(&authority));
             tokio::spawn(listener::serve(listener, authority, Arc::new(desk))).abort_handle()

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{files, session::policies::Policies};
 use anyhow::{Context as _, bail};
-use ripstop_config::{AgentConfig, FabricName, Graph, agent::PolicySource};
+use ripstop_config::{
+    AgentConfig, FabricName, Graph,
+    agent::{IdentityFiles, PolicySource},
+};
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
 use std::{
@@ -16,7 +19,7 @@ use std::{
 };
 
 /// In the state directory: what keys of the QUIC endpoint are taken from where certificates change.
-const ENDPOINT_SECRET: &str = "endpoint.key";
+pub(super) const ENDPOINT_SECRET: &str = "endpoint.key";
 
 /// Where the policy comes from.
 pub(super) enum Source {
@@ -46,17 +49,17 @@ impl Start {
     }
 }
 
-pub(super) fn identity(config: &AgentConfig) -> anyhow::Result<Identity> {
+pub(super) fn identity(config: &AgentConfig, files: &IdentityFiles) -> anyhow::Result<Identity> {
     // One that is renewed may have expired while the host was off: with it another one is asked for.
     let identity = match config.authority.is_some() || config.renew.is_some() {
-        true => Identity::load_whenever(&config.certificate, &config.key, &config.ca)?
+        true => Identity::load_whenever(&files.certificate, &files.key, &files.ca)?
             .with_endpoint_secret_of(&config.state.join(ENDPOINT_SECRET))?,
-        false => Identity::load(&config.certificate, &config.key, &config.ca)?,
+        false => Identity::load(&files.certificate, &files.key, &files.ca)?,
     };
     if *identity.host() != config.host {
         bail!(
             "{}: the certificate is of host `{}`, but the settings say `host: {}`; issue one with `ripstop ca issue host {}`",
-            config.certificate.display(),
+            files.certificate.display(),
             identity.host(),
             config.host,
             config.host
@@ -84,6 +87,14 @@ pub(super) fn start(config: &AgentConfig, fabric: &FabricName, locked: Option<Fi
 
 pub(super) fn read(file: &Path) -> anyhow::Result<String> {
     files::read(file).context("failed to read the service graph")
+}
+
+/// The fabric that the graph's file names. A policy that operators sign is of the fabric that the certificate names.
+#[cfg(feature = "spire")]
+pub(super) fn fabric(config: &AgentConfig) -> anyhow::Result<Option<FabricName>> {
+    let PolicySource::File(path) = &config.policy else { return Ok(None) };
+    let graph = Graph::parse(&path.display().to_string(), &read(path)?);
+    Ok(Some(graph.map_err(|mistakes| files::mistakes_in(path, &mistakes))?.fabric))
 }
 
 /// Compiles the graph, and makes sure that it is of this host's fabric.

@@ -34,6 +34,9 @@ mod service_manager;
 mod services;
 mod shared;
 mod signed;
+pub(crate) mod source;
+#[cfg(feature = "spire")]
+mod spire;
 mod split_domain;
 mod stage;
 mod upgrade;
@@ -59,6 +62,7 @@ use renewal::Renewing;
 use ripstop_config::AgentConfig;
 use ripstop_transport::Identity;
 use shared::{Parts, Shared};
+use source::Source;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -95,13 +99,14 @@ pub fn run(config: AgentConfig, door: Opened, drain: Option<Duration>) -> anyhow
 async fn start(
     config: AgentConfig,
     door: Opened,
-    signals: Signals,
+    mut signals: Signals,
     mut succession: Option<Succession>,
 ) -> anyhow::Result<()> {
-    let identity = load::identity(&config)?;
+    let begun = source::begin(&config, &mut signals, succession.is_some()).await?;
+    let Some((identity, source)) = begun else { return Ok(()) };
     let locked = succession.as_mut().and_then(Succession::policies);
     let start = load::start(&config, identity.fabric(), locked)?;
-    serve(config, identity, start, door, signals, succession).await
+    serve(config, (identity, source), start, door, signals, succession).await
 }
 
 /// Whether this host can run an agent.
@@ -157,7 +162,7 @@ struct Serving {
 
 async fn serve(
     config: AgentConfig,
-    identity: Identity,
+    (identity, source): (Identity, Source),
     start: load::Start,
     door: Opened,
     signals: Signals,
@@ -204,7 +209,7 @@ async fn serve(
     serve_admin(admin, page, &shared, &mut listeners);
     tokio::spawn(voice::listen(Arc::clone(&shared), calls));
     listeners.served_by(tokio::spawn(carrier::carry(Arc::clone(&shared), asked)).abort_handle());
-    let (renewing, enrolling) = enrolment.begin(&shared);
+    let (renewing, enrolling) = enrolment.begin(&shared, source);
     enrolling.into_iter().for_each(|task| listeners.served_by(task));
     let (coming, receiving) = upgrade::receive(entrance);
     listeners.served_by(receiving);
@@ -218,7 +223,11 @@ impl Serving {
         let Self { shared, kernel, listeners, readiness, data, records, renewing } = self;
         let ended = run_until_told(&shared, &kernel, &listeners, &mut signals, beginning).await;
         let stopping = readiness.hold("stopping");
-        drop(renewing);
+        // Held to the end, where it goes on.
+        let _following = match &ended {
+            Ok(Ended::HandedOver(_)) => renewing.hand_over(),
+            Ok(Ended::Told) | Err(_) => None,
+        };
         let stopped = match ended {
             Ok(Ended::HandedOver(draining)) => {
                 listeners.hand_over();

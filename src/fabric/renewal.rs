@@ -1,7 +1,9 @@
 //! Keeps this host's certificate fresh: at half its life another one, with another key, takes its place, and no connection
 //! notices. An authority that is away is asked again, and missed only when the certificate has expired.
 
-use super::{schedule::Life, shared::Shared};
+#[cfg(feature = "spire")]
+use super::spire;
+use super::{schedule::Life, shared::Shared, source};
 use crate::{
     authority::{Authority, client},
     durable,
@@ -30,21 +32,43 @@ enum Source {
 
 /// Renews while it is held.
 #[must_use]
-pub(super) struct Renewing(Option<AbortHandle>);
+pub(super) struct Renewing {
+    task: Option<AbortHandle>,
+    /// It makes and keeps nothing, and only hears of what others do.
+    only_follows: bool,
+}
+
+impl Renewing {
+    /// Another agent of this host renews from here on. What only follows goes on while it is held, for the connections that
+    /// are left here.
+    pub(super) fn hand_over(self) -> Option<Self> {
+        self.only_follows.then_some(self)
+    }
+}
 
 impl Drop for Renewing {
     fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
+        if let Some(task) = self.task.take() {
             task.abort();
         }
     }
 }
 
 /// Starts to renew, where the settings say from whom.
-pub(super) fn start(shared: &Arc<Shared>, authority: Option<Arc<Authority>>) -> Renewing {
-    let other = shared.config().renew.clone().map(|renew| Source::Other(renew.host, renew.address));
-    let source = authority.map(Source::Own).or(other);
-    Renewing(source.map(|source| tokio::spawn(keep(Arc::clone(shared), source)).abort_handle()))
+pub(super) fn start(shared: &Arc<Shared>, authority: Option<Arc<Authority>>, source: source::Source) -> Renewing {
+    match source {
+        source::Source::Files => {
+            let other = shared.config().renew.clone().map(|renew| Source::Other(renew.host, renew.address));
+            let source = authority.map(Source::Own).or(other);
+            let task = source.map(|source| tokio::spawn(keep(Arc::clone(shared), source)).abort_handle());
+            Renewing { task, only_follows: false }
+        }
+        #[cfg(feature = "spire")]
+        source::Source::Spire(api) => {
+            let task = tokio::spawn(spire::follow(Arc::clone(shared), *api)).abort_handle();
+            Renewing { task: Some(task), only_follows: true }
+        }
+    }
 }
 
 async fn keep(shared: Arc<Shared>, source: Source) {
@@ -129,11 +153,12 @@ async fn other(
 
 /// Puts a certificate and its key in the place of those before, in one file and one step, once they are found good.
 fn install(config: &AgentConfig, certificate: &str, key: &str) -> anyhow::Result<Identity> {
-    let path = &config.certificate;
+    let files = config.identity_files().context("no file of this host holds its certificate")?;
+    let path = &files.certificate;
     let next = PathBuf::from(format!("{}.next", path.display()));
     let text = pem::joined(certificate, key);
     durable::replace(&next, text.as_bytes(), 0o600).with_context(|| format!("failed to write {}", next.display()))?;
-    let identity = Identity::load(&next, &next, &config.ca).context("the new certificate is no good")?;
+    let identity = Identity::load(&next, &next, &files.ca).context("the new certificate is no good")?;
     if *identity.host() != config.host {
         bail!("the new certificate is of host `{}`", identity.host());
     }

@@ -14,6 +14,7 @@ use super::{
     members, neighbours,
     plan::Sources,
     signed::{Refusal, Signed},
+    source,
     upgrade::Upgrades,
 };
 use crate::{
@@ -104,13 +105,14 @@ impl Shared {
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
         let now = OffsetDateTime::now_utc();
+        let certificate_source = source::shown(&config);
         let changed: Arc<Notify> = Arc::default();
         let pods = Pods::open(&config.run, Arc::clone(&door.doorway), Arc::clone(&changed));
         Arc::new(Self {
             config,
             source,
             started: now,
-            certificate: Certificate::of(&data.transport().identity()),
+            certificate: Certificate::of(&data.transport().identity(), certificate_source),
             authority,
             data,
             forward,

@@ -57,6 +57,8 @@ mod servers;
 mod signed;
 mod small;
 mod source;
+#[cfg(feature = "spire")]
+mod spire;
 mod stage;
 mod tcp;
 mod telemetry;

@@ -5,12 +5,13 @@ use super::{
     carrier::carrier,
     hosts::{address, socket_address},
     otel::otel,
+    source::{identity, renewal},
 };
 use crate::{
-    Diagnostics, HostName, Span,
+    Diagnostics, HostName,
     agent::{
-        AGENT_MAX, Admin, AgentConfig, Authority, CERTIFICATES, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT,
-        DEFAULT_PORT, PolicySource, Renew, SessionLog,
+        AGENT_MAX, Admin, AgentConfig, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT, PolicySource,
+        SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -41,9 +42,6 @@ const AGENT: Shape = Shape {
     ],
     later: &[],
 };
-const IDENTITY: Shape = Shape { what: "`identity`", keys: &["certificate", "key", "ca"], later: &[] };
-const AUTHORITY: Shape = Shape { what: "`authority`", keys: &["directory", "operator", "certificates"], later: &[] };
-const RENEW: Shape = Shape { what: "`renew`", keys: &["host", "address"], later: &[] };
 const DNS: Shape = Shape { what: "`dns`", keys: &["upstream", "resolv-conf", "resolved"], later: &[] };
 
 /// The directory of the admin socket and of the journal unless told otherwise.
@@ -76,8 +74,8 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let policy = policy(&top, directory, report);
     let state =
         top.get("state").map_or_else(|| Some(PathBuf::from(DEFAULT_STATE)), |node| path(node, directory, report));
-    let [certificate, key, ca] = identity(&top, directory, report);
-    let (authority, renew) = renewal(&top, [&certificate, &key], directory, report)?;
+    let identity = identity(&top, directory, report);
+    let (authority, renew) = renewal(&top, identity.as_ref(), directory, report)?;
     let carried = top
         .get("carrier")
         .map_or_else(|| Some(Carrier::default()), |node| carrier(node, policy.as_ref(), directory, report));
@@ -97,9 +95,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         authority,
         carrier: carried?,
         renew,
-        certificate: certificate?,
-        key: key?,
-        ca: ca?,
+        identity: identity?,
         listen: listen?,
         metrics: metrics?,
         page: page?,
@@ -126,59 +122,6 @@ fn policy(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> Option
         report.hinted(trust.mark, "`graph` and `trust` cannot both be given", hint);
     }
     path(trust, directory, report).map(PolicySource::Signed)
-}
-
-/// Certificate, key and CA. Those not given are beside the configuration file.
-fn identity(top: &Fields<'_>, directory: &Path, report: &mut Report<'_>) -> [Option<PathBuf>; 3] {
-    let fields = match top.get("identity") {
-        Some(node) => IDENTITY.read(node, node.mark, report),
-        None => None,
-    };
-    [("certificate", "host.pem"), ("key", "host.key"), ("ca", "ca.pem")].map(|(key, default)| {
-        let given = fields.as_ref().and_then(|fields| fields.get(key));
-        given.map_or_else(|| Some(directory.join(default)), |node| path(node, directory, report))
-    })
-}
-
-/// Where the certificate is renewed, if it is. A renewed certificate comes with a new key, and one file is replaced at once.
-fn renewal(
-    top: &Fields<'_>,
-    identity: [&Option<PathBuf>; 2],
-    directory: &Path,
-    report: &mut Report<'_>,
-) -> Option<(Option<Authority>, Option<Renew>)> {
-    let authority = top.optional("authority", |node| authority(node, directory, report))?;
-    let renew = top.optional("renew", |node| renew(node, report))?;
-    let Some(node) = top.get("authority").or(top.get("renew")) else { return Some((None, None)) };
-    if authority.is_some() && renew.is_some() {
-        let hint = "leave out `renew`: a host that holds the authority renews its certificate itself";
-        report.hinted(node.mark, "`authority` and `renew` cannot both be given", hint);
-    }
-    if let [Some(certificate), Some(key)] = identity
-        && certificate != key
-    {
-        let hint = "put both into one file, and name it as `identity: { certificate: FILE, key: FILE }`";
-        report.hinted(node.mark, "a certificate that is renewed must be in one file with its key", hint);
-    }
-    Some((authority, renew))
-}
-
-fn authority(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<Authority> {
-    let fields = AUTHORITY.read(node, node.mark, report)?;
-    let place = fields.require("directory", "write `directory: /var/lib/ripstop/authority`", report)?;
-    let certificates = fields.optional("certificates", |node| node.parse::<Span>("for how long", report))?;
-    let certificates = certificates.map_or(CERTIFICATES, Span::duration);
-    let operator = fields.optional("operator", |node| path(node, directory, report))?;
-    Some(Authority { directory: path(place, directory, report)?, operator, certificates })
-}
-
-fn renew(node: &Node, report: &mut Report<'_>) -> Option<Renew> {
-    let fields = RENEW.read(node, node.mark, report)?;
-    let host = fields.require("host", "write `host: NAME` of the host that holds the authority", report);
-    let host = host.and_then(|node| node.parse::<HostName>("a host's name", report));
-    let at = fields.require("address", "write `address: IP:PORT` of that host", report);
-    let at = at.and_then(|node| address(node, DEFAULT_PORT, report));
-    Some(Renew { host: host?, address: at? })
 }
 
 pub(super) fn path(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {

@@ -39,6 +39,7 @@ impl AgentView for Shared {
             pid: std::process::id(),
             started: rfc3339(self.started),
             metrics: self.config.metrics.map(|address| address.to_string()),
+            identity: self.certificate.identity(),
             certificate_expires: rfc3339(self.certificate.expires().into()),
             waiting_for: self.door.waiting_for(),
             door_warning: self.door.warning(),
