@@ -22,6 +22,13 @@ pub(super) fn serves(shared: &Shared) {
     say(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
+/// It cannot serve yet, and says why: a manager that waits for that waits for so long more from now on.
+#[cfg(feature = "spire")]
+pub(super) fn waits(why: &str, longer: Duration) {
+    let longer = u32::try_from(longer.as_micros()).unwrap_or(u32::MAX);
+    say(&[NotifyState::Status(why), NotifyState::ExtendTimeoutUsec(longer)]);
+}
+
 /// It was told to stop, and is at it.
 pub(super) fn stops() {
     say(&[NotifyState::Stopping]);

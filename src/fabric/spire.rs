@@ -7,7 +7,7 @@
 //! 3. While nobody answers all stays as it is, until the certificate expires. What is said of that is what is said of every
 //!    certificate that is not renewed.
 
-use super::{Signals, load, schedule::Life, shared::Shared};
+use super::{Signals, load, schedule::Life, service_manager, shared::Shared};
 use crate::{
     admin::{AdminSocket, Rights, SOCKET},
     telemetry::instruments,
@@ -20,6 +20,7 @@ use ripstop_transport::{
     workload_api::{Offer, SourceError, WorkloadApi},
 };
 use std::{
+    convert::Infallible,
     hash::{BuildHasher, RandomState},
     path::Path,
     sync::Arc,
@@ -31,6 +32,8 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 pub(super) const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
 /// How long one waits who only looks.
 const LOOK_MAX: Duration = Duration::from_secs(3);
+/// How often the service manager is told that the agent waits; it waits three times as long.
+const TOLD_EVERY: Duration = Duration::from_secs(20);
 /// How often what was refused is judged again.
 const JUDGED_AGAIN: Duration = Duration::from_secs(30);
 /// Pauses after failures: the first, and the longest. It is a socket of this host, and what it has may have been waited for.
@@ -51,6 +54,7 @@ pub(super) async fn wait(
     let waiting = Waiting::begin(config)?;
     let asked = tokio::select! {
         identity = ask(&mut api, &config.host, fabric.as_ref(), |why| waiting.says(why)) => Some(identity),
+        never = waiting.tell_service_manager() => match never {},
         _ = signals.terminate.recv() => None,
         _ = signals.interrupt.recv() => None,
     };
@@ -263,23 +267,24 @@ impl Waiting {
         });
         if is_news {
             tracing::warn!("{text}");
-            tell_service_manager(&text);
+        }
+    }
+
+    /// Has the service manager wait on, and know for what.
+    async fn tell_service_manager(&self) -> Infallible {
+        let mut said = self.why.subscribe();
+        loop {
+            service_manager::waits(&said.borrow_and_update(), TOLD_EVERY * 3);
+            // One that is late is as good, as the sender is this one.
+            let _ = tokio::time::timeout(TOLD_EVERY, said.changed()).await;
         }
     }
 
     /// Lets go of the admin socket: it is gone when this returns.
     async fn end(self) {
-        tell_service_manager(&format!("host {} has its identity", self.host));
         self.serving.abort();
         // It was aborted, which is what is waited for.
         let _ = self.serving.await;
-    }
-}
-
-/// Where none is, or it does not listen, nothing is lost.
-fn tell_service_manager(status: &str) {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Status(status)]) {
-        tracing::debug!(%error, "the service manager was not told");
     }
 }
 

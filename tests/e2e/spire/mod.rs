@@ -11,6 +11,8 @@ use stand_in::{Ca, StandIn, X509Svid};
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -21,6 +23,11 @@ const CUT: Duration = Duration::from_secs(5);
 /// How soon all else is seen.
 const SOON: Duration = Duration::from_secs(8);
 const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The host's /run, as this process sees it.
+fn run(lab: &Lab, host: &str) -> PathBuf {
+    lab.agent(host).socket().ancestors().nth(2).unwrap().to_owned()
+}
 
 fn host(name: &str) -> String {
     format!("spiffe://lab.test/host/{name}")
@@ -39,15 +46,18 @@ impl Bed {
     fn new() -> Self {
         let hosts = Lab::of(&["alpha", "beta"]).settings("alpha", SETTINGS).settings("beta", SETTINGS);
         let lab = hosts.without_agent("alpha").without_agent("beta").start();
-        // Below the host's /run, as this process sees it.
-        let run = |host: &str| lab.agent(host).socket().ancestors().nth(2).unwrap().to_owned();
-        let socket = |host: &str| run(host).join("workload-api.sock");
+        let socket = |host: &str| run(&lab, host).join("workload-api.sock");
         let (alpha, beta) = (StandIn::at(socket("alpha")), StandIn::at(socket("beta")));
         Self { alpha, beta, one: Ca::new("one"), two: Ca::new("two"), lab }
     }
 
+    fn run(&self, host: &str) -> PathBuf {
+        run(&self.lab, host)
+    }
+
     fn svid(&self, ca: &Ca, name: &str, serial: u64, bundle: &[&Ca]) -> Vec<X509Svid> {
-        vec![ca.svid(&host(name), serial, HOUR, bundle)]
+        // A quarter of its life is over, so that another one is not due yet.
+        vec![ca.svid(&host(name), serial, 3 * HOUR, bundle)]
     }
 
     fn status(&self, name: &str) -> Value {
@@ -189,10 +199,19 @@ fn after_a_crash_it_waits_again(bed: &mut Bed) {
     bed.alpha.on();
     agent.wait_ready();
     within(SOON, "a request after the crash", || bed.asks());
-    // An agent that waits for an identity is told to stop like any other.
+    // While it waits a service manager is told so, and it is told to stop like any other.
     bed.alpha.off();
     assert_eq!(agent.stop(), 0);
-    agent.launch();
+    let manager = UnixDatagram::bind(bed.run("alpha").join("notify.sock")).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    agent.launch_by(&["env", "NOTIFY_SOCKET=/run/notify.sock"], &[]);
     bed.waits("alpha", "nobody answers");
+    let mut told = [0; 1_024];
+    let length = manager.recv(&mut told).unwrap();
+    let told = String::from_utf8_lossy(&told[..length]).into_owned();
+    assert!(
+        told.contains("STATUS=host alpha waits for its identity") && told.contains("EXTEND_TIMEOUT_USEC="),
+        "{told}"
+    );
     assert_eq!(agent.stop(), 0);
 }
