@@ -220,7 +220,7 @@ fn away(shared: &Shared, error: &SourceError, failures: u32) {
     match life.is_worrying(now) {
         true => tracing::error!(failures, why, "this host's certificate is not renewed and soon no good"),
         false if failures == 1 => {
-            tracing::warn!(why, "the Workload API is away; the certificate stays until it expires")
+            tracing::warn!(why, "the Workload API is away; the certificate stays until it expires");
         }
         false => tracing::debug!(failures, why, "the Workload API is away"),
     }

@@ -124,7 +124,7 @@ impl StandIn {
         let _ = fs::remove_file(&self.socket);
         let (stop, stopped) = oneshot::channel();
         let (socket, api) = (self.socket.clone(), Api(self.offer.subscribe()));
-        let (bound, binding) = std::sync::mpsc::channel();
+        let (bound, binding) = std::sync::mpsc::sync_channel(1);
         let body = move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
