@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod authority;
 pub mod bundles;
+pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod cni;

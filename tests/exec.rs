@@ -150,6 +150,14 @@ impl AgentView for FakeAgent {
         Err("not here".into())
     }
 
+    fn capture(&self, _: u32, _: &ripstop::capture::Asked) -> Result<ripstop::admin::Capturing, String> {
+        Err("not here".into())
+    }
+
+    fn captured(&self, _: &ripstop::admin::TakeAll) -> Vec<ripstop::admin::CapturedOn> {
+        Vec::new()
+    }
+
     fn resolve(&self, _: &ripstop_config::WorkloadId, _: &str, _: &str) -> Result<ripstop::admin::Resolved, String> {
         Err("not here".into())
     }

@@ -82,7 +82,7 @@ packages=(
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
   valgrind:valgrind lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc buildah:buildah containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
-  python3-pip:pip systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
+  python3-pip:pip tcpdump:tcpdump systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 )
 

@@ -1,7 +1,7 @@
 //! The agent's own settings, `agent.yaml`.
 
 use crate::{Diagnostics, HostName, units::Share};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The UDP port on which agents take QUIC connections unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7477;
@@ -50,6 +50,9 @@ pub struct AgentConfig {
     pub run: PathBuf,
     /// `admin:` who besides root and the agent's own user may ask the agent by its admin socket. Default: nobody.
     pub admin: Admin,
+    /// `capture.allow:` the hosts whose operators may see the packets of this host's workloads, as far as sessions with those
+    /// hosts are concerned; this host's own name stands for its own operators, and all of its sessions. Default: none.
+    pub capture: BTreeSet<HostName>,
     /// `sessions:` where session records go: a file's path, `stdout` or `off`. Default `stdout`.
     pub sessions: SessionLog,
     /// `otel:` the collector of OpenTelemetry that gets spans and session records. Default: none. Only in a program that was

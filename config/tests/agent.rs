@@ -29,7 +29,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((config.page, config.run.as_path()), (None, Path::new("/run/ripstop")));
     assert_eq!(config.sessions, SessionLog::Stdout);
     assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
-    assert_eq!(config.admin, Admin::default());
+    assert_eq!((config.admin, config.capture.is_empty()), (Admin::default(), true));
     assert_eq!(config.carrier, Carrier { in_band: true, etcd: None });
     assert_eq!(config.otel, None);
 }
@@ -45,6 +45,7 @@ metrics: off
 page: ':80'
 run: run
 admin: { read: [alice, '%adm', 1001], change: ['%27'] }
+capture: { allow: [beta, alpha] }
 state: state
 sessions: log/sessions.jsonl
 dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: true }
@@ -61,6 +62,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: t
     assert!(config.resolv_conf && config.resolved);
     let read = vec![Principal::User("alice".into()), Principal::Group("adm".into()), Principal::Uid(1001)];
     assert_eq!(config.admin, Admin { read, change: vec![Principal::Gid(27)] });
+    assert_eq!(config.capture.iter().map(ripstop_config::HostName::as_str).collect::<Vec<_>>(), ["alpha", "beta"]);
     let upstream: Vec<_> = config.upstream.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(upstream, ["9.9.9.9:53", "[2620:fe::fe]:5353"]);
     let none =

@@ -1,8 +1,9 @@
 //! The command line's end of the admin API. Blocks; may be called from within a tokio runtime or without one.
 
 use super::{
-    Attempt, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken, PageLink, Pong, Records, RecordsQuery,
-    Resolved, Running, ServiceView, Staged, Standing, Status, TokenStatus, pods::Left,
+    Attempt, CaptureQuery, CapturedOn, Capturing, Explained, HostPolicy, HostStage, Kept, LiveSession, NewToken,
+    PageLink, Pong, Records, RecordsQuery, Resolved, Running, ServiceView, Staged, Standing, Status, TakeAll,
+    TokenStatus, pods::Left,
 };
 use crate::{
     authority::{HostPattern, Issued},
@@ -150,6 +151,25 @@ impl Client {
     /// [`ClientError::Refused`] when the agent serves it on its admin socket alone.
     pub fn page(&self) -> Result<PageLink, ClientError> {
         parse(&self.ask(Method::POST, "/v1/page")?)
+    }
+
+    /// Begins a capture.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the host's settings do not let its operators, or there is nothing to be seen.
+    pub fn capture(&self, query: &CaptureQuery) -> Result<Capturing, ClientError> {
+        let CaptureQuery { what, from, seconds, bytes, snap } = query;
+        let from = from.as_deref().map(|from| format!("&from={}", encode(from))).unwrap_or_default();
+        let path = format!("/v1/capture?what={}{from}&seconds={seconds}&bytes={bytes}&snap={snap}", encode(what));
+        parse(&self.ask(Method::POST, &path)?)
+    }
+
+    /// What captures have since they were asked last.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn captured(&self, all: &TakeAll) -> Result<Vec<CapturedOn>, ClientError> {
+        parse(&self.send(Method::POST, "/v1/capture/take", serde_json::to_vec(all)?.into())?)
     }
 
     /// Has the graph read again.

@@ -19,6 +19,7 @@
 //! | `POST /v1/attach?workload=&pid=&netns=` | the workload is attached there, or with neither as the graph says; its id |
 //! | `POST /v1/detach?workload=` | the workload has no interface until it is attached again; its id |
 //! | `/v1/records`, `/v1/services`, `/v1/ping`, `/v1/dns` | session records as they come, services, questions that the agent asks; see the module of these requests |
+//! | `/v1/capture` | packets of workloads; see the module of these requests |
 //! | `GET /`, `POST /v1/page` | the page, and a link by which a browser sees it on loopback, [`PageLink`]; see [`crate::page`] |
 //! | `/v1/pods` | pods, as the CNI plugin tells of them; see the module of these requests |
 //! | `/v1/tokens`, `/v1/certificates` | on the host that holds the authority; see the module of these requests |
@@ -27,6 +28,7 @@
 //! An answer that is not 200 is `{"error": "..."}`. Root and the agent's own user may ask for all of it, others for what
 //! `admin:` of the settings gives them ([`Rights`]); the rest is answered 403, whatever the socket's mode says.
 
+pub mod capture;
 pub mod client;
 mod enrol;
 pub(crate) mod guard;
@@ -44,6 +46,7 @@ pub use crate::session::{
     endpoints::{Standing, State},
     observe::{Attempt, Staged},
 };
+pub use capture::{CaptureQuery, CapturedOn, Capturing, CapturingOn, TakeAll};
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};

@@ -8,7 +8,7 @@
 
 use super::server::refuse;
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{Method, StatusCode},
     middleware::{self, Next},
@@ -35,6 +35,10 @@ pub(super) enum Right {
     Read,
     Change,
 }
+
+/// The user who makes a request, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asker(pub(super) u32);
 
 /// Who has which right.
 #[derive(Debug, Clone)]
@@ -87,7 +91,7 @@ impl Rights {
     pub(super) fn admit(&self, whole: &Router, uid: u32) -> Option<(Router, Option<OwnedSemaphorePermit>)> {
         let place = || Arc::clone(&self.others).try_acquire_owned().ok().map(Some);
         match self.of(uid) {
-            Right::Change => Some((whole.clone(), None)),
+            Right::Change => Some((whole.clone().layer(Extension(Asker(uid))), None)),
             Right::Read => Some((self.readable(whole, uid), place()?)),
             Right::Nothing => {
                 if let Some(left_out) = self.turned_away.due(Instant::now()) {

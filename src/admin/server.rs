@@ -1,6 +1,6 @@
 //! The agent's end of the admin API.
 
-use super::{AgentView, Explained, LiveSession, Rights, Status, enrol, guard, names, operate, pods, stage};
+use super::{AgentView, Explained, LiveSession, Rights, Status, capture, enrol, guard, names, operate, pods, stage};
 use crate::telemetry::web;
 use axum::{
     Json, Router,
@@ -186,6 +186,7 @@ fn router(view: View) -> Router {
         .route("/v1/policy/hosts", get(hosts))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
+        .merge(capture::router())
         .merge(enrol::router())
         .merge(stage::router())
         .merge(operate::router())

@@ -1,11 +1,12 @@
 use super::*;
 use crate::{
     admin::{
-        Attempt, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage, IdentityStatus, Kept,
-        PolicyStatus, Pong, Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running, ServiceStatus, Staged,
-        Standing,
+        Attempt, CapturedOn, Capturing, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage,
+        IdentityStatus, Kept, PolicyStatus, Pong, Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running,
+        ServiceStatus, Staged, Standing, TakeAll,
         view::{WorkloadState, WorkloadStatus},
     },
+    capture::Asked,
     telemetry::{Recent, Tally},
 };
 use ripstop_config::{
@@ -186,6 +187,15 @@ impl AgentView for Fake {
             "beta" => Ok(Pong { host: host.clone(), rtt: 0.001, clock_ahead: Some(-0.5) }),
             _ => Err(format!("{host}: not connected")),
         }
+    }
+
+    fn capture(&self, uid: u32, asked: &Asked) -> Result<Capturing, String> {
+        Ok(Capturing { target: format!("{} for {uid}", asked.target), hosts: Vec::new() })
+    }
+
+    fn captured(&self, all: &TakeAll) -> Vec<CapturedOn> {
+        let taken = all.captures.iter().map(|(host, _)| host.clone());
+        taken.map(|host| CapturedOn { host, part: None, error: Some("gone".into()) }).collect()
     }
 
     fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
@@ -411,6 +421,8 @@ fn both(socket: &Path) -> Vec<(u16, String)> {
         curl(socket, &["http://agent/v1/status"]),
         curl(socket, &["-X", "POST", "http://agent/v1/detach?workload=a%20b"]),
         curl(socket, &["-X", "PUT", "--data", "x", "http://agent/v1/policy"]),
+        curl(socket, &["-X", "POST", "http://agent/v1/capture?what=api&seconds=5&bytes=1000&snap=99"]),
+        curl(socket, &["--data", r#"{"captures":[["beta",7]],"end":true}"#, "http://agent/v1/capture/take"]),
     ]
 }
 
@@ -438,7 +450,10 @@ async fn to_read_and_to_change_are_two_rights() {
         );
     }
     let changer = as_other(Admin { read: Vec::new(), change: named() }, both).await;
-    assert_eq!(changer.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [200, 200, 409], "{changer:?}");
+    let statuses: Vec<_> = changer.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 409, 200, 200], "{changer:?}");
+    assert!(changer[3].1.contains("calls to shop/api for 64901"), "who asks is known: {changer:?}");
+    assert!(changer[4].1.contains("beta"), "{changer:?}");
     let stranger = as_other(Admin { read: vec![Principal::Uid(1)], change: Vec::new() }, both).await;
     for refused in &stranger {
         assert!(refused.0 == 403 && refused.1.contains("admin.read"), "{refused:?}");

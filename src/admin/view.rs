@@ -1,8 +1,12 @@
 //! What the agent shows of itself.
 
-use super::{Attempt, CarrierStatus, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged};
+use super::{
+    Attempt, CapturedOn, Capturing, CarrierStatus, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged,
+    TakeAll,
+};
 use crate::{
     authority::Authority,
+    capture::Asked,
     pods::Pods,
     session::endpoints::{Standing, State},
     telemetry::{Recent, Side, Tally},
@@ -108,6 +112,14 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the question, or why there is no answer, as text.
     fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String>;
+    /// Begins a capture here and on the other hosts of the sessions, for a user of the host. Blocks, on a runtime's thread that
+    /// may.
+    ///
+    /// # Errors
+    /// Why there is none, as text.
+    fn capture(&self, uid: u32, asked: &Asked) -> Result<Capturing, String>;
+    /// What captures have since they were asked last. Blocks, on a runtime's thread that may.
+    fn captured(&self, all: &TakeAll) -> Vec<CapturedOn>;
     /// The fabric's authority, if this host holds it.
     fn authority(&self) -> Option<Arc<Authority>> {
         None

@@ -8,7 +8,7 @@ mod operate;
 pub(super) mod policy;
 
 pub(super) use operate::{
-    Bugreport, Check, DnsCommand, DnsQuery, Man, Observe, Page, Peers, Ping, Services, Sort, Top,
+    Bugreport, Capture, Check, DnsCommand, DnsQuery, Man, Observe, Page, Peers, Ping, Services, Sort, Top,
 };
 pub(super) use policy::{Apply, History, Keygen, OperatorCommand, Rollback, Signing};
 
@@ -98,6 +98,11 @@ pub(super) enum Command {
     ///
     /// The agent keeps its last 4 096 records. Those before are where `sessions:` in its settings says.
     Observe(Observe),
+    /// Capture the packets of calls to a service, or of a session, as workloads see them, on both hosts, into one pcapng file
+    ///
+    /// Only hosts whose settings let operators of this one take part (`capture:` in agent.yaml). The packets are plaintext, and no
+    /// secret in them is left out. Ctrl-C ends it.
+    Capture(Capture),
     /// Print a link by which a browser sees what happens on this host: the service map, sessions and why, policy, hosts
     ///
     /// The link is good once, for five minutes. `page: 127.0.0.1:7479` in the agent's settings has the page served.

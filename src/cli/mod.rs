@@ -14,6 +14,7 @@ mod args;
 mod attach;
 mod bugreport;
 mod ca;
+mod capture;
 mod change;
 mod check;
 mod cni;
@@ -127,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check(check) => check::run(&check, &output),
         Command::Status(status) => status::run(&status, &output),
         Command::Observe(observe) => observe::run(&observe, &output),
+        Command::Capture(asked) => capture::run(&asked, &output),
         Command::Page(page) => page::run(&page, &output),
         Command::Top(top) => top::run(&top, &output),
         Command::Services(services) => services::run(&services, &output),

@@ -126,7 +126,11 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 
 /// Prints an error and what caused it; a cause that the text above already says is left out.
 pub(super) fn print_error(error: &anyhow::Error) {
-    let text = render_error(error);
+    complain(&render_error(error));
+}
+
+/// Says something beside what is printed.
+pub(super) fn complain(text: &str) {
     // There is nowhere left to say that this failed.
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -6,10 +6,12 @@ use super::{
 };
 use crate::{
     admin::{LiveSession, ServiceStatus},
+    capture::Begun,
     handover::Channel,
     interface::{self, Interface, Owner},
     kernel::{SocketOwners, Tun},
     session::{
+        captures::Capture,
         context::{Context, Control, Stats},
         endpoints::{DrainError, Standing},
         health, ingress,
@@ -69,6 +71,10 @@ pub(super) enum Command {
     Stage { candidate: Option<Candidate>, id: StageId },
     /// Says what that would change.
     Staged { reply: std_mpsc::SyncSender<Option<Staged>> },
+    /// Has packets copied.
+    Capture { capture: Capture, reply: oneshot::Sender<Result<Begun, String>> },
+    /// Ends that, by its number.
+    EndCapture(u64),
     /// Says what a workload is here.
     Standings { workload: WorkloadId, reply: oneshot::Sender<Standings> },
     /// Takes a workload's word of itself.
@@ -201,6 +207,11 @@ impl DataHandle {
         wish: Wish,
     ) -> Result<Heard, String> {
         self.wonder(|reply| Command::Voice { workload, service, wish, reply }).await
+    }
+
+    /// Has packets copied, without blocking.
+    pub(super) async fn capture(&self, capture: Capture) -> Result<Begun, String> {
+        self.wonder(|reply| Command::Capture { capture, reply }).await?
     }
 
     async fn wonder<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
@@ -355,6 +366,14 @@ fn obey(
             context.endpoints.tell();
         }
         Command::Staged { reply } => drop(reply.try_send(inspect::staged(context))),
+        Command::Capture { capture, reply } => {
+            let id = capture.id;
+            // Who asked may have gone meanwhile.
+            if reply.send(context.captures.begin(context, capture)).is_err() {
+                context.captures.end(context, id);
+            }
+        }
+        Command::EndCapture(id) => context.captures.end(context, id),
         Command::Standings { workload, reply } => drop(reply.send(voice::standings(context, &workload))),
         Command::Voice { workload, service, wish, reply } => {
             drop(reply.send(voice::hear(context, &workload, service.as_deref(), &wish)));
@@ -421,6 +440,7 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
+    context.captures.attached(context, &workload);
     // Of another interface, another one's health.
     context.checks.stop(&workload);
     voice::forget(context, &workload);

@@ -14,6 +14,7 @@
 mod asks;
 mod attachments;
 mod by_hand;
+mod capture;
 mod carrier;
 mod certificate;
 mod containers;

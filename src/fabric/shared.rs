@@ -4,6 +4,7 @@ mod view;
 
 use super::{
     by_hand::{ByHand, Hand},
+    capture::Captures,
     carrier::{Carried, Said},
     certificate::Certificate,
     containers::Containers,
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     pub(super) door: Arc<Doorkeeper>,
     /// The agents before and after this one.
     pub(super) upgrades: Upgrades,
+    /// Whose packets are captured here.
+    pub(super) captures: Arc<Captures>,
 }
 
 /// What the running agent is put together from.
@@ -128,6 +131,7 @@ impl Shared {
             pods,
             door,
             upgrades,
+            captures: Arc::default(),
         })
     }
 

@@ -72,7 +72,11 @@ async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) 
 fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mut [u8]) -> io::Result<bool> {
     for _ in 0..BATCH {
         match tun.recv(buffer) {
-            Ok(length) => packet(context, interface, Received::of(buffer.get(..length).unwrap_or_default())),
+            Ok(length) => {
+                let received = Received::of(buffer.get(..length).unwrap_or_default());
+                interface.port().came(received.packet);
+                packet(context, interface, received);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

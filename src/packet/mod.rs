@@ -18,8 +18,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const TCP: u8 = 6;
 /// UDP (RFC 768).
 pub const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+/// ICMP (RFC 792).
+pub const ICMP: u8 = 1;
+/// ICMPv6 (RFC 4443).
+pub const ICMPV6: u8 = 58;
 
 /// A packet as it came from the workload: source is the workload's side, destination the fabric's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -140,8 +140,17 @@ fn steps(subject: &Subject<'_>, status: &Status, policy: &Policy) -> Vec<Step> {
         ("Limits", limits(subject)),
         ("Path", path(subject, status)),
         ("Carried", carried(subject)),
+        ("Packets", packets(subject)),
     ];
     all.into_iter().filter(|(_, lines)| !lines.is_empty()).map(|(title, lines)| Step { title, lines }).collect()
+}
+
+/// How those of an open session are to be had.
+fn packets(subject: &Subject<'_>) -> Vec<String> {
+    let command = |live: &LiveSession| {
+        format!("ripstop capture {} --write FILE, where the settings of its hosts let that", live.session)
+    };
+    subject.live.map(command).into_iter().collect()
 }
 
 /// By what the caller is known.

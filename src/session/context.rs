@@ -2,6 +2,7 @@
 
 use super::{
     balance::Balancer,
+    captures::Captures,
     endpoints::Endpoints,
     health::Checks,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
@@ -114,6 +115,8 @@ pub struct Context {
     pub owners: SocketOwners,
     /// What is denied, and what a staged policy would say.
     pub observed: Observed,
+    /// Whose packets are captured.
+    pub captures: Captures,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
     /// SYNs held on this agent.
@@ -157,6 +160,7 @@ impl Context {
             paths: Paths::default(),
             owners,
             observed: Observed::default(),
+            captures: Captures::default(),
             stats,
             held: Cell::new(0),
             only_drains: Cell::new(false),

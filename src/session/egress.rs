@@ -62,6 +62,7 @@ pub fn open(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_
     match decide(context, interface, packet.destination, port, slot) {
         Ok(decided) => {
             let flow = interface.hold(packet.flow(segment));
+            decided.session.passes(End::Caller, flow.key());
             let opening = Opening { decided, flow, syn: packet.without_data(segment) };
             tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
         }
@@ -251,7 +252,11 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
             let caller = Caller::Workload(caller, port);
             reach(context, &decided.policy, decided.service(), caller, request).await
         };
-        return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
+        let reached = decided.local(context, reach).await?;
+        if let Some(flow) = reached.flow() {
+            decided.session.passes(End::Endpoint, flow);
+        }
+        return Ok((Far::Endpoint(reached), 0));
     }
     match context.transport.open(host, &decided.header(flow.key().workload.port())).await {
         Ok(opened) => {

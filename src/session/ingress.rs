@@ -14,7 +14,7 @@ use super::{
     sides::quic_halves,
     udp,
 };
-use crate::telemetry::Side;
+use crate::{packet::FlowKey, telemetry::Side};
 use ripstop_config::{Protocol, Reason};
 use ripstop_policy::{Policy, PolicyDigest};
 use ripstop_transport::{
@@ -121,6 +121,15 @@ enum Found {
     Udp(udp::Reached),
 }
 
+impl Found {
+    fn flow(&self) -> Option<FlowKey> {
+        match self {
+            Self::Tcp(reached) => reached.flow(),
+            Self::Udp(reached) => reached.flow(),
+        }
+    }
+}
+
 impl Admitted {
     /// Gives the verdict, and has the session carried by a task of its own: this one held much that is not needed any more.
     async fn accept(self, session: Box<Session>, incoming: IncomingSession, load: u16) {
@@ -185,6 +194,9 @@ async fn admit(
             (Found::Udp(reached), at)
         }
     };
+    if let Some(flow) = found.flow() {
+        session.passes(End::Endpoint, flow);
+    }
     let endpoint = format!("{} {at}", context.host);
     session.draft.borrow_mut().endpoint = Some(endpoint.clone());
     Ok(Admitted { found, endpoint, admission, idle: entry.idle })

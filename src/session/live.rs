@@ -8,10 +8,13 @@ use super::{
     pump::{Meter, Way},
     reach::Targets,
 };
-use crate::telemetry::{EdgeInstruments, HandedOver, RecordSlot, SessionRecord, Side, Traced, instruments};
+use crate::{
+    packet::FlowKey,
+    telemetry::{EdgeInstruments, HandedOver, RecordSlot, SessionRecord, Side, Traced, instruments},
+};
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
-use ripstop_transport::SessionId;
+use ripstop_transport::{SessionId, code::End};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::IpAddr,
@@ -107,6 +110,10 @@ pub struct Live {
     pub serving: RefCell<Option<Serving>>,
     /// Its part in the limits, once it was admitted.
     pub admission: RefCell<Option<Admission>>,
+    /// By which flow its packets pass the caller's interface, where that is of this host.
+    pub caller_flow: Cell<Option<FlowKey>>,
+    /// The same of the endpoint's interface; none where the endpoint is reached by a socket of the host.
+    pub endpoint_flow: Cell<Option<FlowKey>>,
     cut: Cell<Option<Reason>>,
     wake: Notify,
 }
@@ -258,6 +265,8 @@ impl Session {
             endpoint_host: RefCell::default(),
             serving: RefCell::default(),
             admission: RefCell::default(),
+            caller_flow: Cell::default(),
+            endpoint_flow: Cell::default(),
             cut: Cell::default(),
             wake: Notify::new(),
         });
@@ -332,8 +341,18 @@ impl Session {
         *self.live.admission.borrow_mut() = Some(admission.clone());
     }
 
+    /// Its packets pass the interface of one end, by this flow.
+    pub fn passes(&self, end: End, key: FlowKey) {
+        match end {
+            End::Caller => self.live.caller_flow.set(Some(key)),
+            End::Endpoint => self.live.endpoint_flow.set(Some(key)),
+        }
+        self.context.captures.follow(&self.context, &self.live);
+    }
+
     /// The endpoint has answered: the session is open.
     pub fn opened(&self) {
+        self.context.captures.follow(&self.context, &self.live);
         let took = self.live.started.elapsed();
         self.draft.borrow_mut().connect = Some(took);
         self.opened.set(true);
@@ -421,6 +440,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.context.live.remove(self.key);
+        self.context.captures.ended(&self.context, &self.live);
         self.context.stats.sessions_open(-1);
         let mut draft = self.draft.take();
         // A session that nobody ended was dropped with its task: the agent is stopping.

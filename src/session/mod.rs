@@ -10,8 +10,10 @@
 //!    chooses among them.
 //! 7. [`voice`]: what a workload says of itself, and is let say.
 //! 8. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
+//! 9. [`captures`]: whose packets are copied for operators, while they are.
 
 pub mod balance;
+pub mod captures;
 pub mod carry;
 pub mod context;
 pub mod dial;

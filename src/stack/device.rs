@@ -2,6 +2,7 @@
 
 use super::{
     soon::Waiting,
+    tap::Tap,
     virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
 };
 use crate::packet::{TCP, checksum, craft::DatagramHead};
@@ -54,6 +55,9 @@ struct Shared {
     waiting: Rc<Waiting>,
     /// Datagrams of a turn.
     gathered: RefCell<Gathered>,
+    /// Whether there are taps: all that a packet looks at where there are none.
+    is_tapped: Cell<bool>,
+    taps: RefCell<Vec<Rc<Tap>>>,
 }
 
 /// Datagrams of one flow that are not sent yet, one behind the other; the buffers serve every turn.
@@ -83,8 +87,42 @@ impl TunPort {
     #[must_use]
     pub fn new(sink: Rc<dyn PacketSink>) -> Self {
         let scratch = RefCell::new(vec![0; MTU]);
-        let gathered = RefCell::default();
-        Self(Rc::new(Shared { sink, scratch, refused: Cell::new(0), waiting: Rc::default(), gathered }))
+        let (gathered, waiting, taps) = Default::default();
+        let (refused, is_tapped) = (Cell::new(0), Cell::new(false));
+        Self(Rc::new(Shared { sink, scratch, refused, waiting, gathered, is_tapped, taps }))
+    }
+
+    /// Puts a tap on the interface, and returns it.
+    pub fn put_tap(&self, tap: Tap) -> Rc<Tap> {
+        let tap = Rc::new(tap);
+        self.0.taps.borrow_mut().push(Rc::clone(&tap));
+        self.0.is_tapped.set(true);
+        tap
+    }
+
+    /// The tap of a capture.
+    #[must_use]
+    pub fn tap(&self, capture: u64) -> Option<Rc<Tap>> {
+        self.0.taps.borrow().iter().find(|tap| tap.capture() == capture).cloned()
+    }
+
+    /// Takes the tap of a capture away.
+    pub fn remove_tap(&self, capture: u64) {
+        let mut taps = self.0.taps.borrow_mut();
+        taps.retain(|tap| tap.capture() != capture);
+        self.0.is_tapped.set(!taps.is_empty());
+    }
+
+    /// A packet came from the workload.
+    pub fn came(&self, packet: &[u8]) {
+        if self.0.is_tapped.get() {
+            self.show_taps(false, &[IoSlice::new(packet)]);
+        }
+    }
+
+    #[cold]
+    fn show_taps(&self, toward: bool, parts: &[IoSlice<'_>]) {
+        self.0.taps.borrow().iter().for_each(|tap| tap.see(toward, parts));
     }
 
     /// Takes a turn in which datagrams wait for others of their flow, until it ends: many queries are answered in one packet.
@@ -185,6 +223,9 @@ impl TunPort {
     fn write_parts(&self, parts: &[IoSlice<'_>]) {
         if self.0.sink.send(parts).is_err() {
             self.0.refused.set(self.0.refused.get() + 1);
+        } else if self.0.is_tapped.get() {
+            // The virtio header is the device's, not the workload's.
+            self.show_taps(true, parts.get(1..).unwrap_or_default());
         }
     }
 

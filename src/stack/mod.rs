@@ -16,10 +16,12 @@ mod device;
 mod endpoint;
 mod silence;
 mod soon;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod virtio;
 
 pub use device::{MTU, PacketSink, TunPort};
 pub use endpoint::{Broken, Endpoint};
+pub use tap::{Copied, Copies, Flow, Outflow, Source, Tap};
 pub use virtio::{Received, VNET_HEADER, apart};

@@ -12,6 +12,7 @@ mod book;
 mod both_ends;
 mod bypass;
 mod callers;
+mod capture;
 #[cfg(feature = "etcd")]
 mod carriers;
 mod cleanup;

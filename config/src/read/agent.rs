@@ -16,6 +16,7 @@ use crate::{
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -36,12 +37,14 @@ const AGENT: Shape = Shape {
         "page",
         "run",
         "admin",
+        "capture",
         "sessions",
         "otel",
         "dns",
     ],
     later: &[],
 };
+const CAPTURE: Shape = Shape { what: "`capture`", keys: &["allow"], later: &[] };
 const DNS: Shape = Shape { what: "`dns`", keys: &["upstream", "resolv-conf", "resolved"], later: &[] };
 
 /// The directory of the admin socket and of the journal unless told otherwise.
@@ -84,6 +87,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
     let page = top.get("page").map_or(Some(None), |node| page(node, report));
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
     let admin = top.get("admin").map_or_else(|| Some(Admin::default()), |node| admin(node, report));
+    let capture = top.get("capture").map_or_else(|| Some(BTreeSet::new()), |node| capture(node, report));
     let sessions = top.get("sessions").map_or(Some(SessionLog::Stdout), |node| sessions(node, directory, report));
     let otel = top.optional("otel", |node| otel(node, directory, report));
     let (upstream, resolv_conf, resolved) =
@@ -101,6 +105,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         page: page?,
         run: run?,
         admin: admin?,
+        capture: capture?,
         sessions: sessions?,
         otel: otel?,
         upstream,
@@ -189,6 +194,14 @@ fn run(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf
         return None;
     }
     Some(path)
+}
+
+/// Hosts are named one by one: whoever may see plaintext is not to be had by a pattern.
+fn capture(node: &Node, report: &mut Report<'_>) -> Option<BTreeSet<HostName>> {
+    let fields = CAPTURE.read(node, node.mark, report)?;
+    let allow = fields.require("allow", "write `allow: [HOST]` with the hosts whose operators may capture", report)?;
+    let hosts = allow.items("a list of hosts", report);
+    hosts.into_iter().map(|host| host.parse::<HostName>("a host's name", report)).collect()
 }
 
 fn sessions(node: &Node, directory: &Path, report: &mut Report<'_>) -> Option<SessionLog> {

@@ -1,6 +1,7 @@
 //! Arguments of the commands with which an agent is looked at.
 
 use super::Socket;
+use crate::capture::{BYTES_MAX, SNAP_MAX};
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use ripstop_config::{HostName, Reason, Span};
 use std::{path::PathBuf, str::FromStr, time::SystemTime};
@@ -82,6 +83,60 @@ impl FromStr for Since {
 pub(in crate::cli) struct Services {
     #[command(flatten)]
     pub(in crate::cli) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Capture {
+    /// A service: TENANT/NAME, or NAME where only one tenant has it; or the id of an open session, as the page and records show it
+    #[arg(value_name = "SERVICE|SESSION")]
+    pub(in crate::cli) what: String,
+    /// Only calls of this workload: TENANT/NAME, or NAME where only one tenant has it
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(in crate::cli) from: Option<String>,
+    /// The file to make, or `-` for standard output, as for `wireshark -k -i -`
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "-")]
+    pub(in crate::cli) write: PathBuf,
+    /// For how long, an hour at most
+    #[arg(long = "for", value_name = "DURATION", default_value = "1m")]
+    pub(in crate::cli) time: Span,
+    /// At most so many bytes of packets, such as 500k, 64m or 1g
+    #[arg(long, value_name = "SIZE", default_value = "64m")]
+    pub(in crate::cli) bytes: Size,
+    /// Only the first so many bytes of each packet
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SNAP_MAX)))]
+    pub(in crate::cli) snap: Option<u32>,
+    #[command(flatten)]
+    pub(in crate::cli) socket: Socket,
+}
+
+/// A number of bytes: `4096`, `500k`, `64m`, `1g`, in powers of 1 024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) struct Size(pub(in crate::cli) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, shift) = match text.char_indices().last() {
+            Some((at, 'k' | 'K')) => (&text[..at], 10),
+            Some((at, 'm' | 'M')) => (&text[..at], 20),
+            Some((at, 'g' | 'G')) => (&text[..at], 30),
+            Some(_) | None => (text, 0),
+        };
+        let digits = number.bytes().all(|digit| digit.is_ascii_digit());
+        let bytes = number.parse::<u64>().ok().filter(|_| digits).and_then(|number| number.checked_mul(1 << shift));
+        let fits = bytes.filter(|bytes| (1..=BYTES_MAX).contains(bytes));
+        fits.map(Self).ok_or_else(|| "write 1 byte to 1g, such as `4096`, `500k` or `64m`".into())
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let units = [("g", 30), ("m", 20), ("k", 10)];
+        let unit = units.into_iter().find(|(_, shift)| self.0.is_multiple_of(1 << shift));
+        let (name, shift) = unit.unwrap_or(("", 0));
+        write!(f, "{}{name}", self.0 >> shift)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -181,4 +236,26 @@ pub(in crate::cli) struct Man {
     /// Where to put them
     #[arg(value_hint = ValueHint::DirPath)]
     pub(in crate::cli) directory: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Size;
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        for (text, bytes, shown) in [
+            ("1", 1, "1"),
+            ("500k", 500 << 10, "500k"),
+            ("64M", 64 << 20, "64m"),
+            ("1g", 1 << 30, "1g"),
+            ("1025", 1025, "1025"),
+        ] {
+            let size: Size = text.parse().unwrap();
+            assert_eq!((size.0, size.to_string().as_str()), (bytes, shown), "{text}");
+        }
+        for bad in ["", "k", "0", "-1", "+1", "1.5m", "2g", "1kb", "é", "99999999999999999999"] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ mod stage;
 
 pub(super) use stage::ask_all;
 
-use super::{asks, shared::Shared, signed::Refusal};
+use super::{asks, capture, shared::Shared, signed::Refusal};
 use bytes::Bytes;
 pub(super) use carried::{Carried, Said};
 use choose::{FETCHES_MAX, Fetches};
@@ -66,11 +66,14 @@ pub(super) enum Kind {
     Staged = 4,
     /// What that would change on the host that is asked, as JSON.
     Tried = 5,
+    /// Packets of workloads, as far as the settings of the host that is asked let it; see [`capture::answer`].
+    Capture = 6,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        [Self::Policy, Self::Kept, Self::Ping, Self::Staged, Self::Tried].into_iter().find(|kind| *kind as u8 == number)
+        let all = [Self::Policy, Self::Kept, Self::Ping, Self::Staged, Self::Tried, Self::Capture];
+        all.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -161,6 +164,10 @@ async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripsto
         Some(Kind::Ping) => request.answer(Bytes::copy_from_slice(&asks::pong())).await,
         Some(Kind::Staged) => request.answer(stage::staged(shared)).await,
         Some(Kind::Tried) => request.answer(stage::tried(shared).await).await,
+        Some(Kind::Capture) => match capture::answer(shared, &request.peer, &request.body).await {
+            Ok(answer) => request.answer(answer).await,
+            Err(why) => request.refuse(&why).await,
+        },
         None => request.refuse("this version of ripstop does not know such a request").await,
     }
 }

@@ -3,13 +3,15 @@
 use super::{FROM_A_FILE, Shared, rfc3339};
 use crate::{
     admin::{
-        AgentView, Attempt, HostPolicy, HostStage, Kept, LiveSession, Pong, Reach, Resolved, Resolver, Running, Staged,
-        Standing, Status, names,
+        AgentView, Attempt, CapturedOn, Capturing, HostPolicy, HostStage, Kept, LiveSession, Pong, Reach, Resolved,
+        Resolver, Running, Staged, Standing, Status, TakeAll, names,
     },
     authority::Authority,
+    capture::Asked,
     fabric::{
         asks,
         by_hand::{self, Hand},
+        capture,
         carrier::{self, Said},
     },
     pods::Pods,
@@ -147,6 +149,14 @@ impl AgentView for Shared {
 
     fn resolve(&self, workload: &WorkloadId, name: &str, kind: &str) -> Result<Resolved, String> {
         asks::resolve(&self.policy(), &self.forward.queries, workload, name, kind)
+    }
+
+    fn capture(&self, uid: u32, asked: &Asked) -> Result<Capturing, String> {
+        capture::begin_all(self, uid, asked)
+    }
+
+    fn captured(&self, all: &TakeAll) -> Vec<CapturedOn> {
+        capture::take_all(self, all)
     }
 
     fn authority(&self) -> Option<Arc<Authority>> {

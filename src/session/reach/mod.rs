@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     interface::{FlowGuard, Interface},
+    packet::FlowKey,
     stack::Endpoint,
 };
 use bytes::Bytes;
@@ -284,6 +285,15 @@ impl Reached {
         match self {
             Self::User(endpoint, _flow) => endpoint.abort(),
             Self::Kernel(stream) => super::sides::reset_on_close(&stream),
+        }
+    }
+
+    /// The flow by which its packets pass its workload's interface, if they do.
+    #[must_use]
+    pub fn flow(&self) -> Option<FlowKey> {
+        match self {
+            Self::User(_, flow) => Some(flow.key()),
+            Self::Kernel(_) => None,
         }
     }
 

@@ -59,6 +59,7 @@ pub fn open(
     let inlet = Inlet::new(Way::Up);
     inlet.datagram(data)?;
     let flow = interface.hold_udp(packet.flow_of(source, destination), Rc::clone(&inlet) as _);
+    decided.session.passes(End::Caller, flow.key());
     let opening = Opening { decided, caller: Caller { flow, inlet } };
     tokio::task::spawn_local(run(Rc::clone(context), Rc::clone(interface), opening));
     Ok(())
@@ -114,7 +115,11 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
             let caller = reach::Caller::Workload(workload, port);
             super::reach(context, &decided.policy, decided.service(), caller, request).await
         };
-        return decided.local(context, reach).await.map(|reached| (Far::Endpoint(reached), 0));
+        let reached = decided.local(context, reach).await?;
+        if let Some(flow) = reached.flow() {
+            decided.session.passes(End::Endpoint, flow);
+        }
+        return Ok((Far::Endpoint(reached), 0));
     }
     let opened = context.transport.open(host, &decided.header(port)).await;
     let opened = opened.map_err(|error| Refused { reason: error.reason(), detail: Some(error.to_string()) })?;

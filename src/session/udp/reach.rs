@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     interface::Interface,
+    packet::FlowKey,
     session::{
         context::Context,
         live::Request,
@@ -40,6 +41,14 @@ impl Reached {
         match &self.way {
             EndpointWay::Interface(flow) => Outlet::Endpoint(Rc::downgrade(flow)),
             EndpointWay::Kernel(listener) => Outlet::Socket(Rc::clone(listener)),
+        }
+    }
+
+    /// The flow by which its packets pass that interface, if they do.
+    pub(in crate::session) fn flow(&self) -> Option<FlowKey> {
+        match &self.way {
+            EndpointWay::Interface(flow) => Some(flow.key()),
+            EndpointWay::Kernel(_) => None,
         }
     }
 

@@ -1,0 +1,251 @@
+//! One file of what several hosts have captured.
+//!
+//! 1. [`Recording::add`] what each host has, one after the other; then [`Recording::settle`], and so on.
+//! 2. Packets are written in the order of their times as far as the hosts' clocks agree: each waits for one more round, for those of
+//!    other hosts from before it.
+//! 3. [`Recording::finish`] writes what waits, and what became of the packets of each interface.
+
+use super::{
+    Part,
+    pcapng::{self, Packet, Statistics},
+};
+use crate::stack::Copied;
+use ripstop_config::{HostName, WorkloadId};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// A file that is being written.
+pub struct Recording<W> {
+    out: W,
+    interfaces: Vec<Interface>,
+    /// Packets with the numbers of their interfaces.
+    waiting: Vec<(usize, Copied)>,
+    /// The newest time of the round before: what is older has waited long enough.
+    settled: u64,
+    /// Bytes of packets that may still be written.
+    left: u64,
+    full: bool,
+}
+
+/// The interface of one workload on one host.
+struct Interface {
+    host: HostName,
+    workload: WorkloadId,
+    /// Packets that the host wanted to be here, and those that are.
+    wanted: u64,
+    written: u64,
+    bytes: u64,
+    /// Times of the first and the last packet.
+    between: Option<(u64, u64)>,
+}
+
+/// What became of the packets of a workload's interface on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Total {
+    /// The host.
+    pub host: HostName,
+    /// Whose interface.
+    pub workload: WorkloadId,
+    /// Packets in the file.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets that are not: they did not fit a bound, or were lost.
+    pub missed: u64,
+}
+
+impl<W: Write> Recording<W> {
+    /// Begins a file with at most so many bytes of packets; `comment` is for who opens it.
+    ///
+    /// # Errors
+    /// When it cannot be written; so with the others.
+    pub fn begin(mut out: W, bytes: u64, comment: &str) -> io::Result<Self> {
+        pcapng::section(&mut out, comment)?;
+        out.flush()?;
+        Ok(Self { out, interfaces: Vec::new(), waiting: Vec::new(), settled: 0, left: bytes, full: false })
+    }
+
+    /// An interface from which packets may come, for who opens the file before there are any.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn expect(&mut self, host: &HostName, workload: &WorkloadId) -> io::Result<()> {
+        self.interface(host, workload).map(drop)
+    }
+
+    /// Takes what a host has captured since it was asked last.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn add(&mut self, host: &HostName, part: Part) -> io::Result<()> {
+        let mut numbers = Vec::new();
+        for (workload, wanted) in part.sources {
+            let at = self.interface(host, &workload)?;
+            let interface = &mut self.interfaces[at];
+            // It only grows, whatever a host says.
+            interface.wanted = interface.wanted.max(wanted);
+            numbers.push(at);
+        }
+        for packet in part.packets {
+            // A part has no packets of others, or it is none.
+            if let Some(at) = numbers.get(usize::from(packet.source)) {
+                self.waiting.push((*at, packet));
+            }
+        }
+        Ok(())
+    }
+
+    /// A round is over: what is older than the newest of the round before is written.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.waiting.sort_by_key(|(_, packet)| packet.at);
+        let settled = self.settled;
+        self.settled = self.waiting.last().map_or(settled, |(_, packet)| packet.at);
+        let older = self.waiting.partition_point(|(_, packet)| packet.at <= settled);
+        self.write(older)?;
+        self.out.flush()
+    }
+
+    /// Whether the next packet did not fit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Writes all that waits, and what became of the packets of each interface, which it returns.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn finish(mut self) -> io::Result<Vec<Total>> {
+        self.waiting.sort_by_key(|(_, packet)| packet.at);
+        self.write(self.waiting.len())?;
+        for (number, interface) in (0..).zip(&self.interfaces) {
+            let between = interface.between.unwrap_or_default();
+            let (received, delivered) = (interface.wanted.max(interface.written), interface.written);
+            let statistics = Statistics { interface: number, between, received, delivered };
+            pcapng::statistics(&mut self.out, &statistics)?;
+        }
+        self.out.flush()?;
+        Ok(self.interfaces.into_iter().map(Total::from).collect())
+    }
+
+    fn write(&mut self, count: usize) -> io::Result<()> {
+        for (at, packet) in self.waiting.drain(..count) {
+            let interface = &mut self.interfaces[at];
+            let size = packet.bytes.len() as u64;
+            self.full |= size > self.left;
+            if self.full {
+                continue;
+            }
+            self.left -= size;
+            interface.written += 1;
+            interface.bytes += size;
+            let (first, last) = interface.between.unwrap_or((packet.at, packet.at));
+            interface.between = Some((first.min(packet.at), last.max(packet.at)));
+            let packet = Packet {
+                interface: u32::try_from(at).unwrap_or(u32::MAX),
+                at: packet.at,
+                inbound: packet.toward,
+                length: packet.length,
+                bytes: &packet.bytes,
+            };
+            pcapng::packet(&mut self.out, &packet)?;
+        }
+        Ok(())
+    }
+
+    fn interface(&mut self, host: &HostName, workload: &WorkloadId) -> io::Result<usize> {
+        let known = self.interfaces.iter().position(|one| one.host == *host && one.workload == *workload);
+        if let Some(at) = known {
+            return Ok(at);
+        }
+        let description = format!("as {workload} sees it on {host}, by the clock of {host}");
+        pcapng::interface(&mut self.out, &format!("{host} {workload}"), &description)?;
+        self.interfaces.push(Interface {
+            host: host.clone(),
+            workload: workload.clone(),
+            wanted: 0,
+            written: 0,
+            bytes: 0,
+            between: None,
+        });
+        Ok(self.interfaces.len() - 1)
+    }
+}
+
+impl From<Interface> for Total {
+    fn from(of: Interface) -> Self {
+        let Interface { host, workload, wanted, written, bytes, .. } = of;
+        Self { host, workload, packets: written, bytes, missed: wanted.saturating_sub(written) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            part::tests::{copied, source},
+            pcapng::tests::{KINDS, blocks},
+        },
+        *,
+    };
+
+    fn part(packets: Vec<Copied>) -> Part {
+        Part { over: false, sources: vec![source("shop/web")], packets }
+    }
+
+    fn hosts() -> [HostName; 2] {
+        ["alpha", "beta"].map(|host| host.parse().unwrap())
+    }
+
+    #[test]
+    fn packets_of_all_hosts_are_in_one_file_by_their_times() {
+        let [alpha, beta] = hosts();
+        let mut file = Vec::new();
+        let mut recording = Recording::begin(&mut file, 1_000, "calls to shop/api").unwrap();
+        recording.expect(&alpha, &"shop/web".parse().unwrap()).unwrap();
+        recording.add(&alpha, part(vec![copied(0, 9, b"late!"), copied(0, 2, b"first")])).unwrap();
+        recording.settle().unwrap();
+        recording.add(&beta, part(vec![copied(0, 3, b"soon")])).unwrap();
+        recording.settle().unwrap();
+        let totals = recording.finish().unwrap();
+        let told: Vec<_> = totals.iter().map(|total| (total.host.as_str(), total.packets, total.bytes)).collect();
+        assert_eq!(told, [("alpha", 2, 10), ("beta", 1, 4)]);
+        let [section, interface, packet, statistics] = KINDS;
+        let kinds: Vec<_> = blocks(&file).iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [&[section, interface, interface][..], &[packet; 3], &[statistics; 2]].concat());
+        let at = |text: &[u8]| file.windows(text.len()).position(|part| part == text).unwrap();
+        assert!(at(b"alpha shop/web") < at(b"beta shop/web"));
+        assert!(at(b"first") < at(b"soon") && at(b"soon") < at(b"late!"));
+        // isb_ifrecv, isb_ifdrop and isb_usrdeliv: what the hosts counted, and what of it is here.
+        let counted = blocks(&file).into_iter().filter(|(kind, _)| *kind == statistics);
+        let counted: Vec<_> = counted.map(|(_, body)| (body[40], body[52], body[64])).collect();
+        assert_eq!(counted, [(7, 5, 2), (7, 6, 1)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_keeps_nothing_back_for_long() {
+        let [alpha, beta] = hosts();
+        let mut recording = Recording::begin(Vec::new(), 1_000, "").unwrap();
+        recording.add(&alpha, part(vec![copied(0, 1_000_000, b"ahead")])).unwrap();
+        recording.settle().unwrap();
+        recording.add(&beta, part(vec![copied(0, 5, b"behind")])).unwrap();
+        recording.settle().unwrap();
+        assert!(recording.waiting.is_empty());
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_what_is_beyond_is_counted() {
+        let [alpha, _] = hosts();
+        let mut file = Vec::new();
+        let mut recording = Recording::begin(&mut file, 8, "").unwrap();
+        recording.add(&alpha, part((0..3).map(|at| copied(0, at, b"12345")).collect())).unwrap();
+        recording.settle().unwrap();
+        recording.settle().unwrap();
+        assert!(recording.is_full());
+        let [total] = recording.finish().unwrap().try_into().unwrap();
+        assert_eq!((total.packets, total.bytes, total.missed), (1, 5, 6));
+    }
+}
