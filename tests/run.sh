@@ -199,15 +199,37 @@ purity() {
   cargo check --target wasm32-unknown-unknown -p ripstop-config -p ripstop-policy
 }
 
+# Tests that are programs of one file each.
+files_of_tests=()
+for file in tests/*.rs */tests/*.rs; do
+  files_of_tests+=(--test "$(basename "$file" .rs)")
+done
+
+# Builds all tests at once, and says which programs `fabric` and `e2e` are: asked for alone, they would have dependencies with
+# other features, which would be built again.
+programs=
+build_tests() {
+  programs=$(cargo test --workspace --locked "${features[@]}" --no-run --lib --bins "${files_of_tests[@]}" --test fabric --test e2e \
+    --message-format=json-render-diagnostics | python3 -c '
+import json, sys
+for line in sys.stdin:
+    said = json.loads(line)
+    if said.get("executable") and said["target"]["name"] in ("fabric", "e2e") and said["target"]["kind"] == ["test"]:
+        print(said["target"]["name"], said["executable"])')
+  [ "$(wc -l <<<"$programs")" -eq 2 ]
+}
+
+in_transport() { (cd transport && "$@"); }
+
+# One of these programs.
+program() { awk -v name="$1" '$1 == name { print $2 }' <<<"$programs"; }
+
 # Unit and property tests of all crates, the command line's, the corpora, and the rules of the layers.
 run_unit_tests() {
-  local others=() file
-  for file in tests/*.rs */tests/*.rs; do
-    others+=(--test "$(basename "$file" .rs)")
-  done
-  tests "unit and property tests" cargo test --workspace --locked "${features[@]}" --no-fail-fast --lib --bins "${others[@]}" -q
+  tests "unit and property tests" \
+    cargo test --workspace --locked "${features[@]}" --no-fail-fast --lib --bins "${files_of_tests[@]}" -q
   # These wait more than they work.
-  tests "tests of whole transports" cargo test --workspace --locked "${features[@]}" --test fabric -q -- --test-threads=8
+  tests "tests of whole transports" in_transport "$(program fabric)" -q --test-threads=8
 }
 
 # End-to-end tests that wait more than they work: they run beside the others, each list one by one.
@@ -216,7 +238,7 @@ patient=(
   dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice::
 )
 
-e2e() { cargo test --workspace --locked "${features[@]}" --test e2e -- --test-threads=1 "$@"; }
+e2e() { "$(program e2e)" --test-threads=1 "$@"; }
 
 # Runs them all but those whose names contain one of the arguments, or only those whose names contain the filter.
 run_e2e() {
@@ -249,11 +271,13 @@ case $mode in
   quick)
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
+    step "build of the tests" build_tests
     run_unit_tests
     ;;
   e2e)
     install_packages
     unpack_resolved
+    step "build of the tests" build_tests
     [ -n "$filter" ] || printf 'not run: image::, which needs the static binary that `tests/run.sh` alone builds\n'
     run_e2e image::
     ;;
@@ -275,6 +299,7 @@ case $mode in
     else
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
+    step "build of the tests" build_tests
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
@@ -287,7 +312,7 @@ case $mode in
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
       RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits, demo and image of the release binary" \
-        cargo test --workspace --locked "${features[@]}" --test e2e -- --test-threads=1 scale:: limits:: demo:: image::
+        e2e scale:: limits:: demo:: image::
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi
