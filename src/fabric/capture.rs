@@ -116,16 +116,15 @@ impl Captures {
 
     /// Whether there is a place for one more capture of a host's operators.
     fn has_room(&self, host: &HostName) -> Result<(), String> {
-        let running = self.running();
-        let theirs = running.values().filter(|capture| capture.by.host == *host).count();
-        if theirs < PER_HOST_MAX && running.len() < CAPTURES_MAX {
-            return Ok(());
-        }
-        Err(format!(
-            "{} captures run there, {theirs} of them for {host}; {CAPTURES_MAX} may at once, {PER_HOST_MAX} for one host: wait, or \
-             end one",
-            running.len()
-        ))
+        has_room(&self.running(), host)
+    }
+
+    /// Takes a place for one that has begun. Others may have begun meanwhile.
+    fn take_in(&self, capture: Running) -> Result<(), String> {
+        let mut running = self.running();
+        has_room(&running, &capture.by.host)?;
+        running.insert(capture.id, capture);
+        Ok(())
     }
 
     /// What a capture has since it was asked last.
@@ -162,6 +161,17 @@ impl Captures {
     }
 }
 
+fn has_room(running: &BTreeMap<u64, Running>, host: &HostName) -> Result<(), String> {
+    let (all, theirs) = (running.len(), running.values().filter(|capture| capture.by.host == *host).count());
+    if theirs < PER_HOST_MAX && all < CAPTURES_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "{all} captures run there, {theirs} of them for {host}; {CAPTURES_MAX} may at once, {PER_HOST_MAX} for one host: wait, or \
+         end one"
+    ))
+}
+
 /// Begins a capture of this host's workloads.
 ///
 /// # Errors
@@ -179,17 +189,12 @@ async fn begin(shared: &Shared, by: By, asked: Asked) -> Result<Begun, String> {
     let (packets, bytes, copying) = (0, 0, true);
     let capture = Capture { id, asked: asked.clone(), peer, outflow };
     let begun = data.capture(capture).await?;
-    // Others may have begun meanwhile.
-    if let Err(full) = shared.captures.has_room(&by.host) {
-        data.send(Command::EndCapture(id))?;
-        return Err(full);
-    }
     let By { host, uid } = &by;
     let Asked { target, from, seconds, bytes: most, .. } = &asked;
     let from = from.as_ref().map(tracing::field::display);
     tracing::warn!(event = "capture_begun", by = %host, uid, %target, from, seconds, bytes = most, "packets of workloads are captured");
     let running = Running { id, by, asked, copies, data, since: now, until, taken: now, copying, packets, bytes, why };
-    shared.captures.running().insert(id, running);
+    shared.captures.take_in(running)?;
     let captures = Arc::clone(&shared.captures);
     tokio::spawn(async move {
         while let Some(next) = captures.look(id) {
