@@ -212,6 +212,10 @@ fn servers() -> Vec<Server> {
 }
 
 fn is_ready(status: &Status) -> Result<(), String> {
+    // Before it has tried every workload once, its list of them may be empty.
+    if let Some(waiting) = status.waiting_for.first() {
+        return Err(format!("it is not ready: {waiting}"));
+    }
     let detached = status.workloads.iter().find(|workload| workload.state != WorkloadState::Attached);
     if let Some(workload) = detached {
         return Err(format!("{} is {}", workload.id, workload.state));
