@@ -85,6 +85,7 @@ impl AgentView for FakeAgent {
                 since: 0.0,
             }],
             peer_policies: std::collections::BTreeMap::new(),
+            records: std::collections::BTreeMap::new(),
             workloads: vec![
                 self.workload("web", "netns", path.clone(), WorkloadState::Attached),
                 self.workload("job", "user", NOBODY.to_string(), WorkloadState::Attached),

@@ -100,6 +100,7 @@ impl AgentView for Fake {
                 since: 0.0,
             }],
             peer_policies: [(HostName::new("beta").unwrap(), BundleId::default())].into(),
+            records: std::collections::BTreeMap::new(),
             workloads: vec![WorkloadStatus {
                 id: "shop/web".parse().unwrap(),
                 link: "rip0".into(),
@@ -119,6 +120,7 @@ impl AgentView for Fake {
                     state: EndpointState::Unreachable,
                     sessions: Some(3),
                     latency: None,
+                    record_age: None,
                     weight: None,
                 }],
             }],

@@ -178,6 +178,9 @@ pub struct Status {
     /// Which signed policies the connected ones run.
     #[serde(default)]
     pub peer_policies: BTreeMap<HostName, BundleId>,
+    /// How long ago the records of hosts came that are believed, in seconds.
+    #[serde(default)]
+    pub records: BTreeMap<HostName, f64>,
     /// The workloads of this host.
     pub workloads: Vec<WorkloadStatus>,
     /// The services that this host serves, or that its workloads may call.
@@ -330,6 +333,9 @@ pub struct EndpointStatus {
     /// Its share by its workload's own word; `None` where the graph's holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// How long ago its host's record came here, in seconds, where that says how it is; `None` where its host itself does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_age: Option<f64>,
 }
 
 /// Whether an endpoint takes new sessions.

@@ -195,10 +195,11 @@ fn workloads(status: &Status, output: &Output) -> String {
     format!("{}{}", output::lines(&table), super::workloads::said(&status.workloads))
 }
 
-/// `ready`, or `ready, weight 5` where its workload said so.
+/// `ready`, or `ready, weight 5` where its workload said so; `draining, by a record 3 s old` where its host is not connected.
 fn state(endpoint: &EndpointStatus) -> String {
     let weight = endpoint.weight.map(|weight| format!(", weight {weight}")).unwrap_or_default();
-    format!("{}{weight}", endpoint.state.as_str())
+    let record = endpoint.record_age.map(|age| format!(", by a record {} old", seconds(age))).unwrap_or_default();
+    format!("{}{weight}{record}", endpoint.state.as_str())
 }
 
 fn services(status: &Status, output: &Output) -> String {

@@ -69,6 +69,8 @@ pub(super) enum Command {
     Attempts { within: Option<Duration>, reply: std_mpsc::SyncSender<Vec<Attempt>> },
     /// Tries a policy that is not in force, or none; other hosts are told which.
     Stage { candidate: Option<Candidate>, id: StageId },
+    /// Tells other hosts that there is news of others.
+    Tell,
     /// Says what that would change.
     Staged { reply: std_mpsc::SyncSender<Option<Staged>> },
     /// Has packets copied.
@@ -365,6 +367,7 @@ fn obey(
             context.observed.stage(candidate, id);
             context.endpoints.tell();
         }
+        Command::Tell => context.endpoints.tell(),
         Command::Staged { reply } => drop(reply.try_send(inspect::staged(context))),
         Command::Capture { capture, reply } => {
             let id = capture.id;

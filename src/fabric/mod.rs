@@ -48,7 +48,10 @@ use crate::{
     admin::AdminSocket,
     kernel::{Kernel, Missing},
     page::Page,
-    session::context::Control,
+    session::{
+        context::{Control, random},
+        hearsay::Hearsay,
+    },
     telemetry::{self, Export, Readiness, RecordLog, instruments},
 };
 use anyhow::{Context as _, bail};
@@ -189,11 +192,18 @@ async fn serve(
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let (voices, calls) = mpsc::channel(voice::CALLS_WAITING);
-    let control = Control { forward: forward.queries.clone(), requests, policies: start.policies(), voices };
+    let hearsay = Arc::new(Hearsay::new(config.host.clone(), random()));
+    let control = Control {
+        forward: forward.queries.clone(),
+        requests,
+        policies: start.policies(),
+        hearsay: Arc::clone(&hearsay),
+        voices,
+    };
     announce(&config, &start);
     let policy = Arc::clone(&start.policy);
     let data = data::start(&config, identity, policy, records.clone(), control, inherited).await?;
-    let parts = Parts { authority: enrolment.authority(), forward, door, upgrades };
+    let parts = Parts { authority: enrolment.authority(), forward, door, upgrades, hearsay };
     let shared = Shared::new(config, start, data.handle(), &records, parts);
     by_hand.into_iter().for_each(|(workload, hand)| shared.by_hand.set(workload, Some(hand)));
     let adopted = match adopted {

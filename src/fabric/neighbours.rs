@@ -8,12 +8,28 @@ use ripstop_config::HostName;
 
 /// The hosts that `own` dials, of those that can be dialled.
 pub(super) fn of<'h>(own: &HostName, hosts: impl Iterator<Item = &'h HostName> + Clone) -> Vec<&'h HostName> {
+    let ring = ring(own, hosts);
+    steps(&ring).map(|step| ring[step - 1]).collect()
+}
+
+/// The others in the order in which they come after `own`.
+fn ring<'h>(own: &HostName, hosts: impl Iterator<Item = &'h HostName> + Clone) -> Vec<&'h HostName> {
     let after = hosts.clone().filter(|host| *host > own);
     let before = hosts.filter(|host| *host < own);
     // Both are in order, as the graph's hosts are.
-    let ring: Vec<&HostName> = after.chain(before).collect();
-    let steps = std::iter::successors(Some(1_usize), |step| step.checked_mul(2));
-    steps.take_while(|step| *step <= ring.len()).map(|step| ring[step - 1]).collect()
+    after.chain(before).collect()
+}
+
+fn steps(ring: &[&HostName]) -> impl Iterator<Item = usize> + use<> {
+    let most = ring.len();
+    std::iter::successors(Some(1_usize), |step| step.checked_mul(2)).take_while(move |step| *step <= most)
+}
+
+/// The hosts that `own` dials, and those that dial it.
+pub(super) fn around<'h>(own: &HostName, hosts: impl Iterator<Item = &'h HostName> + Clone) -> Vec<&'h HostName> {
+    let ring = ring(own, hosts);
+    let steps = steps(&ring);
+    steps.flat_map(|step| [ring[step - 1], ring[ring.len() - step]]).collect()
 }
 
 #[cfg(test)]
@@ -55,6 +71,17 @@ mod tests {
         assert!(of(names[0], hosts(1).iter()).is_empty());
         let stranger = HostName::new("h0001x").unwrap();
         assert_eq!(of(&stranger, three.iter()), [names[2], names[0]], "one that the graph does not name yet");
+    }
+
+    #[test]
+    fn around_a_host_are_those_that_it_dials_and_that_dial_it() {
+        let all = hosts(20);
+        for host in &all {
+            let dials = |one: &HostName, other: &HostName| of(one, all.iter()).contains(&other);
+            let expected: BTreeSet<_> = all.iter().filter(|one| dials(host, one) || dials(one, host)).collect();
+            assert_eq!(around(host, all.iter()).into_iter().collect::<BTreeSet<_>>(), expected, "{host}");
+        }
+        assert!(around(&HostName::new("h").unwrap(), hosts(0).iter()).is_empty());
     }
 
     #[test]

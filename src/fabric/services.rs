@@ -2,7 +2,10 @@
 
 use crate::{
     admin::{EndpointState, EndpointStatus, ServiceStatus},
-    session::{context::Context, endpoints},
+    session::{
+        context::Context,
+        endpoints::{self, State},
+    },
 };
 use ripstop_config::{HostName, ServiceId};
 use ripstop_policy::ServiceEntry;
@@ -26,23 +29,30 @@ pub(super) fn describe(context: &Context) -> Vec<ServiceStatus> {
 }
 
 fn endpoint(context: &Context, service: &ServiceId, host: &HostName) -> EndpointStatus {
-    let own = *host == context.host;
-    let known = context.balancer.known(service, host, Instant::now());
-    let told = match (own, context.transport.is_up(host)) {
+    let (own, now) = (*host == context.host, Instant::now());
+    let (known, up) = (context.balancer.known(service, host, now), own || context.transport.is_up(host));
+    let told = match (own, up) {
         (true, _) => context.endpoints.own_standing(service),
         (false, true) => context.endpoints.heard(host, service),
         (false, false) => None,
     };
-    let state = match &told {
-        Some(told) => EndpointState::from(told.state),
-        None if own || context.transport.is_up(host) => EndpointState::Unknown,
-        None => EndpointState::Unreachable,
+    let recorded = (!up || !own && !context.endpoints.has_heard(host))
+        .then(|| context.control.hearsay.of(host, service, now))
+        .flatten();
+    let state = match (&told, recorded.as_ref().map(|recorded| recorded.standing.state)) {
+        (Some(told), _) => EndpointState::from(told.state),
+        (None, Some(state)) if up || state != State::Ready => EndpointState::from(state),
+        (None, _) if up => EndpointState::Unknown,
+        (None, _) => EndpointState::Unreachable,
     };
+    let age = recorded.as_ref().map(|recorded| recorded.age.as_secs_f64());
+    let told = told.or_else(|| recorded.map(|recorded| recorded.standing));
     EndpointStatus {
         host: host.clone(),
         state: if state == EndpointState::Ready && known.ejected { EndpointState::Ejected } else { state },
         weight: told.as_ref().and_then(|told| told.weight),
         sessions: told.map(|told| told.sessions),
         latency: (!known.latency.is_zero()).then_some(known.latency.as_secs_f64()),
+        record_age: age,
     }
 }

@@ -22,8 +22,10 @@ use crate::{
     admin::{AgentView, HostPolicy, PolicyStatus, WorkloadState, WorkloadStatus},
     authority::Authority,
     pods::Pods,
+    session::hearsay::Hearsay,
     telemetry::{Recent, RecordLog, instruments},
 };
+use bytes::Bytes;
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
 use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_transport::PeerState;
@@ -35,7 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long a graph's file may be away while it is replaced: so many looks, with so long a pause.
 const REPLACED_LOOKS: u32 = 10;
@@ -61,6 +63,10 @@ pub(super) struct Shared {
     workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
     /// The etcd by which policies come.
     pub(super) carried: Carried,
+    /// What hosts say of themselves by other hosts.
+    pub(super) hearsay: Arc<Hearsay>,
+    /// What this one says so, signed; nothing at first.
+    pub(super) own_record: watch::Sender<Bytes>,
     /// Hosts of which metrics tell.
     told: Mutex<BTreeSet<HostName>>,
     /// The policy changed, or a container: attachments may have to follow.
@@ -85,6 +91,7 @@ pub(super) struct Parts {
     pub(super) forward: Forward,
     pub(super) door: Arc<Doorkeeper>,
     pub(super) upgrades: Upgrades,
+    pub(super) hearsay: Arc<Hearsay>,
 }
 
 /// The policy in force, and what became of the last attempt to change it.
@@ -104,7 +111,7 @@ impl Shared {
         records: &RecordLog,
         parts: Parts,
     ) -> Arc<Self> {
-        let Parts { authority, forward, door, upgrades } = parts;
+        let Parts { authority, forward, door, upgrades, hearsay } = parts;
         let Start { source, policy, text, error } = start;
         instruments::policy_loaded(error.is_none(), *policy.digest().as_bytes());
         let now = OffsetDateTime::now_utc();
@@ -124,6 +131,8 @@ impl Shared {
             reloading: Mutex::default(),
             workloads: Mutex::default(),
             carried: Carried::default(),
+            hearsay,
+            own_record: watch::Sender::new(Bytes::new()),
             told: Mutex::default(),
             changed,
             containers: Arc::default(),
@@ -346,10 +355,7 @@ impl Shared {
         if self.signed().is_some() && policy.id().is_unsigned() {
             return;
         }
-        let called = policy
-            .workloads_on(&self.config.host)
-            .flat_map(|caller| policy.visible_services(caller))
-            .flat_map(|service| policy.service_entry(service).hosts.iter());
+        let called = self.called(&policy);
         let spread: Vec<&HostName> = match self.signed() {
             Some(signed) if signed.is_watched() => hosts.keys().collect(),
             Some(_) if !self.config.carrier.in_band => Vec::new(),
@@ -367,6 +373,13 @@ impl Shared {
         self.data.transport().revoke(members::shut_out(&policy));
         self.data.transport().retain_hosts(&hosts.keys().cloned().collect());
         self.data.transport().set_peers(peers);
+    }
+
+    /// The hosts of services that workloads of this host may call, some more than once.
+    pub(super) fn called<'p>(&self, policy: &'p Policy) -> impl Iterator<Item = &'p HostName> {
+        let callers = policy.workloads_on(&self.config.host);
+        let services = callers.flat_map(|caller| policy.visible_services(caller));
+        services.flat_map(|service| policy.service_entry(service).hosts.iter())
     }
 
     /// Once nobody asks for them any more, hosts are connected to no more for that alone.
@@ -400,6 +413,11 @@ impl Shared {
     fn peer_policies(&self) -> BTreeMap<HostName, BundleId> {
         let heard = self.signed().map(|signed| signed.policies.heard()).unwrap_or_default();
         heard.into_iter().filter(|(_, id)| !id.is_unsigned()).collect()
+    }
+
+    fn record_ages(&self) -> BTreeMap<HostName, f64> {
+        let ages = self.hearsay.ages(Instant::now());
+        ages.into_iter().map(|(host, age)| (host, age.as_secs_f64())).collect()
     }
 
     fn workload_statuses(&self, inspection: &Inspection) -> Vec<WorkloadStatus> {

@@ -5,6 +5,7 @@ use super::{
     captures::Captures,
     endpoints::Endpoints,
     health::Checks,
+    hearsay::Hearsay,
     limits::{Admission, DenialLimit, LimitTable, Refusal},
     live::{LiveTable, Request},
     observe::Observed,
@@ -55,6 +56,8 @@ pub struct Control {
     pub requests: mpsc::Sender<AgentRequest>,
     /// Which signed policies other hosts have; `None` where the policy is a file of this host.
     pub policies: Option<Arc<Policies>>,
+    /// What hosts say of themselves by other hosts.
+    pub hearsay: Arc<Hearsay>,
     /// Where connections of workloads to their own API go.
     pub voices: mpsc::Sender<VoiceCall>,
 }

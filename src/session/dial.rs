@@ -6,12 +6,13 @@
 use super::{
     balance::{Candidate, Using},
     context::Context,
+    endpoints::Standing,
     limits::Refusal,
     order::Sticky,
     voice::Prefer,
 };
 use ripstop_config::{
-    HostName, Reason, WorkloadId,
+    HostName, Reason, ServiceId, WorkloadId,
     graph::{Change, WEIGHT_MAX},
 };
 use ripstop_policy::{Policy, ServiceEntry};
@@ -93,7 +94,7 @@ async fn try_all<T>(
     Err(last)
 }
 
-/// The endpoints that may take a session: those that said so of themselves or are not heard from; where there are none,
+/// The endpoints that may take a session: those that said so of themselves or are not heard of; where there are none,
 /// those that said no, as what another host said is a moment old and it will answer for itself.
 ///
 /// # Errors
@@ -118,16 +119,15 @@ fn candidates<'a>(
     for host in &service.hosts {
         let own = *host == context.host;
         let up = own || context.transport.is_up(host);
-        let ready = match (own, up) {
-            (true, _) => context.endpoints.ready(&service.id),
-            (false, true) => context.endpoints.heard_ready(host, &service.id),
-            // What a host said before it fell silent is worth nothing.
-            (false, false) => Ok(()),
+        let heard = heard(context, host, &service.id);
+        let ready = match own {
+            true => context.endpoints.ready(&service.id),
+            false => heard.as_ref().map_or(Ok(()), |heard| heard.state.ready()),
         };
         let candidate = Candidate {
             host,
             near: near(host),
-            weight: weight(context, policy, service, host),
+            weight: weight(context, policy, service, host, heard.as_ref()),
             up,
             sessions: own.then(|| context.endpoints.sessions(&service.id)),
         };
@@ -141,12 +141,27 @@ fn candidates<'a>(
     if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
 }
 
+/// What another host says of its endpoint of a service: over the connection to it, or else in its record. What it said over a
+/// connection before it fell silent is worth nothing.
+fn heard(context: &Context, host: &HostName, service: &ServiceId) -> Option<Standing> {
+    match context.transport.is_up(host) && context.endpoints.has_heard(host) {
+        true => context.endpoints.heard(host, service),
+        false => context.control.hearsay.of(host, service, Instant::now()).map(|heard| heard.standing),
+    }
+}
+
 /// The share of an endpoint: by its workload's own word, where the graph lets that say so, and its host can be heard; else by
 /// the graph.
-fn weight(context: &Context, policy: &Policy, service: &ServiceEntry, host: &HostName) -> u32 {
+fn weight(
+    context: &Context,
+    policy: &Policy,
+    service: &ServiceEntry,
+    host: &HostName,
+    heard: Option<&Standing>,
+) -> u32 {
     let said = match *host == context.host {
         true => context.endpoints.own_weight(&service.id),
-        false => context.endpoints.heard_weight(host, &service.id).filter(|_| context.transport.is_up(host)),
+        false => heard.and_then(|heard| heard.weight),
     };
     let may = || policy.may_change(&policy.workload_entry(service.by).id, Change::Weight);
     let said = said.filter(|_| may()).map(|weight| weight.min(WEIGHT_MAX));

@@ -1,8 +1,9 @@
 //! The endpoints of services: whether those of this host take sessions, how many they have, and what other hosts say of
 //! theirs.
 //!
-//! What a host says is hearsay: it is believed only of its own endpoints, only while there is a connection to it, and only
-//! to pass them over. An endpoint is as its own host finds it when a session comes.
+//! What a host says is believed only of its own endpoints, only while there is a connection to it, and only to pass them over.
+//! Where there is none, what it says by others, signed, is used in the same way, and for as long as that is good
+//! ([`super::hearsay`]). An endpoint is as its own host finds it when a session comes.
 
 mod said;
 
@@ -258,19 +259,10 @@ impl Endpoints {
         self.heard.borrow().get(host)?.get(service).cloned()
     }
 
-    /// The share that a host says its endpoint of a service has by its workload's word.
+    /// Whether a host has said how its endpoints are.
     #[must_use]
-    pub fn heard_weight(&self, host: &HostName, service: &ServiceId) -> Option<u32> {
-        self.heard.borrow().get(host)?.get(service)?.weight
-    }
-
-    /// Whether it is known that a host's endpoint of a service takes no new sessions.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub fn heard_ready(&self, host: &HostName, service: &ServiceId) -> Result<(), Reason> {
-        let heard = self.heard.borrow();
-        heard.get(host).and_then(|host| host.get(service)).map_or(Ok(()), |standing| standing.state.ready())
+    pub fn has_heard(&self, host: &HostName) -> bool {
+        self.heard.borrow().contains_key(host)
     }
 
     /// Forgets what was said by hosts that are not to be believed any more.

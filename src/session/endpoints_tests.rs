@@ -97,7 +97,10 @@ fn a_host_is_believed_only_of_its_own_endpoints() {
     };
     let kept = endpoints.hear(&policy, &host("beta"), vec![said("shop/api"), said("shop/db"), said("shop/none")]);
     assert_eq!(kept, [said("shop/api")]);
-    let ready = |on: &str, service: &str| endpoints.heard_ready(&host(on), &service.parse().unwrap());
+    let ready = |on: &str, service: &str| {
+        let heard = endpoints.heard(&host(on), &service.parse().unwrap());
+        heard.map_or(Ok(()), |standing| standing.state.ready())
+    };
     assert_eq!(ready("beta", "shop/api"), Err(Reason::EndpointUnhealthy));
     assert_eq!(ready("alpha", "shop/api"), Ok(()), "beta says nothing of alpha's");
     assert_eq!(ready("gamma", "shop/db"), Ok(()), "nor of a service that it does not serve");

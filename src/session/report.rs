@@ -3,17 +3,20 @@
 //!
 //! 1. A change of policy or state is told at once, or as soon as it has settled; a change of load within a second.
 //! 2. Whoever hears it believes it as far as [`super::endpoints`] says.
+//! 3. The same report, signed, is what a record has; hosts that are not connected get it by others (`fabric/carrier/records`).
 
 use super::{
     context::Context,
     endpoints::{Standing, State},
+    hearsay::ADDRESSES_MAX,
 };
 use crate::telemetry::instruments;
 use ripstop_config::HostName;
 use ripstop_policy::{BundleId, StageId};
-use ripstop_transport::{REPORT_MAX, Reports};
+use ripstop_transport::{RECORD_REPORT_MAX, REPORT_MAX, Reports};
 use serde::{Deserialize, Serialize};
 use std::{
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -38,8 +41,19 @@ pub struct Report {
     /// The policy that is on stage; nothing where there is none, or it is on this host's alone.
     #[serde(default, skip_serializing_if = "StageId::is_none")]
     pub staged: StageId,
+    /// How many records with news it has had of other hosts, so that they are asked for at once.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub news: u64,
+    /// Where it can be reached, as others see it; in records alone, as who is connected sees it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<SocketAddr>,
     /// Its endpoints.
     pub endpoints: Vec<Standing>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_none(news: &u64) -> bool {
+    *news == 0
 }
 
 /// Why a report is not one.
@@ -56,19 +70,29 @@ pub enum ReportError {
     Json(#[from] serde_json::Error),
 }
 
-/// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready, of the usual weight, and idle. Of
-/// what is left out nothing is known, and it is tried.
-fn encode(policy: BundleId, staged: StageId, mut endpoints: Vec<Standing>) -> Result<Vec<u8>, serde_json::Error> {
-    endpoints.sort_by_key(|one| (one.state == State::Ready && one.weight.is_none(), std::cmp::Reverse(one.sessions)));
-    loop {
-        let report = Report { version: VERSION, policy, staged, endpoints };
-        let text = serde_json::to_vec(&report)?;
-        endpoints = report.endpoints;
-        if text.len() <= REPORT_MAX || endpoints.is_empty() {
-            return Ok(text);
+impl Report {
+    /// Endpoints beyond what fits are left out, those first of which there is least to say: that they are ready, of the usual weight,
+    /// and idle. Of what is left out nothing is known, and it is tried.
+    fn encode(mut self, most: usize) -> Result<Vec<u8>, serde_json::Error> {
+        self.endpoints
+            .sort_by_key(|one| (one.state == State::Ready && one.weight.is_none(), std::cmp::Reverse(one.sessions)));
+        loop {
+            let text = serde_json::to_vec(&self)?;
+            if text.len() <= most || self.endpoints.is_empty() {
+                return Ok(text);
+            }
+            let fitting = self.endpoints.len() * most / text.len();
+            self.endpoints.truncate(fitting.min(self.endpoints.len() - 1));
         }
-        let fitting = endpoints.len() * REPORT_MAX / text.len();
-        endpoints.truncate(fitting.min(endpoints.len() - 1));
+    }
+
+    /// What a record has of it, at most [`RECORD_REPORT_MAX`] bytes: what other hosts told this one is not for those that hear it
+    /// by others.
+    ///
+    /// # Errors
+    /// Those of the JSON writer.
+    pub fn for_record(self, addresses: Vec<SocketAddr>) -> Result<Vec<u8>, serde_json::Error> {
+        Self { staged: StageId::default(), news: 0, addresses, ..self }.encode(RECORD_REPORT_MAX)
     }
 }
 
@@ -89,7 +113,9 @@ pub fn decode(text: &[u8]) -> Result<Report, ReportError> {
     if version != VERSION {
         return Err(ReportError::Version(version));
     }
-    Ok(serde_json::from_slice(text)?)
+    let mut report: Report = serde_json::from_slice(text)?;
+    report.addresses.truncate(ADDRESSES_MAX);
+    Ok(report)
 }
 
 /// Takes what other hosts say, for as long as they can.
@@ -108,6 +134,7 @@ fn hear(context: &Context, host: &HostName, text: &[u8]) {
         policies.hear(host, said.policy);
         policies.hear_stage(host, said.staged);
     }
+    context.control.hearsay.hear(host, said.news);
     for standing in context.endpoints.hear(&context.policy(), host, said.endpoints) {
         context.balancer.reported(&standing.service, host, standing.sessions);
     }
@@ -127,7 +154,15 @@ pub async fn tell(context: Rc<Context>) {
         if start.elapsed() < ATTACHING && own.iter().any(|one| one.state == State::Absent) {
             continue;
         }
-        match encode(context.policy().id(), context.observed.stage_id(), own) {
+        let report = Report {
+            version: VERSION,
+            policy: context.policy().id(),
+            staged: context.observed.stage_id(),
+            news: context.control.hearsay.news(),
+            addresses: Vec::new(),
+            endpoints: own,
+        };
+        match report.encode(REPORT_MAX) {
             Ok(text) if text != told => {
                 context.transport.announce(text.clone().into());
                 told = text;
@@ -155,18 +190,28 @@ mod tests {
         Standing { service: format!("shop/s{index}").parse().unwrap(), state, sessions, weight: None }
     }
 
+    fn encode(policy: BundleId, staged: StageId, endpoints: Vec<Standing>) -> Vec<u8> {
+        let report = Report { version: VERSION, policy, staged, news: 0, addresses: Vec::new(), endpoints };
+        report.encode(REPORT_MAX).unwrap()
+    }
+
     #[test]
     fn a_report_comes_through() {
         let weighty = Standing { weight: Some(5), ..standing(1, State::Ready, 0) };
         let said = vec![standing(0, State::Draining, 3), weighty];
-        let text = encode(BundleId::default(), StageId::default(), said.clone()).unwrap();
+        let text = encode(BundleId::default(), StageId::default(), said.clone());
         let expected = r#"{"version":1,"endpoints":[{"service":"shop/s0","state":"draining","sessions":3},{"service":"shop/s1","state":"ready","sessions":0,"weight":5}]}"#;
         assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
         assert_eq!(decode(&text).unwrap().endpoints, said);
         let id = BundleId { version: "1.7".parse().unwrap(), digest: [9; 8] };
         let staged = StageId { bundle: id, number: 4 };
-        let both = decode(&encode(id, staged, said).unwrap()).unwrap();
+        let both = decode(&encode(id, staged, said.clone())).unwrap();
         assert_eq!((both.policy, both.staged), (id, staged));
+        let addresses: Vec<SocketAddr> = (1..=9).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let recorded = Report { news: 9, ..both }.for_record(addresses.clone()).unwrap();
+        let recorded = decode(&recorded).unwrap();
+        assert_eq!((recorded.policy, recorded.staged, recorded.news), (id, StageId::default(), 0));
+        assert_eq!((recorded.endpoints, recorded.addresses), (said, addresses[..ADDRESSES_MAX].to_vec()));
     }
 
     #[test]
@@ -174,8 +219,10 @@ mod tests {
         let mut all: Vec<_> = (0..5_000).map(|index| standing(index, State::Ready, 0)).collect();
         all.push(standing(5_000, State::Ready, 9));
         all.push(standing(5_001, State::Unhealthy, 0));
-        let text = encode(BundleId::default(), StageId::default(), all).unwrap();
+        let text = encode(BundleId::default(), StageId::default(), all);
         assert!(text.len() <= REPORT_MAX && text.len() > REPORT_MAX / 2, "{}", text.len());
+        let recorded = decode(&text).unwrap().for_record(Vec::new()).unwrap();
+        assert!(recorded.len() <= RECORD_REPORT_MAX && recorded.len() > RECORD_REPORT_MAX / 2, "{}", recorded.len());
         let said = decode(&text).unwrap().endpoints;
         assert_eq!(said[..2], [standing(5_001, State::Unhealthy, 0), standing(5_000, State::Ready, 9)]);
     }

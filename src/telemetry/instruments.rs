@@ -7,10 +7,12 @@
 //! Without [`install`] every instrument does nothing: an agent with `metrics: off` keeps none.
 
 mod dns;
+mod hearsay;
 mod voice;
 
 use super::cardinality;
 pub use dns::{DnsCounters, DnsSource};
+pub(crate) use hearsay::{host_record_refused, host_records};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -41,6 +43,8 @@ const POLICY_DIGEST: &str = "ripstop_policy_digest";
 const BUNDLES_REFUSED: &str = "ripstop_policy_bundles_refused_total";
 const CARRIER: &str = "ripstop_carrier_up";
 const CARRIER_ANSWER: &str = "ripstop_carrier_last_answer_timestamp_seconds";
+const HOST_RECORDS: &str = "ripstop_host_records";
+const HOST_RECORDS_REFUSED: &str = "ripstop_host_records_refused_total";
 const PEERS: &str = "ripstop_peers";
 const PEER_UP: &str = "ripstop_peer_up";
 const PEER_RTT: &str = "ripstop_peer_rtt_seconds";
@@ -79,6 +83,7 @@ pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Offers of a policy that operators did not sign, or that is older than the one in force",
     ),
+    (HOST_RECORDS_REFUSED, Unit::Count, "Records of hosts that were handed on and not believed, by reason"),
     (RENEWALS, Unit::Count, "Attempts to renew this host's certificate, by result"),
     (
         ENROLMENTS,
@@ -99,6 +104,7 @@ pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (POLICY_DIGEST, Unit::Count, "The first 48 bits of the digest of the policy in force; equal on hosts that agree"),
     (CARRIER, Unit::Count, "1 while the etcd that carries policies answers"),
     (CARRIER_ANSWER, Unit::Seconds, "When that etcd answered last"),
+    (HOST_RECORDS, Unit::Count, "Records of hosts that are believed, this host's own among them"),
     (PEERS, Unit::Count, "Other hosts by the state of the connection to them"),
     (PEER_UP, Unit::Count, "1 when the connection to that host is up"),
     (PEER_RTT, Unit::Seconds, "Smoothed round trip time to that host"),

@@ -43,6 +43,8 @@ fn use_everything() {
     policy_loaded(true, [1, 2, 3, 4, 5, 6, 7, 8]);
     policy_loaded(false, [0; 8]);
     bundle_refused();
+    host_records(2);
+    host_record_refused("forged");
     peers(2, 0, 1);
     peer(&HostName::new("beta").unwrap(), true, Some(Duration::from_micros(300)));
     workloads(3, 1);

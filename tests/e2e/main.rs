@@ -50,6 +50,7 @@ mod pattern;
 mod ping;
 mod podman;
 mod privilege;
+mod records;
 mod relay;
 mod reload;
 mod resolved;

@@ -75,7 +75,9 @@ pub use incoming::{
 pub use leaf::{CertificateId, LeafError};
 /// quinn's own types that appear here: errors of streams, and codes.
 pub use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
-pub use record::{RECORD_MAX, RecordError};
+pub use record::{
+    CLOCKS_APART_MAX, RECORD_LIFE_MAX, RECORD_MAX, RECORD_REPORT_MAX, Record, RecordError, Stamp, StampError,
+};
 pub use report::{REPORT_MAX, Reports};
 pub use secret::Secret;
 pub use session::{OpenError, Opened};

@@ -1,16 +1,21 @@
 //! Records: what a host says of itself, signed with the key of its certificate, so that others may hand it on. Between
-//! connected hosts the connection says as much; what lies with a third party has to say it itself.
+//! connected hosts the connection says as much; what came by a third party has to say it itself.
 //!
 //! ```text
-//! form (1) | certificates (1) | each: length (2), DER | scheme (2) | length of the signature (2), signature | the report
+//! form (1) | host: length (1), name | issued, ms since 1970 (8) | life, s (2)
+//!   | certificates (1) | each: length (2), DER | scheme (2) | length of the signature (2), signature | the report
 //! ```
-//! What is signed begins with [`CONTEXT`], which no message of TLS does (RFC 8446 section 4.4.3), and names fabric and host.
+//! Numbers are big-endian. What is signed begins with [`CONTEXT`], which no message of TLS does (RFC 8446 section 4.4.3), and
+//! has the fabric, the host, when it was issued and for how long, and the report.
+//!
+//! 1. [`Record::read`] finds whose it claims to be, which is enough to pass most of them over.
+//! 2. [`Stamp::check`] says whether it is of this time.
+//! 3. [`Identity::verify_record`] gives the report, if that host signed it.
 
 use crate::{
     codec::{CodecError, Reader},
     identity::Identity,
     leaf::{Leaf, LeafError},
-    report::REPORT_MAX,
     table::Revoked,
     tls,
 };
@@ -21,15 +26,23 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::ParsedCertificate,
 };
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const FORM: u8 = 1;
-const CONTEXT: &[u8] = b"ripstop host record 1\0";
+const FORM: u8 = 2;
+const CONTEXT: &[u8] = b"ripstop host record 2\0";
 /// Certificates of a chain: the host's, and those between it and a CA.
 const CHAIN_MAX: usize = 4;
 /// Bytes of a record besides the report.
 const HEAD_MAX: usize = 16 << 10;
-/// Longest record, in bytes.
-pub const RECORD_MAX: usize = REPORT_MAX + HEAD_MAX;
+/// Longest record, in bytes (DESIGN section 12).
+pub const RECORD_MAX: usize = 64 << 10;
+/// Longest report in a record, in bytes.
+pub const RECORD_REPORT_MAX: usize = RECORD_MAX - HEAD_MAX;
+/// Longest life that a record may claim. Whoever keeps later ones back makes an old one count for no longer.
+pub const RECORD_LIFE_MAX: Duration = Duration::from_secs(120);
+/// How far the clocks of two hosts may be apart. Of one that is further off nobody believes a record, and it believes nobody's;
+/// what hosts say over their connections needs no clock.
+pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(30);
 
 /// What a host's key may sign by, best first.
 const SCHEMES: [SignatureScheme; 4] = [
@@ -38,6 +51,80 @@ const SCHEMES: [SignatureScheme; 4] = [
     SignatureScheme::ECDSA_NISTP384_SHA384,
     SignatureScheme::RSA_PSS_SHA256,
 ];
+
+/// When a record was issued, which also says which of two is the later, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Milliseconds since 1970, by the clock of its host; greater with each record.
+    pub issued: u64,
+    /// Seconds.
+    pub life: u16,
+}
+
+/// Why a record is not of this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StampError {
+    /// Its life is over.
+    #[error("it has expired {0:?} ago; are both clocks right?")]
+    Expired(Duration),
+    /// Its time is to come.
+    #[error("it was issued {0:?} from now; are both clocks right?")]
+    Future(Duration),
+    /// It claims to be good for too long, or not at all.
+    #[error("it claims to be good for {0} s")]
+    Life(u16),
+}
+
+impl Stamp {
+    /// A stamp of this time, or of the first after `before` if that is not earlier.
+    #[must_use]
+    pub fn now(life: Duration, before: Option<Self>, now: SystemTime) -> Self {
+        let issued = since_1970(now).max(before.map_or(0, |before| before.issued.saturating_add(1)));
+        let life = life.min(RECORD_LIFE_MAX).as_secs();
+        Self { issued, life: u16::try_from(life).unwrap_or(u16::MAX) }
+    }
+
+    /// For how long it is good.
+    #[must_use]
+    pub fn life(self) -> Duration {
+        Duration::from_secs(self.life.into())
+    }
+
+    /// How long ago it was issued, by this host's clock; nothing where that is to come.
+    #[must_use]
+    pub fn age(self, now: SystemTime) -> Duration {
+        Duration::from_millis(since_1970(now).saturating_sub(self.issued))
+    }
+
+    /// Whether it is of this time, as far as two clocks agree.
+    ///
+    /// # Errors
+    /// [`StampError`].
+    pub fn check(self, now: SystemTime) -> Result<(), StampError> {
+        if self.life == 0 || self.life() > RECORD_LIFE_MAX {
+            return Err(StampError::Life(self.life));
+        }
+        let early = Duration::from_millis(self.issued.saturating_sub(since_1970(now)));
+        if early > CLOCKS_APART_MAX {
+            return Err(StampError::Future(early));
+        }
+        match self.age(now).checked_sub(self.life() + CLOCKS_APART_MAX) {
+            Some(late) if !late.is_zero() => Err(StampError::Expired(late)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn bytes(self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&self.issued.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.life.to_be_bytes());
+        bytes
+    }
+}
+
+fn since_1970(now: SystemTime) -> u64 {
+    u64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Why bytes are not the record of a host of this fabric.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +138,9 @@ pub enum RecordError {
     /// Nobody vouches for the certificate, or not at this time.
     #[error("its certificate is not good: {0}")]
     Certificate(rustls::Error),
+    /// The certificate is another host's.
+    #[error("its certificate is that of {0}")]
+    Another(HostName),
     /// The policy shuts the host or its certificate out.
     #[error("its host is shut out")]
     Revoked,
@@ -62,63 +152,117 @@ pub enum RecordError {
     Key,
 }
 
+/// A record that was read; who signed it is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record<'r> {
+    /// Whose it claims to be.
+    pub host: HostName,
+    /// Of when it claims to be.
+    pub stamp: Stamp,
+    chain: Vec<CertificateDer<'r>>,
+    scheme: SignatureScheme,
+    signature: &'r [u8],
+    report: &'r [u8],
+}
+
+impl<'r> Record<'r> {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`CodecError`]: it is none.
+    pub fn read(bytes: &'r [u8]) -> Result<Self, CodecError> {
+        if bytes.len() > RECORD_MAX {
+            return Err(CodecError::TooLong(bytes.len(), RECORD_MAX));
+        }
+        let mut reader = Reader::new(bytes);
+        match reader.byte()? {
+            FORM => {}
+            form => return Err(CodecError::Version(form)),
+        }
+        let host = HostName::new(reader.short_text()?)?;
+        let stamp = Stamp { issued: u64::from_be_bytes(reader.array()?), life: reader.number()? };
+        let count = usize::from(reader.byte()?);
+        if count == 0 || count > CHAIN_MAX {
+            return Err(CodecError::TooLong(count, CHAIN_MAX));
+        }
+        let chain = (0..count).map(|_| reader.long_bytes().map(CertificateDer::from)).collect::<Result<_, _>>()?;
+        let scheme = SignatureScheme::from(reader.number()?);
+        let signature = reader.long_bytes()?;
+        let report = reader.rest();
+        if report.len() > RECORD_REPORT_MAX {
+            return Err(CodecError::TooLong(report.len(), RECORD_REPORT_MAX));
+        }
+        Ok(Self { host, stamp, chain, scheme, signature, report })
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLong`] when it has more than any record.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let count = u8::try_from(self.chain.len()).map_err(|_| CodecError::TooLong(self.chain.len(), CHAIN_MAX))?;
+        let name = self.host.as_str().as_bytes();
+        let mut record = vec![FORM, u8::try_from(name.len()).map_err(|_| CodecError::TooLong(name.len(), 255))?];
+        record.extend(name);
+        record.extend(self.stamp.bytes());
+        record.push(count);
+        for certificate in &self.chain {
+            put(&mut record, certificate)?;
+        }
+        record.extend(u16::from(self.scheme).to_be_bytes());
+        put(&mut record, self.signature)?;
+        record.extend(self.report);
+        match record.len() {
+            length if length > RECORD_MAX => Err(CodecError::TooLong(length, RECORD_MAX)),
+            _ => Ok(record),
+        }
+    }
+}
+
 impl Identity {
     /// Makes this host's record of a report.
     ///
     /// # Errors
-    /// [`RecordError::Key`], or [`CodecError::TooLong`] for a report of more than [`REPORT_MAX`] bytes.
-    pub fn sign_record(&self, report: &[u8]) -> Result<Vec<u8>, RecordError> {
-        if report.len() > REPORT_MAX {
-            return Err(CodecError::TooLong(report.len(), REPORT_MAX).into());
+    /// [`RecordError::Key`], or [`CodecError::TooLong`] for a report of more than [`RECORD_REPORT_MAX`] bytes.
+    pub fn sign_record(&self, stamp: Stamp, report: &[u8]) -> Result<Vec<u8>, RecordError> {
+        if report.len() > RECORD_REPORT_MAX {
+            return Err(CodecError::TooLong(report.len(), RECORD_REPORT_MAX).into());
         }
         let pair = self.key();
         let signer = pair.key.choose_scheme(&SCHEMES).ok_or(RecordError::Key)?;
-        let signature = signer.sign(&message(self.fabric(), self.host(), report)).map_err(|_| RecordError::Key)?;
+        let message = message(self.fabric(), self.host(), stamp, report);
+        let signature = signer.sign(&message).map_err(|_| RecordError::Key)?;
         let chain = pair.cert.get(..pair.cert.len().min(CHAIN_MAX)).unwrap_or_default();
-        let count = u8::try_from(chain.len()).map_err(|_| RecordError::Key)?;
-        let mut record = vec![FORM, count];
-        for certificate in chain {
-            put(&mut record, certificate)?;
-        }
-        record.extend(u16::from(signer.scheme()).to_be_bytes());
-        put(&mut record, &signature)?;
-        match record.len() {
-            head if head > HEAD_MAX => Err(CodecError::TooLong(head, HEAD_MAX).into()),
-            _ => Ok([&record, report].concat()),
-        }
+        let record = Record {
+            host: self.host().clone(),
+            stamp,
+            chain: chain.iter().map(|certificate| CertificateDer::from(&certificate[..])).collect(),
+            scheme: signer.scheme(),
+            signature: &signature,
+            report,
+        };
+        Ok(record.encode()?)
     }
 
-    /// The report in a record of a host of this fabric, whose key signed it and whom nothing shuts out. That it is
-    /// the host's last is not known: whoever kept it may keep a later one back.
+    /// The report in a record, if a host of this fabric signed it whom nothing shuts out. That it is the host's last is not
+    /// known: whoever kept it may keep a later one back. Of what time it is, [`Stamp::check`] says.
     ///
     /// # Errors
     /// [`RecordError`].
-    pub fn open_record<'r>(&self, record: &'r [u8], revoked: &Revoked) -> Result<(HostName, &'r [u8]), RecordError> {
-        if record.len() > RECORD_MAX {
-            return Err(CodecError::TooLong(record.len(), RECORD_MAX).into());
+    pub fn verify_record<'r>(&self, record: &Record<'r>, revoked: &Revoked) -> Result<&'r [u8], RecordError> {
+        let leaf = self.vouched(&record.chain)?;
+        if leaf.host != record.host {
+            return Err(RecordError::Another(leaf.host));
         }
-        let mut reader = Reader::new(record);
-        match reader.byte()? {
-            FORM => {}
-            form => return Err(CodecError::Version(form).into()),
-        }
-        let count = usize::from(reader.byte()?);
-        if count == 0 || count > CHAIN_MAX {
-            return Err(CodecError::TooLong(count, CHAIN_MAX).into());
-        }
-        let chain = (0..count).map(|_| reader.long_bytes().map(CertificateDer::from)).collect::<Result<Vec<_>, _>>()?;
-        let scheme = SignatureScheme::from(reader.number()?);
-        let signature = reader.long_bytes()?;
-        let report = reader.rest();
-        let leaf = self.vouched(&chain)?;
         if revoked.hosts.contains(&leaf.host) || revoked.certificates.contains(&leaf.id) {
             return Err(RecordError::Revoked);
         }
-        let signed = message(&leaf.fabric, &leaf.host, report);
-        if !is_signed(&chain[0], scheme, &signed, signature) {
-            return Err(RecordError::Signature);
+        let signed = message(&leaf.fabric, &leaf.host, record.stamp, record.report);
+        let own = record.chain.first().ok_or(CodecError::Truncated)?;
+        match is_signed(own, record.scheme, &signed, record.signature) {
+            true => Ok(record.report),
+            false => Err(RecordError::Signature),
         }
-        Ok((leaf.host, report))
     }
 
     /// Whose certificate it is, as a CA of the fabric says at this time.
@@ -132,8 +276,9 @@ impl Identity {
     }
 }
 
-fn message(fabric: &FabricName, host: &HostName, report: &[u8]) -> Vec<u8> {
-    [CONTEXT, fabric.as_str().as_bytes(), b"\0", host.as_str().as_bytes(), b"\0", report].concat()
+fn message(fabric: &FabricName, host: &HostName, stamp: Stamp, report: &[u8]) -> Vec<u8> {
+    let names = [fabric.as_str().as_bytes(), b"\0", host.as_str().as_bytes(), b"\0"].concat();
+    [CONTEXT, &names, &stamp.bytes(), report].concat()
 }
 
 fn put(record: &mut Vec<u8>, bytes: &[u8]) -> Result<(), CodecError> {
@@ -153,65 +298,5 @@ fn is_signed(certificate: &[u8], scheme: SignatureScheme, message: &[u8], signat
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pki;
-    use proptest::prelude::*;
-    use std::{path::Path, sync::LazyLock};
-
-    fn identities(directory: &Path) -> [Identity; 3] {
-        let fabric: FabricName = "lab.test".parse().unwrap();
-        let authority = pki::Authority::create(&fabric).unwrap();
-        let other = pki::Authority::create(&fabric).unwrap();
-        let load = |authority: &pki::Authority, name: &str, place: &str| {
-            let at = |file: &str| directory.join(format!("{place}-{file}"));
-            let issued = authority.issue_host(&HostName::new(name).unwrap(), pki::HOST_VALIDITY_MIN).unwrap();
-            std::fs::write(at("ca"), authority.certificate_pem()).unwrap();
-            std::fs::write(at("pem"), &issued.certificate_pem).unwrap();
-            std::fs::write(at("key"), issued.key_pem.as_bytes()).unwrap();
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            std::fs::set_permissions(at("key"), mode).unwrap();
-            Identity::load(&at("pem"), &at("key"), &at("ca")).unwrap()
-        };
-        [load(&authority, "alpha", "a"), load(&authority, "beta", "b"), load(&other, "alpha", "c")]
-    }
-
-    static ALL: LazyLock<[Identity; 3]> = LazyLock::new(|| identities(tempfile::tempdir().unwrap().path()));
-
-    #[test]
-    fn a_record_is_believed_of_the_host_that_signed_it_alone() {
-        let [alpha, beta, stranger] = &*ALL;
-        let nobody = Revoked::default();
-        let record = alpha.sign_record(b"hello").unwrap();
-        let (host, report) = beta.open_record(&record, &nobody).unwrap();
-        assert_eq!((host.as_str(), report), ("alpha", &b"hello"[..]));
-        let foreign = stranger.sign_record(b"hello").unwrap();
-        assert!(matches!(beta.open_record(&foreign, &nobody), Err(RecordError::Certificate(_))));
-        let shut_out = Revoked { hosts: [alpha.host().clone()].into(), ..Revoked::default() };
-        assert!(matches!(beta.open_record(&record, &shut_out), Err(RecordError::Revoked)));
-        let old = Revoked { certificates: [alpha.certificate().clone()].into(), ..Revoked::default() };
-        assert!(matches!(beta.open_record(&record, &old), Err(RecordError::Revoked)));
-        assert!(alpha.sign_record(&vec![0; REPORT_MAX + 1]).is_err());
-        assert!(beta.open_record(&vec![FORM; RECORD_MAX + 1], &nobody).is_err());
-    }
-
-    #[test]
-    fn no_byte_of_it_can_be_another() {
-        let [alpha, beta, _] = &*ALL;
-        let record = alpha.sign_record(b"hello").unwrap();
-        for at in 0..record.len() {
-            let mut changed = record.clone();
-            changed[at] ^= 1;
-            assert!(beta.open_record(&changed, &Revoked::default()).is_err(), "byte {at}");
-            assert!(beta.open_record(&record[..at], &Revoked::default()).is_err(), "cut at {at}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn bytes_do_not_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let bytes = [&[FORM, 1][..], &bytes].concat();
-            prop_assert!(ALL[0].open_record(&bytes, &Revoked::default()).is_err());
-        }
-    }
-}
+#[path = "record_tests.rs"]
+mod tests;

@@ -380,6 +380,10 @@ impl Table {
         self.peers.values().flat_map(|peer| peer.live.iter().chain(&peer.retired)).filter(|link| link.is_open()).count()
     }
 
+    pub(crate) fn address_of(&self, host: &HostName) -> Option<SocketAddr> {
+        self.peers.get(host)?.remote()
+    }
+
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
         self.peers.iter().map(|(host, peer)| peer.status(host)).collect()
     }
@@ -396,17 +400,25 @@ impl Table {
     }
 }
 
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
+}
+
 impl Peer {
+    /// Where it is seen on the connection to it.
+    fn remote(&self) -> Option<SocketAddr> {
+        let link = self.live()?;
+        Some(canonical(link.followed.as_ref().map_or_else(|| link.connection.remote_address(), Followed::at)))
+    }
+
     fn status(&self, host: &HostName) -> PeerStatus {
         let live = self.live();
         let path = live.map(|link| link.connection.stats().path).unwrap_or_default();
-        let at =
-            |link: &Arc<Link>| link.followed.as_ref().map_or_else(|| link.connection.remote_address(), Followed::at);
-        let remote = live.map(at);
+        let address = self.remote().or(self.address.map(canonical));
         let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         PeerStatus {
             host: host.clone(),
-            address: remote.or(self.address).map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())),
+            address,
             state: self.state(),
             rtt: live.map(|_| path.rtt.as_secs_f64()),
             sent_packets: path.sent_packets,

@@ -256,6 +256,12 @@ impl Transport {
         self.shared().table().statuses()
     }
 
+    /// Where a connected host is seen; none when there is no connection to it.
+    #[must_use]
+    pub fn address_of(&self, host: &HostName) -> Option<SocketAddr> {
+        self.shared().table().address_of(host)
+    }
+
     /// Whether sessions can be opened to a host.
     #[must_use]
     pub fn is_up(&self, host: &HostName) -> bool {

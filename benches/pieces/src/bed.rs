@@ -3,7 +3,10 @@
 use ripstop::{
     interface::{self, Interface, Owner},
     kernel::SocketOwners,
-    session::context::{Context, Control, Stats},
+    session::{
+        context::{Context, Control, Stats},
+        hearsay::Hearsay,
+    },
     stack::{PacketSink, Received, TunPort, VNET_HEADER},
     telemetry::{RecordLog, instruments},
 };
@@ -149,6 +152,7 @@ fn context() -> Rc<Context> {
         forward: mpsc::channel(1).0,
         requests: mpsc::channel(1).0,
         policies: None,
+        hearsay: Arc::new(Hearsay::new(host("alpha"), 0)),
         voices: mpsc::channel(1).0,
     };
     let owners = SocketOwners::open().unwrap();

@@ -8,6 +8,8 @@
 //!    what operators signed.
 //! 3. Every few seconds one host is asked whatever it said.
 //!
+//! What hosts say of themselves goes the same ways: [`records`].
+//!
 //! Whom a host is connected with for that is for [`super::neighbours`] to say. Here, too, requests of other agents are
 //! answered, whatever they are about.
 
@@ -16,6 +18,7 @@ mod carried;
 mod choose;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod records;
 mod stage;
 
 pub(super) use stage::ask_all;
@@ -68,11 +71,24 @@ pub(super) enum Kind {
     Tried = 5,
     /// Packets of workloads, as far as the settings of the host that is asked let it; see [`capture::answer`].
     Capture = 6,
+    /// Which records of hosts came after those of which the body says that they are known.
+    Heads = 7,
+    /// The records of the hosts that the body names.
+    Records = 8,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        let all = [Self::Policy, Self::Kept, Self::Ping, Self::Staged, Self::Tried, Self::Capture];
+        let all = [
+            Self::Policy,
+            Self::Kept,
+            Self::Ping,
+            Self::Staged,
+            Self::Tried,
+            Self::Capture,
+            Self::Heads,
+            Self::Records,
+        ];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }
@@ -104,9 +120,15 @@ struct Fetched {
     came: Result<BundleId, FetchError>,
 }
 
-/// Carries policies for as long as it runs. Where the policy is a file, only requests are answered.
+/// Carries policies and records for as long as it runs. Where the policy is a file, records alone.
 pub(super) async fn carry(shared: Arc<Shared>, requests: mpsc::Receiver<Request>) {
-    tokio::join!(answer(&shared, requests), get(&shared), stage::follow(&shared), by_etcd(&shared));
+    tokio::join!(
+        answer(&shared, requests),
+        get(&shared),
+        stage::follow(&shared),
+        records::run(&shared),
+        by_etcd(&shared)
+    );
 }
 
 #[cfg(feature = "etcd")]
@@ -167,6 +189,14 @@ async fn answer_one(shared: &Arc<Shared>, request: Request) -> Result<(), ripsto
         Some(Kind::Capture) => match capture::answer(shared, &request.peer, &request.body).await {
             Ok(answer) => request.answer(answer).await,
             Err(why) => request.refuse(&why).await,
+        },
+        Some(Kind::Heads) => match records::heads(shared, &request.peer, &request.body) {
+            Some(answer) => request.answer(answer).await,
+            None => request.refuse("that is no place in a list of records").await,
+        },
+        Some(Kind::Records) => match records::records(shared, &request.body) {
+            Some(answer) => request.answer(answer).await,
+            None => request.refuse("those are no names of hosts").await,
         },
         None => request.refuse("this version of ripstop does not know such a request").await,
     }

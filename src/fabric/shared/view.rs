@@ -52,6 +52,7 @@ impl AgentView for Shared {
             carrier: self.carried.status(),
             peers: self.data.transport().peers(),
             peer_policies: self.peer_policies(),
+            records: self.record_ages(),
             workloads: self.workload_statuses(&inspection),
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),

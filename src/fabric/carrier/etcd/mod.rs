@@ -7,7 +7,7 @@
 //! 2. A newer policy that is listed is got, verified, kept and in force. One that is not taken rests ([`rests`]).
 //! 3. A policy of this host's that is newer than all there is put there, by one host that has claimed it.
 //! 4. This host's record is put there when it changes, with the lease, so that it goes when the host does. Others' are read
-//!    while somebody asks what hosts run.
+//!    while somebody asks what hosts run; those of hosts that workloads here may call and that are not connected, now and then.
 
 mod keys;
 mod policies;
@@ -17,7 +17,7 @@ mod rests;
 use crate::fabric::{shared::Shared, signed::Signed};
 use bytes::Bytes;
 use keys::Keys;
-use records::{Others, Own};
+use records::Others;
 use rests::Rests;
 use ripstop_config::agent;
 use ripstop_policy::BundleId;
@@ -39,6 +39,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const KEEP: Duration = Duration::from_secs(4);
 /// How often others' records are read while somebody asks.
 const READ: Duration = Duration::from_millis(250);
+/// How often those of hosts are read that are not connected, and called: usually there is none.
+const FOLLOW: Duration = Duration::from_secs(3);
 
 /// Carries policies by etcd for as long as it runs.
 pub(super) async fn carry(shared: &Arc<Shared>, settings: &agent::Etcd) {
@@ -71,9 +73,10 @@ struct Session {
     watch: Watch,
     /// This host's newest policy, each time that it is another.
     newest: watch::Receiver<BundleId>,
-    /// What this host says of itself.
-    reports: watch::Receiver<Bytes>,
-    own: Own,
+    /// What this host says of itself, signed.
+    record: watch::Receiver<Bytes>,
+    /// When others are followed next.
+    follow: Instant,
 }
 
 /// Why to look.
@@ -83,7 +86,9 @@ enum Event {
     /// It is time to say that this host lives.
     Keep,
     /// This host says something else of itself.
-    Report,
+    Record,
+    /// It is time to look for hosts that are not connected.
+    Follow,
     /// Somebody wants to know what others say.
     Asked,
 }
@@ -94,7 +99,6 @@ impl Carrier<'_> {
         let mut session = self.begin(endpoint).await?;
         self.shared.carried.answered(endpoint);
         self.look(&mut session).await?;
-        self.tell(&mut session).await?;
         let (mut keep, mut read) = (Instant::now() + KEEP, Instant::now());
         loop {
             match self.event(&mut session, keep, read).await? {
@@ -104,13 +108,16 @@ impl Carrier<'_> {
                     self.look(&mut session).await?;
                     keep = Instant::now() + KEEP;
                 }
-                Event::Report => {}
+                Event::Record => self.tell(&mut session).await?,
+                Event::Follow => {
+                    self.follow(&mut session).await?;
+                    session.follow = Instant::now() + FOLLOW;
+                }
                 Event::Asked => {
                     self.others.read(self.shared, self.keys, &mut session.client).await?;
                     read = Instant::now() + READ;
                 }
             }
-            self.tell(&mut session).await?;
             self.shared.carried.answered(session.endpoint);
         }
     }
@@ -122,19 +129,21 @@ impl Carrier<'_> {
         let watch = watching.watch(&self.keys.policies(), revision).await?;
         let lease = client.lease(LEASE).await?;
         let newest = self.signed.follow();
-        let reports = self.shared.data().transport().announced();
-        Ok(Session { client, endpoint, lease, watch, newest, reports, own: Own::default() })
+        let mut record = self.shared.own_record.subscribe();
+        record.mark_changed();
+        Ok(Session { client, endpoint, lease, watch, newest, record, follow: Instant::now() })
     }
 
     async fn event(&self, session: &mut Session, keep: Instant, read: Instant) -> Result<Event, EtcdError> {
         let now = Instant::now();
         let again = self.rests.over(now).unwrap_or(keep);
         let read = if self.shared.carried.is_asked(now) { read } else { keep };
-        let due = keep.min(again).min(read).min(session.own.due(now).unwrap_or(keep));
+        let follow = session.follow;
+        let due = keep.min(again).min(read).min(follow);
         let event = tokio::select! {
             changed = session.watch.changed() => changed.map(|()| Event::Policies)?,
             Ok(()) = session.newest.changed() => Event::Policies,
-            Ok(()) = session.reports.changed() => Event::Report,
+            Ok(()) = session.record.changed() => Event::Record,
             () = self.shared.carried.asked(), if now >= read => Event::Asked,
             () = sleep_until(due.into()) => {
                 let now = Instant::now();
@@ -142,7 +151,7 @@ impl Carrier<'_> {
                     () if now >= keep => Event::Keep,
                     () if now >= again => Event::Policies,
                     () if now >= read => Event::Asked,
-                    () => Event::Report,
+                    () => Event::Follow,
                 }
             }
         };

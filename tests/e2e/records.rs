@@ -1,0 +1,254 @@
+//! Hosts' records: what a host knows of another one that it has no connection to, and what a hostile member makes of it.
+
+use crate::{
+    health::state,
+    lab::{Lab, ripstop, within},
+    servers::greet,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use nix::sys::signal::Signal;
+use ripstop_config::HostName;
+use ripstop_transport::{Identity, Opening, Record, Request, Settings, Stamp, Transport};
+use serde_json::Value;
+use std::{
+    io::Read,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// In the ring of eight, h5 is connected with all but h2 and h8.
+const EIGHT: [&str; 8] = ["h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8"];
+const GRAPH: &str = "
+tenants:
+  shop:
+    workloads:
+      web: { on: [h5], run: { netns: web } }
+      api: { on: [h2, h8], run: { netns: api } }
+    services:
+      api: { by: api, port: 8080/tcp }
+    allow:
+      - { from: web, to: api }
+";
+/// How soon a host hears of a change of one that it is not connected to.
+const SOON: Duration = Duration::from_secs(5);
+/// How long a record of few hosts is good, and how long it may take until that is noticed.
+const LIFE: Duration = Duration::from_secs(10);
+const NOTICE: Duration = Duration::from_secs(3);
+/// What hosts ask each other for, as numbers.
+const HEADS: u8 = 7;
+const RECORDS: u8 = 8;
+
+/// Loses every QUIC packet between h5 and some hosts.
+fn part(lab: &Lab, others: &[&str]) {
+    let others: Vec<_> = others.iter().map(|other| lab.host_address(other).to_string()).collect();
+    let set = others.join(", ");
+    lab.host("h5").sh(&format!(
+        "nft -f - <<'END'\ntable inet lab {{\n\
+         chain in {{ type filter hook input priority 0; meta l4proto udp ip saddr {{ {set} }} drop; }}\n\
+         chain out {{ type filter hook output priority 0; meta l4proto udp ip daddr {{ {set} }} drop; }}\n}}\nEND"
+    ));
+}
+
+/// How long ago h5 had a record of a host.
+fn age(lab: &Lab, host: &str) -> Option<f64> {
+    lab.agent("h5").status()["records"].get(host).and_then(Value::as_f64)
+}
+
+#[test]
+fn a_host_hears_of_those_that_it_is_not_connected_to_and_of_nobody_else() {
+    let lab = Lab::of(&EIGHT).graph(GRAPH).signed().without_agent("h5").start();
+    part(&lab, &["h2", "h8"]);
+    let apart = ["h2", "h8"];
+    let (h2, h8) = (lab.workload_on("h2", "api"), lab.workload_on("h8", "api"));
+    let _servers = (h2.serve(8080, greet("h2")), h8.serve(8080, greet("h8")));
+    let early = Hostile::in_place_of(&lab, "h3").records_of(&lab, "h1", "h2");
+    lab.agent("h3").start();
+    lab.agent("h5").start();
+    let heard = within(SOON, "records of all", || EIGHT.iter().all(|host| age(&lab, host).is_some()));
+    assert!(apart.iter().all(|host| !lab.agent("h5").is_up(&[host])), "by others");
+    lab.host("h2").ok(&[ripstop(), "drain"]);
+    let told = within(SOON, "h2's drain to come to h5", || state(&lab, "h5", "h2") == "draining");
+    let shown = lab.host("h5").ok(&[ripstop(), "status"]);
+    assert!(shown.contains("draining, by a record "), "{shown}");
+    println!(
+        "measured: all records on a new host {} ms after its start, a drain {} ms",
+        heard.as_millis(),
+        told.as_millis()
+    );
+
+    lab.agent("h7").signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    hostile(&lab, &early);
+    within(LIFE + NOTICE - stopped.elapsed().min(LIFE), "h7's record to go", || age(&lab, "h7").is_none());
+    println!("measured: a host that was stopped is heard of no more after {:.1} s", stopped.elapsed().as_secs_f64());
+    assert!(age(&lab, "h2").is_some() && age(&lab, "h6").is_some(), "those of others are renewed");
+    first_session(&lab);
+}
+
+/// The first session goes to the endpoint that takes it, and the other one never hears of it.
+fn first_session(lab: &Lab) {
+    let (web, to) = (lab.workload("web"), lab.service("shop/api", 8080));
+    let calling = web.thread(move || {
+        let begun = Instant::now();
+        while begun.elapsed() < SOON * 2 {
+            // While no endpoint can be reached it is refused at once.
+            if let Ok(mut stream) = std::net::TcpStream::connect_timeout(&to, SOON) {
+                let mut said = String::new();
+                stream.read_to_string(&mut said).unwrap();
+                return said;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no endpoint answers");
+    });
+    lab.host("h5").sh("nft delete table inet lab");
+    assert_eq!(calling.join().unwrap(), "h8");
+    let attempts = lab.agent("h2").records();
+    assert!(attempts.is_empty(), "h2 was asked: {attempts:?}");
+}
+
+/// A member of the fabric, h4, is in other hands: it hands on what it likes.
+fn hostile(lab: &Lab, early: &Bytes) {
+    let before = lab.agent("h5").resident();
+    let hostile = Hostile::in_place_of(lab, "h4");
+    let forged = hostile.forged(early);
+    let refused = |reason| lab.agent("h5").metric("ripstop_host_records_refused_total", &[("reason", reason)]);
+    assert!(refused("forged") < 1.0);
+    let asked = hostile.hand_on(lab, vec![early.clone(), forged]);
+    within(SOON, "h5 to refuse what h2 has not signed", || refused("forged") >= 1.0);
+    let number = asked.load(Ordering::Relaxed);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(asked.load(Ordering::Relaxed), number, "it is left alone");
+    assert_eq!(state(lab, "h5", "h2"), "draining", "unmoved");
+    assert!(lab.agent("h5").metric("ripstop_host_records", &[]) <= 8.0);
+    let grown = lab.agent("h5").resident().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
+    let log = lab.agent("h5").log();
+    assert!(log.contains("does not hand on others' records as it should"), "{log}");
+}
+
+/// A host's identity in the hands of this test, its agent killed.
+struct Hostile {
+    name: &'static str,
+    identity: Identity,
+}
+
+impl Hostile {
+    fn in_place_of(lab: &Lab, name: &'static str) -> Self {
+        lab.agent(name).kill();
+        let home = lab.agent(name).directory();
+        let at = |file: &str| home.join(file);
+        let identity = Identity::load(&at("host.pem"), &at("host.key"), &ca(home)).unwrap();
+        Self { name, identity }
+    }
+
+    /// The record of a host as another one hands it on.
+    fn records_of(&self, lab: &Lab, from: &'static str, of: &str) -> Bytes {
+        let (identity, address) = (self.identity.clone(), lab.host_address(from));
+        let mut body = BytesMut::new();
+        body.put_u8(2);
+        body.put_slice(of.as_bytes());
+        let asking = lab.host(self.name).thread(move || {
+            run(async move {
+                let (transport, _incoming, _reports) = bind(identity, &[(from, address)]);
+                let host = HostName::new(from).unwrap();
+                let begun = Instant::now();
+                loop {
+                    let asked = transport.ask(&host, RECORDS, &body, 1 << 20, Duration::from_secs(2)).await;
+                    match asked {
+                        Ok(answer) if answer.len() > 4 => return answer.slice(4..),
+                        Ok(_) | Err(_) if begun.elapsed() < SOON => tokio::time::sleep(Duration::from_millis(50)).await,
+                        other => panic!("no record of it: {other:?}"),
+                    }
+                }
+            })
+        });
+        let record = asking.join().unwrap();
+        assert_eq!(Record::read(&record).unwrap().host.as_str(), of);
+        record
+    }
+
+    /// What this host signs, said to be of the host of a true record, and of this moment.
+    fn forged(&self, record: &[u8]) -> Bytes {
+        let of = Record::read(record).unwrap().host;
+        let report = br#"{"version":1,"endpoints":[{"service":"shop/api","state":"ready","sessions":0}]}"#;
+        let stamp = Stamp::now(LIFE, None, SystemTime::now());
+        let own = self.identity.sign_record(stamp, report).unwrap();
+        let mut forged = Record::read(&own).unwrap();
+        forged.host = of;
+        forged.encode().unwrap().into()
+    }
+
+    /// Serves h5 from now on, for half a minute: names the records' host as of this moment, and hosts that there are not, and hands
+    /// the records on one after the other. Returns how often it was asked.
+    fn hand_on(&self, lab: &Lab, records: Vec<Bytes>) -> Arc<AtomicUsize> {
+        let (identity, to) = (self.identity.clone(), lab.host_address("h5"));
+        let (asked, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counting = Arc::clone(&asked);
+        let records = Arc::new(Mutex::new(records));
+        drop(lab.host(self.name).thread(move || {
+            let serving = async move {
+                let (_transport, mut incoming, _reports) = bind(identity, &[("h5", to)]);
+                while let Some(stream) = incoming.next().await {
+                    let Ok(Opening::Request(request)) = stream.open().await else { continue };
+                    counting.fetch_add(1, Ordering::Relaxed);
+                    answer(request, &records, count.fetch_add(1, Ordering::Relaxed)).await;
+                }
+            };
+            run(async move { drop(tokio::time::timeout(Duration::from_secs(30), serving).await) });
+        }));
+        asked
+    }
+}
+
+async fn answer(request: Request, records: &Mutex<Vec<Bytes>>, number: usize) {
+    let mut answer = BytesMut::new();
+    match request.kind {
+        HEADS => {
+            // Another table each time, of which there is always more.
+            answer.put_u64(number as u64);
+            answer.put_u64(number as u64);
+            answer.put_u8(1);
+            answer.put_u8(0);
+            for name in ["h2".to_owned()].into_iter().chain((0..1_023).map(|host| format!("flood{number}-{host}"))) {
+                answer.put_u8(name.len() as u8);
+                answer.put_slice(name.as_bytes());
+                answer.put_u64(u64::MAX);
+            }
+        }
+        RECORDS => {
+            let mut records = records.lock().unwrap();
+            let record = if records.len() > 1 { records.remove(0) } else { records[0].clone() };
+            answer.put_u32(record.len() as u32);
+            answer.put(record);
+        }
+        // Policies: none that is newer.
+        _ => {}
+    }
+    let _ = request.answer(answer.freeze()).await;
+}
+
+fn bind(
+    identity: Identity,
+    peers: &[(&str, Ipv4Addr)],
+) -> (Transport, ripstop_transport::Incoming, ripstop_transport::Reports) {
+    let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7477));
+    let bound = Transport::bind(Settings { listen, ..Settings::default() }, identity).unwrap();
+    let peers = peers.iter().map(|(host, at)| (HostName::new(host).unwrap(), SocketAddr::from((*at, 7477))));
+    bound.0.set_peers(peers.collect());
+    bound
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn ca(home: &Path) -> std::path::PathBuf {
+    home.join("ca.pem")
+}
