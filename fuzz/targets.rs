@@ -7,14 +7,20 @@
 use ripstop::session::report;
 use ripstop_config::{Graph, Operators};
 use ripstop_policy::{Addresses, Content, Envelope, compile};
-use ripstop_transport::SessionHeader;
+use ripstop_transport::{Record, SessionHeader};
 
 /// A target.
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them, each with the name of its corpus.
-pub(crate) const TARGETS: &[(&str, Target)] =
-    &[("bundle", bundle), ("graph", graph), ("header", header), ("operators", operators), ("report", report)];
+pub(crate) const TARGETS: &[(&str, Target)] = &[
+    ("bundle", bundle),
+    ("graph", graph),
+    ("header", header),
+    ("operators", operators),
+    ("record", record),
+    ("report", report),
+];
 
 /// Largest text that is compiled: mistakes are found in small ones.
 const COMPILED_MAX: usize = 64 << 10;
@@ -65,6 +71,17 @@ pub(crate) fn operators(bytes: &[u8]) {
         Ok(operators) => {
             let again = Operators::parse("operators.yaml", &operators.to_string());
             assert_eq!(again.map_err(|mistakes| mistakes.to_string()), Ok(operators), "what is written is read again");
+        }
+    }
+}
+
+/// A host's record, before anybody has looked who signed it.
+pub(crate) fn record(bytes: &[u8]) {
+    match Record::read(bytes) {
+        Err(error) => assert!(!error.to_string().is_empty(), "a mistake is told"),
+        Ok(record) => {
+            assert_eq!(record.encode().as_deref(), Ok(bytes), "one record has one form");
+            let _ = record.stamp.check(std::time::SystemTime::now());
         }
     }
 }

@@ -144,6 +144,7 @@ fn the_corpora_hold_what_is_taken() {
     let bundles = inputs("bundle").into_iter().filter_map(|bytes| ripstop_policy::Envelope::decode(&bytes).ok());
     assert!(bundles.into_iter().any(|envelope| envelope.look().is_ok()));
     assert!(inputs("header").iter().any(|bytes| ripstop_transport::SessionHeader::decode(&bytes[2..]).is_ok()));
+    assert!(inputs("record").iter().any(|bytes| ripstop_transport::Record::read(bytes).is_ok()));
     assert!(inputs("report").iter().any(|bytes| ripstop::session::report::decode(bytes).is_ok()));
 }
 
@@ -183,5 +184,24 @@ fn binary_corpora_are_written() {
     let echo = SessionHeader { purpose: Purpose::Echo, ..plain.clone() };
     for (name, header) in [("tcp", plain), ("udp", udp), ("echo", echo)] {
         fs::write(corpus("header").join(name), header.encode()).unwrap();
+    }
+    write_records(&fabric);
+}
+
+fn write_records(fabric: &ripstop_config::FabricName) {
+    use ripstop_transport::{Identity, Stamp, pki};
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let authority = pki::Authority::create(fabric).unwrap();
+    let issued = authority.issue_host(&"alpha".parse().unwrap(), pki::HOST_VALIDITY_MIN).unwrap();
+    fs::write(at("ca"), authority.certificate_pem()).unwrap();
+    fs::write(at("pem"), &issued.certificate_pem).unwrap();
+    fs::write(at("key"), issued.key_pem.as_bytes()).unwrap();
+    fs::set_permissions(at("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let identity = Identity::load(&at("pem"), &at("key"), &at("ca")).unwrap();
+    for (number, report) in inputs("report").into_iter().enumerate() {
+        let stamp = Stamp { issued: 1_800_000_000_000, life: 10 << number };
+        let record = identity.sign_record(stamp, &report).unwrap();
+        fs::write(corpus("record").join(format!("signed-{number}")), record).unwrap();
     }
 }

@@ -235,7 +235,7 @@ run_unit_tests() {
 # End-to-end tests that wait more than they work: they run beside the others, each list one by one.
 patient=(
   truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
-  dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice::
+  dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice:: records::
 )
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
