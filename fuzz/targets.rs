@@ -4,8 +4,8 @@
 //! cargo-fuzz runs these with bytes of its own (`fuzz/fuzz_targets`), the test `tests/fuzz.rs` with the committed corpora and
 //! with what it makes of them.
 
-use ripstop::session::report;
 use ripstop_config::{Graph, Operators};
+use ripstop_datapath::session::report;
 use ripstop_policy::{Addresses, Content, Envelope, compile};
 use ripstop_transport::{Record, SessionHeader};
 

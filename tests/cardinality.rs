@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use ripstop::telemetry::{
+use ripstop_config::{Reason, ServiceId, WorkloadId};
+use ripstop_telemetry::{
     EdgeInstruments, Side,
     cardinality::EDGES_MAX,
     instruments::{install, verdict},
 };
-use ripstop_config::{Reason, ServiceId, WorkloadId};
 
 /// Hostile names.
 const NAMES: usize = 100_000;

@@ -1,14 +1,12 @@
 //! `ripstop exec` and `ripstop status` against an agent that only has an admin socket: which network, resolver and user
 //! a command gets, and that the host keeps its own. Needs root.
 
-use ripstop::{
-    admin::{
-        AdminSocket, AgentView, HostPolicy, IdentityStatus, Kept, LiveSession, PolicyStatus, Resolver, Rights, Running,
-        Status, WorkloadState, WorkloadStatus,
-    },
-    kernel::netns,
+use ripstop::admin::{
+    AdminSocket, AgentView, HostPolicy, IdentityStatus, Kept, LiveSession, PolicyStatus, Resolver, Rights, Running,
+    Status, WorkloadState, WorkloadStatus,
 };
 use ripstop_config::{Graph, HostName, PolicyVersion, agent::Admin};
+use ripstop_kernel::netns;
 use ripstop_policy::{BundleId, Policy};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::{
@@ -94,7 +92,7 @@ impl AgentView for FakeAgent {
             services: Vec::new(),
             sessions_open: 7,
             predecessor: None,
-            tally: ripstop::telemetry::Tally::default(),
+            tally: ripstop_telemetry::Tally::default(),
         }
     }
 
@@ -143,7 +141,7 @@ impl AgentView for FakeAgent {
         Err("not here".into())
     }
 
-    fn records(&self) -> Arc<ripstop::telemetry::Recent> {
+    fn records(&self) -> Arc<ripstop_telemetry::Recent> {
         Arc::default()
     }
 
@@ -151,7 +149,7 @@ impl AgentView for FakeAgent {
         Err("not here".into())
     }
 
-    fn capture(&self, _: u32, _: &ripstop::capture::Asked) -> Result<ripstop::admin::Capturing, String> {
+    fn capture(&self, _: u32, _: &ripstop_datapath::capture::Asked) -> Result<ripstop::admin::Capturing, String> {
         Err("not here".into())
     }
 

@@ -145,7 +145,7 @@ fn the_corpora_hold_what_is_taken() {
     assert!(bundles.into_iter().any(|envelope| envelope.look().is_ok()));
     assert!(inputs("header").iter().any(|bytes| ripstop_transport::SessionHeader::decode(&bytes[2..]).is_ok()));
     assert!(inputs("record").iter().any(|bytes| ripstop_transport::Record::read(bytes).is_ok()));
-    assert!(inputs("report").iter().any(|bytes| ripstop::session::report::decode(bytes).is_ok()));
+    assert!(inputs("report").iter().any(|bytes| ripstop_datapath::session::report::decode(bytes).is_ok()));
 }
 
 /// Writes the first inputs of the corpora that no text editor makes: `cargo test --test fuzz -- --ignored`.

@@ -147,6 +147,7 @@ can_make_hosts() {
 target="$(uname -m)-unknown-linux-gnu"
 # As in the Dockerfile.
 static_flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
+[ "$(uname -m)" != x86_64 ] || static_flags+=" -C link-arg=-Wl,--icf=all"
 binary=target/$target/release/ripstop
 
 # The static binary of the Dockerfile, and the demo with it.

@@ -3,7 +3,7 @@
 
 use super::{bed::HOSTS, lab::Lab};
 use anyhow::Context;
-use ripstop::kernel::{link, netns};
+use ripstop_kernel::{link, netns};
 use std::{
     fs::File,
     io::ErrorKind,

@@ -108,7 +108,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> anyhow::Result<()> {
-    if let Some(missing) = ripstop::kernel::preflight().first() {
+    if let Some(missing) = ripstop_kernel::preflight().first() {
         bail!("{missing}");
     }
     let programs = Programs::named(&options.peer);

@@ -98,7 +98,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
 }
 
 fn check_machine() -> anyhow::Result<()> {
-    if let Some(missing) = ripstop::kernel::preflight().first() {
+    if let Some(missing) = ripstop_kernel::preflight().first() {
         bail!("{missing}");
     }
     for (program, package) in [("iperf3", "iperf3"), ("ip", "iproute2"), ("setpriv", "util-linux")] {

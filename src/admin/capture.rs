@@ -10,7 +10,6 @@ use super::{
     rights::Asker,
     server::{View, answer},
 };
-use crate::capture::{Asked, Begun, Target};
 use axum::{
     Extension, Router,
     body::Bytes,
@@ -19,6 +18,7 @@ use axum::{
     routing::post,
 };
 use ripstop_config::{HostName, WorkloadId};
+use ripstop_datapath::capture::{Asked, Begun, Target};
 use ripstop_policy::Policy;
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +91,7 @@ pub struct TakeAll {
 pub struct CapturedOn {
     /// The host.
     pub host: HostName,
-    /// A [`Part`](crate::capture::Part), in base64.
+    /// A [`Part`](ripstop_datapath::capture::Part), in base64.
     pub part: Option<String>,
     /// Why there is none.
     pub error: Option<String>,

@@ -42,16 +42,16 @@ pub mod server;
 mod stage;
 pub mod view;
 
-pub use crate::session::{
-    endpoints::{Standing, State},
-    observe::{Attempt, Staged},
-};
 pub use capture::{CaptureQuery, CapturedOn, Capturing, CapturingOn, TakeAll};
 pub use client::{Client, ClientError};
 pub use enrol::{NewToken, TokenStatus};
 pub use operate::{Pong, Records, RecordsQuery, Resolved, ServiceView};
 pub use policy::{CarrierStatus, HostPolicy, HostStage, Kept, Reach, Running};
 pub use rights::Rights;
+pub use ripstop_datapath::session::{
+    endpoints::{Standing, State},
+    observe::{Attempt, Staged},
+};
 pub use server::{AdminError, AdminSocket};
 pub use view::{
     AgentView, BY_HAND, EndpointState, EndpointStatus, Explained, IdentityStatus, LiveSession, PageLink, PolicyStatus,

@@ -11,7 +11,6 @@ use super::{
     EndpointStatus, names,
     server::{View, answer, refuse},
 };
-use crate::telemetry::Filter;
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -22,6 +21,7 @@ use axum::{
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use ripstop_dns::Looked;
 use ripstop_policy::Policy;
+use ripstop_telemetry::Filter;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ const GATHER: Duration = Duration::from_millis(50);
 pub struct Records {
     /// The `after` of the next request.
     pub next: u64,
-    /// Records since `after` that are not kept any more: the agent keeps [`crate::telemetry::recent::RECENT_MAX`].
+    /// Records since `after` that are not kept any more: the agent keeps [`ripstop_telemetry::recent::RECENT_MAX`].
     pub missed: u64,
     /// Those that fit, oldest first, as they are written to the log.
     pub records: Vec<serde_json::Value>,

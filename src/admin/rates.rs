@@ -1,7 +1,7 @@
 //! Rates of calls between two looks at an agent: for `ripstop top` and the page. Pure.
 
 use super::LiveSession;
-use crate::telemetry::Side;
+use ripstop_telemetry::Side;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 

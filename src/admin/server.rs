@@ -1,7 +1,6 @@
 //! The agent's end of the admin API.
 
 use super::{AgentView, Explained, LiveSession, Rights, Status, capture, enrol, guard, names, operate, pods, stage};
-use crate::telemetry::web;
 use axum::{
     Json, Router,
     body::Bytes,
@@ -14,6 +13,7 @@ use axum::{
 use nix::unistd::geteuid;
 use ripstop_config::{PolicyVersion, WorkloadId};
 use ripstop_policy::{Policy, bundle::BUNDLE_MAX};
+use ripstop_telemetry::web;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, Permissions},

@@ -1,19 +1,17 @@
 use super::*;
-use crate::{
-    admin::{
-        Attempt, CapturedOn, Capturing, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage,
-        IdentityStatus, Kept, PolicyStatus, Pong, Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running,
-        ServiceStatus, Staged, Standing, TakeAll,
-        view::{WorkloadState, WorkloadStatus},
-    },
-    capture::Asked,
-    telemetry::{Recent, Tally},
+use crate::admin::{
+    Attempt, CapturedOn, Capturing, Client, ClientError, EndpointState, EndpointStatus, HostPolicy, HostStage,
+    IdentityStatus, Kept, PolicyStatus, Pong, Predecessor, Reach, RecordsQuery, Resolved, Resolver, Running,
+    ServiceStatus, Staged, Standing, TakeAll,
+    view::{WorkloadState, WorkloadStatus},
 };
 use ripstop_config::{
     Graph, HostName,
     agent::{Admin, Principal},
 };
+use ripstop_datapath::capture::Asked;
 use ripstop_policy::{BundleId, Content, StageId};
+use ripstop_telemetry::{Recent, Tally};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::time::Duration;
 

@@ -4,15 +4,12 @@ use super::{
     Attempt, CapturedOn, Capturing, CarrierStatus, HostPolicy, HostStage, Kept, Pong, Resolved, Running, Staged,
     TakeAll,
 };
-use crate::{
-    authority::Authority,
-    capture::Asked,
-    pods::Pods,
-    session::endpoints::{Standing, State},
-    telemetry::{Recent, Side, Tally},
-};
+use crate::{authority::Authority, pods::Pods};
 use ripstop_config::{FabricName, HostName, PolicyVersion, ServiceId, WorkloadId};
+use ripstop_datapath::capture::Asked;
+use ripstop_datapath::session::endpoints::{Standing, State};
 use ripstop_policy::{BundleId, Policy, StageId};
+use ripstop_telemetry::{Recent, Side, Tally};
 use ripstop_transport::PeerStatus;
 use serde::{Deserialize, Serialize};
 use std::{

@@ -8,7 +8,6 @@ use super::{
     attempts::{self, Attempts},
     wire,
 };
-use crate::telemetry::{instruments, web};
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, State},
@@ -17,6 +16,7 @@ use axum::{
     routing::post,
 };
 use ripstop_config::HostName;
+use ripstop_telemetry::{instruments, web};
 use ripstop_transport::{
     CertificateId, Identity,
     enrol::{self, Caller},

@@ -1,7 +1,6 @@
 //! The kernel and what it allows, and the clock.
 
 use super::{Finding, Group};
-use crate::kernel;
 use nix::sys::resource::{Resource, getrlimit};
 use std::{fs, path::Path};
 use time::format_description::well_known::Rfc3339;
@@ -15,7 +14,7 @@ const TIMEKEEPERS: [&str; 6] = ["chronyd", "ntpd", "ntpd-rs", "openntpd", "ntp-d
 
 pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![kernel()];
-    findings.extend(kernel::probes().into_iter().map(|(what, missing)| match missing {
+    findings.extend(ripstop_kernel::probes().into_iter().map(|(what, missing)| match missing {
         None => Finding::good(Group::Host, what, there(what)),
         Some(missing) => Finding::bad(Group::Host, what, missing.what, missing.remedy),
     }));

@@ -1,11 +1,11 @@
 //! Addresses, ports, forwarding and packet sizes.
 
 use super::{Finding, Group};
-use crate::kernel::LINKS;
 use ripstop_config::{
     AgentConfig,
     agent::{DEFAULT_METRICS_PORT, DEFAULT_PORT},
 };
+use ripstop_kernel::LINKS;
 use std::{
     fs,
     io::{self, ErrorKind},

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     confine,
     fabric::{self, Opened},
-    files, kernel,
+    files,
 };
 use anyhow::Context;
 use nix::sys::prctl;
@@ -19,7 +19,7 @@ use std::{
     path::Path,
     process::Command,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
@@ -35,11 +35,11 @@ pub(super) fn run(agent: &args::Agent) -> anyhow::Result<Exit> {
     let config = settings(&how.config)?;
     let door = match &how.door {
         Some(socket) => {
-            fabric::preflight(&kernel::preflight_with_door())?;
+            fabric::preflight(&ripstop_kernel::preflight_with_door())?;
             Opened::by_other(door::connect(socket)?)
         }
         None => {
-            fabric::preflight(&kernel::preflight())?;
+            fabric::preflight(&ripstop_kernel::preflight())?;
             Opened::start()?
         }
     };
@@ -76,13 +76,14 @@ pub(super) fn forgo_huge_pages() {
 
 /// Standard output is left to session records.
 fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("`{filter}` is not a log filter; write `info` or `ripstop=debug`"))?;
+    let targets: Targets =
+        filter.parse().with_context(|| format!("`{filter}` is not a log filter; write `info` or `ripstop=debug`"))?;
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Text => log.with_target(false).with_ansi(io::stderr().is_terminal() && !unwanted).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let log = fmt::layer().with_writer(io::stderr);
+    let log = match format {
+        LogFormat::Text => log.with_target(false).with_ansi(io::stderr().is_terminal() && !unwanted).boxed(),
+        LogFormat::Json => log.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(log).with(targets).init();
     Ok(())
 }

@@ -6,13 +6,11 @@ use super::{
     shown::bytes,
     socket,
 };
-use crate::{
-    admin::{CaptureQuery, CapturedOn, Capturing, Client, ClientError, TakeAll},
-    capture::{LONGEST, PART_MAX, Part, Recording, SNAP_MAX, Total},
-};
+use crate::admin::{CaptureQuery, CapturedOn, Capturing, Client, ClientError, TakeAll};
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ripstop_config::HostName;
+use ripstop_datapath::capture::{LONGEST, PART_MAX, Part, Recording, SNAP_MAX, Total};
 use serde::Serialize;
 use std::{
     fs::File,

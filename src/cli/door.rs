@@ -1,11 +1,9 @@
 //! `ripstop door`, which the agent or a service manager starts, and the way to one that runs.
 
 use super::Exit;
-use crate::{
-    confine,
-    kernel::{Door, door},
-};
+use crate::confine;
 use anyhow::Context as _;
+use ripstop_kernel::{Door, door};
 use std::path::Path;
 
 /// Serves the agent at the other end of standard input.

@@ -8,10 +8,7 @@
 //! 5. The command takes this process's place.
 
 use super::{Exit, args, socket};
-use crate::{
-    admin::{BY_HAND, Status, WorkloadState, WorkloadStatus},
-    kernel::Cgroup,
-};
+use crate::admin::{BY_HAND, Status, WorkloadState, WorkloadStatus};
 use anyhow::{Context, bail};
 use nix::{
     mount::{MsFlags, mount},
@@ -19,6 +16,7 @@ use nix::{
     unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid},
 };
 use ripstop_config::{FabricName, TenantName};
+use ripstop_kernel::Cgroup;
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},

@@ -47,12 +47,7 @@ mod top;
 mod upgrade;
 mod workloads;
 
-use crate::{
-    admin::ClientError,
-    demo,
-    kernel::{self, Doorway},
-    shown,
-};
+use crate::{admin::ClientError, demo, shown};
 use anyhow::{Context, bail};
 use args::{
     Arguments, CaCommand, Command, DnsCommand, GraphCommand, OperatorCommand,
@@ -61,6 +56,7 @@ use args::{
 };
 use clap::{CommandFactory, Parser};
 use output::Output;
+use ripstop_kernel::Doorway;
 use std::process::ExitCode;
 
 /// How a command ended; the number is the exit code.
@@ -152,7 +148,7 @@ fn undo(cleanup: &args::Cleanup, output: &Output) -> anyhow::Result<Exit> {
     if !cleanup.run.exists() {
         bail!("{} does not exist, so no agent ran with it; name the agent's `run:` directory", cleanup.run.display());
     }
-    let undo = if cleanup.sessions_only { kernel::reset_sessions } else { kernel::cleanup_through };
+    let undo = if cleanup.sessions_only { ripstop_kernel::reset_sessions } else { ripstop_kernel::cleanup_through };
     let doorway = match &cleanup.door {
         Some(socket) => Doorway::Process(door::connect(socket)?),
         None => Doorway::Here,

@@ -7,12 +7,10 @@ use super::{
     shown::seconds,
     socket,
 };
-use crate::{
-    admin::{CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState},
-    telemetry::Tally,
-};
+use crate::admin::{CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
 use comfy_table::Cell;
 use ripstop_config::Reason;
+use ripstop_telemetry::Tally;
 use ripstop_transport::PeerState;
 use std::{cmp::Reverse, fmt::Write};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};

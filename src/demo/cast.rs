@@ -1,8 +1,8 @@
 //! Who is in the demo: hosts, namespaces, workloads, and the graph before and after the edit.
 
-use crate::kernel::netns;
 use anyhow::anyhow;
 use ripstop_config::{Graph, ServiceId, WorkloadId};
+use ripstop_kernel::netns;
 use ripstop_policy::Policy;
 use std::{
     net::Ipv4Addr,

@@ -1,8 +1,8 @@
 //! The demo's clients: what an application in a workload's namespace does, with ordinary sockets.
 
 use super::{cast, dns};
-use crate::kernel::netns;
 use anyhow::{Context, anyhow};
+use ripstop_kernel::netns;
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},

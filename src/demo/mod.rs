@@ -1,6 +1,6 @@
 //! `ripstop demo`: three hosts on one machine, real agents, real requests.
 //!
-//! 1. What is missing on the machine is said, and nothing is touched ([`crate::kernel::preflight`]).
+//! 1. What is missing on the machine is said, and nothing is touched ([`ripstop_kernel::preflight`]).
 //! 2. The leftovers of a demo that was killed are removed ([`sweep`]).
 //! 3. Three namespaces become hosts, joined by a bridge in a fourth; each gets a certificate, a graph and an agent, a
 //!    process of this same program ([`world`]).
@@ -22,7 +22,6 @@ mod world;
 
 pub use server::{ServeArgs, serve};
 
-use crate::kernel;
 use anyhow::{Context, bail};
 use screen::Screen;
 use signals::Signals;
@@ -56,7 +55,7 @@ pub fn run(once: bool) -> anyhow::Result<()> {
 }
 
 fn check_machine() -> anyhow::Result<()> {
-    let missing = kernel::preflight();
+    let missing = ripstop_kernel::preflight();
     if missing.is_empty() {
         return Ok(());
     }

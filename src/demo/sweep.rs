@@ -4,12 +4,12 @@
 //! removed by the next, and a demo that panics where panics abort is removed by the panic hook.
 
 use super::cast::{self, BASE, Host};
-use crate::kernel::{self, netns};
 use anyhow::{Context, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ripstop_kernel::netns;
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -64,7 +64,7 @@ pub(super) fn sweep() -> Vec<anyhow::Error> {
     let mut failed = Vec::new();
     stop_processes();
     for host in Host::ALL.into_iter().filter(|host| host.directory().exists()) {
-        let cleaned = kernel::cleanup(&host.directory()).map(drop).map_err(anyhow::Error::from);
+        let cleaned = ripstop_kernel::cleanup(&host.directory()).map(drop).map_err(anyhow::Error::from);
         failed.extend(cleaned.err());
     }
     for name in cast::namespaces().filter(|name| netns::exists(name)) {

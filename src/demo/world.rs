@@ -7,11 +7,9 @@ use super::{
     signals::Signals,
     sweep::{self, DemoLock},
 };
-use crate::{
-    admin::{Client, Status, WorkloadState},
-    kernel::{link, netns},
-};
+use crate::admin::{Client, Status, WorkloadState};
 use anyhow::{Context, bail};
+use ripstop_kernel::{link, netns};
 use ripstop_policy::Policy;
 use ripstop_transport::{PeerState, pki::Authority};
 use std::{

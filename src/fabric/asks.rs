@@ -1,11 +1,9 @@
 //! Questions that the agent asks for its operator: other hosts' agents for a sign of life, and DNS as a workload would.
 
 use super::carrier;
-use crate::{
-    admin::{Pong, Resolved},
-    session::context::ForwardQuery,
-};
+use crate::admin::{Pong, Resolved};
 use ripstop_config::{HostName, WorkloadId};
+use ripstop_datapath::session::context::ForwardQuery;
 use ripstop_dns::{Answer, Looked, Via};
 use ripstop_policy::Policy;
 use ripstop_transport::{AskError, Transport};

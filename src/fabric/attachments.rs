@@ -8,19 +8,17 @@ use super::{
     split_domain::SplitDomain,
     upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Standing},
 };
-use crate::{
-    admin::{AgentView as _, WorkloadState, WorkloadStatus},
-    handover::Channel,
-    interface::Owner,
-    kernel::{AttachPlan, Kernel, Place},
-    telemetry::Unready,
-};
+use crate::admin::{AgentView as _, WorkloadState, WorkloadStatus};
 use anyhow::Context as _;
 use ripstop_config::{
     WorkloadId,
     graph::{Container, Run},
 };
+use ripstop_datapath::handover::Channel;
+use ripstop_datapath::interface::Owner;
+use ripstop_kernel::{AttachPlan, Kernel, Place};
 use ripstop_policy::WorkloadEntry;
+use ripstop_telemetry::Unready;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},

@@ -4,8 +4,8 @@ use super::{
     plan::{self, Waiting},
     process::Process,
 };
-use crate::kernel::Doorway;
 use ripstop_config::WorkloadId;
+use ripstop_kernel::Doorway;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,

@@ -3,7 +3,7 @@
 //!
 //! 1. Whoever asks is a host: this one, told to by the admin socket, or another, by its certificate. `capture:` of this host's
 //!    settings must name it; else it is told which line would.
-//! 2. The data thread says whose interfaces are seen and copies packets into a bounded queue (`session/captures.rs`).
+//! 2. The data thread says whose interfaces are seen and copies packets into a bounded queue (`datapath/src/session/captures.rs`).
 //! 3. The asking end comes for them. When its time is over nothing is copied any more; when nobody has come for [`LEASE`] the
 //!    capture is gone, with what it had. Its beginning and its end are events in the log of each host that takes part.
 
@@ -12,15 +12,13 @@ use super::{
     data::{Command, DataHandle},
     shared::Shared,
 };
-use crate::{
-    admin::{CapturedOn, Capturing, CapturingOn, TakeAll},
-    capture::{Asked, Begun, PART_MAX, Part, Question, Take},
-    session::{captures::Capture, context::random},
-    stack::{Copies, Outflow},
-};
+use crate::admin::{CapturedOn, Capturing, CapturingOn, TakeAll};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use ripstop_config::HostName;
+use ripstop_datapath::capture::{Asked, Begun, PART_MAX, Part, Question, Take};
+use ripstop_datapath::session::{captures::Capture, context::random};
+use ripstop_datapath::stack::{Copies, Outflow};
 use ripstop_transport::{AskError, PeerState, Sparing};
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,7 @@
 //! How this host's certificate is, for people and metrics.
 
-use crate::{admin::IdentityStatus, authority::seconds, telemetry::instruments};
+use crate::{admin::IdentityStatus, authority::seconds};
+use ripstop_telemetry::instruments;
 use ripstop_transport::Identity;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -4,27 +4,25 @@ use super::{
     inspect,
     relay::{self, Drained as ByHand, Part, Parts, Relay},
 };
-use crate::{
-    admin::{LiveSession, ServiceStatus},
-    capture::Begun,
-    handover::Channel,
-    interface::{self, Interface, Owner},
-    kernel::{SocketOwners, Tun},
-    session::{
-        captures::Capture,
-        context::{Context, Control, Stats},
-        endpoints::{DrainError, Standing},
-        health, ingress,
-        observe::{Attempt, Candidate, Staged},
-        report,
-        voice::{self, Standings, VoiceError, Wish},
-    },
-    stack::TunPort,
-    telemetry::RecordLog,
-};
+use crate::admin::{LiveSession, ServiceStatus};
 use anyhow::Context as _;
 use ripstop_config::{AgentConfig, Reason, ServiceId, WorkloadId};
+use ripstop_datapath::capture::Begun;
+use ripstop_datapath::handover::Channel;
+use ripstop_datapath::interface::{self, Interface, Owner};
+use ripstop_datapath::session::{
+    captures::Capture,
+    context::{Context, Control, Stats},
+    endpoints::{DrainError, Standing},
+    health, ingress,
+    observe::{Attempt, Candidate, Staged},
+    report,
+    voice::{self, Standings, VoiceError, Wish},
+};
+use ripstop_datapath::stack::TunPort;
+use ripstop_kernel::{SocketOwners, Tun};
 use ripstop_policy::{Policy, StageId};
+use ripstop_telemetry::RecordLog;
 use ripstop_transport::{Identity, Incoming, Reports, Settings, Transport};
 use std::{
     collections::HashMap,

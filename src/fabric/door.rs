@@ -6,11 +6,9 @@
 //! so that it is not ready, says so everywhere, and an operator restarts it when that suits. A workload that the policy takes
 //! away meanwhile is cut off all the same, as its device is closed.
 
-use crate::{
-    kernel::{Door, Doorway},
-    telemetry::{Readiness, instruments},
-};
 use anyhow::Context as _;
+use ripstop_kernel::{Door, Doorway};
+use ripstop_telemetry::{Readiness, instruments};
 use std::{
     io,
     process::Child,

@@ -1,8 +1,8 @@
 //! DNS for names outside the fabric, on the control thread.
 
-use crate::session::context::ForwardQuery;
 use anyhow::Context as _;
 use ripstop_config::{AgentConfig, graph::Ranges};
+use ripstop_datapath::session::context::ForwardQuery;
 use ripstop_dns::{FabricRanges, Forwarder, Upstreams};
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, watch};

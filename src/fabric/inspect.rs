@@ -1,13 +1,11 @@
 //! What the data thread says of itself when it is asked: its sessions, its services, and what a staged policy would change.
 
 use super::{data::Inspection, services};
-use crate::{
-    admin::LiveSession,
-    interface::Interface,
-    session::{context::Context, live::Live, observe::Staged, voice},
-    telemetry::Side,
-};
+use crate::admin::LiveSession;
 use ripstop_config::{HostName, WorkloadId};
+use ripstop_datapath::interface::Interface;
+use ripstop_datapath::session::{context::Context, live::Live, observe::Staged, voice};
+use ripstop_telemetry::Side;
 use std::rc::Rc;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 

@@ -4,12 +4,13 @@ use super::{
     carrier,
     signed::{self, Signed},
 };
-use crate::{files, session::policies::Policies};
+use crate::files;
 use anyhow::{Context as _, bail};
 use ripstop_config::{
     AgentConfig, FabricName, Graph,
     agent::{IdentityFiles, PolicySource},
 };
+use ripstop_datapath::session::policies::Policies;
 use ripstop_policy::Policy;
 use ripstop_transport::Identity;
 use std::{

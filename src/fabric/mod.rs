@@ -44,16 +44,7 @@ mod upgrade;
 mod voice;
 mod watch;
 
-use crate::{
-    admin::AdminSocket,
-    kernel::{Kernel, Missing},
-    page::Page,
-    session::{
-        context::{Control, random},
-        hearsay::Hearsay,
-    },
-    telemetry::{self, Export, Readiness, RecordLog, instruments},
-};
+use crate::{admin::AdminSocket, page::Page};
 use anyhow::{Context as _, bail};
 use attachments::Beginning;
 use data::Data;
@@ -64,6 +55,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use renewal::Renewing;
 use ripstop_config::AgentConfig;
+use ripstop_datapath::session::{
+    context::{Control, random},
+    hearsay::Hearsay,
+};
+use ripstop_kernel::{Kernel, Missing};
+use ripstop_telemetry::{Export, Readiness, RecordLog, instruments};
 use ripstop_transport::Identity;
 use shared::{Parts, Shared};
 use source::Source;
@@ -265,11 +262,12 @@ fn listen(
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
     let Some(listener) = listener else {
-        tokio::spawn(telemetry::http::upkeep(metrics));
+        tokio::spawn(ripstop_telemetry::http::upkeep(metrics));
         return Ok(());
     };
     listeners.metrics(&listener)?;
-    listeners.served_by(tokio::spawn(telemetry::http::serve(listener, metrics, readiness.clone())).abort_handle());
+    listeners
+        .served_by(tokio::spawn(ripstop_telemetry::http::serve(listener, metrics, readiness.clone())).abort_handle());
     Ok(())
 }
 

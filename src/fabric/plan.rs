@@ -1,17 +1,14 @@
 //! What the interface of a workload is to be on this host, as far as the host can say by now.
 
 use super::{by_hand::ByHand, containers::Containers};
-use crate::{
-    admin::BY_HAND,
-    kernel::{
-        AttachPlan, Cgroup, Doorway, LINKS, Place,
-        netns::{self, NsId},
-    },
-    pods::Pods,
-};
+use crate::{admin::BY_HAND, pods::Pods};
 use ripstop_config::{
     WorkloadId,
     graph::{Pod, Run, User},
+};
+use ripstop_kernel::{
+    AttachPlan, Cgroup, Doorway, LINKS, Place,
+    netns::{self, NsId},
 };
 use ripstop_policy::{Policy, WorkloadEntry};
 use std::{

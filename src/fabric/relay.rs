@@ -1,17 +1,15 @@
 //! The data thread's part in handing over: the flows of two agents, each with the one that has them.
 
 use super::data::HandedOver;
-use crate::{
-    handover::{Channel, Frame, MESSAGE_MAX},
-    interface::{self, Flows, Interface, Way},
-    session::{
-        context::Context,
-        health,
-        voice::{self, Spoken},
-    },
-    stack::Received,
-};
 use ripstop_config::WorkloadId;
+use ripstop_datapath::handover::{Channel, Frame, MESSAGE_MAX};
+use ripstop_datapath::interface::{self, Flows, Interface, Way};
+use ripstop_datapath::session::{
+    context::Context,
+    health,
+    voice::{self, Spoken},
+};
+use ripstop_datapath::stack::Received;
 use ripstop_transport::Foreign;
 use std::{cell::RefCell, collections::BTreeMap, io::IoSlice, num::NonZeroUsize, rc::Rc, sync::Arc};
 

@@ -7,10 +7,10 @@ use super::{schedule::Life, shared::Shared, source};
 use crate::{
     authority::{Authority, client},
     durable,
-    telemetry::instruments,
 };
 use anyhow::{Context as _, bail};
 use ripstop_config::{AgentConfig, HostName};
+use ripstop_telemetry::instruments;
 use ripstop_transport::{Identity, pem, pki};
 use std::{
     fs,

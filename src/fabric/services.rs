@@ -1,13 +1,11 @@
 //! The services that matter to this host, for people.
 
-use crate::{
-    admin::{EndpointState, EndpointStatus, ServiceStatus},
-    session::{
-        context::Context,
-        endpoints::{self, State},
-    },
-};
+use crate::admin::{EndpointState, EndpointStatus, ServiceStatus};
 use ripstop_config::{HostName, ServiceId};
+use ripstop_datapath::session::{
+    context::Context,
+    endpoints::{self, State},
+};
 use ripstop_policy::ServiceEntry;
 use std::{collections::BTreeMap, time::Instant};
 

@@ -22,12 +22,12 @@ use crate::{
     admin::{AgentView, HostPolicy, PolicyStatus, WorkloadState, WorkloadStatus},
     authority::Authority,
     pods::Pods,
-    session::hearsay::Hearsay,
-    telemetry::{Recent, RecordLog, instruments},
 };
 use bytes::Bytes;
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
+use ripstop_datapath::session::hearsay::Hearsay;
 use ripstop_policy::{Bundle, BundleId, Policy};
+use ripstop_telemetry::{Recent, RecordLog, instruments};
 use ripstop_transport::PeerState;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,11 +7,11 @@ use crate::{
         Store, Trust,
         store::{KEPT_MAX, Opened},
     },
-    session::policies::Policies,
-    telemetry::instruments,
 };
 use ripstop_config::{AgentConfig, FabricName, HostName, PolicyVersion};
+use ripstop_datapath::session::policies::Policies;
 use ripstop_policy::{Bundle, BundleId, Policy};
+use ripstop_telemetry::instruments;
 use ripstop_transport::{PeerState, PeerStatus};
 use std::{
     collections::BTreeMap,

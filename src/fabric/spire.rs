@@ -8,13 +8,11 @@
 //!    certificate that is not renewed.
 
 use super::{Signals, load, schedule::Life, service_manager, shared::Shared};
-use crate::{
-    admin::{AdminSocket, Rights, SOCKET},
-    telemetry::instruments,
-};
+use crate::admin::{AdminSocket, Rights, SOCKET};
 use anyhow::{Context as _, anyhow};
 use nix::unistd::geteuid;
 use ripstop_config::{AgentConfig, FabricName, HostName};
+use ripstop_telemetry::instruments;
 use ripstop_transport::{
     Identity,
     workload_api::{Offer, SourceError, WorkloadApi},

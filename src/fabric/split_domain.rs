@@ -2,7 +2,8 @@
 //! the host itself, each time that this is another, and again while that fails.
 
 use super::shared::Shared;
-use crate::{admin::AgentView as _, kernel::resolved};
+use crate::admin::AgentView as _;
+use ripstop_kernel::resolved;
 use std::time::{Duration, Instant};
 
 /// Pause before it is told again after a failure: it may be started later.

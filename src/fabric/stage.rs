@@ -4,8 +4,9 @@ use super::{
     data::Command,
     shared::{FROM_A_FILE, Shared},
 };
-use crate::{admin::AgentView as _, session::observe::Candidate};
+use crate::admin::AgentView as _;
 use ripstop_config::Graph;
+use ripstop_datapath::session::observe::Candidate;
 use ripstop_policy::{Bundle, StageId, bundle::BUNDLE_MAX};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

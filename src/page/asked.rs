@@ -1,7 +1,8 @@
 //! What of the page is asked for: the query of its address, which is all that one visit knows of another.
 
-use crate::{admin::client::encode, telemetry::Filter};
+use crate::admin::client::encode;
 use ripstop_config::{Reason, ServiceId, TenantName, WorkloadId};
+use ripstop_telemetry::Filter;
 use serde::Deserialize;
 
 /// The fields of the filter, and which session is looked at. An empty one does not matter, as in a form that was sent whole.

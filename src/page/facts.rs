@@ -6,11 +6,9 @@ use super::{
     pulse::Look,
     why::Why,
 };
-use crate::{
-    admin::{AgentView, LiveSession, Status},
-    telemetry::{Edges, Filter, SessionRecord},
-};
+use crate::admin::{AgentView, LiveSession, Status};
 use ripstop_policy::Policy;
+use ripstop_telemetry::{Edges, Filter, SessionRecord};
 use std::{cmp::Reverse, sync::Arc};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 

@@ -1,12 +1,10 @@
 //! Who calls what: the edges of the policy, with what was carried over each, and what was denied without one.
 
 use super::{asked::Asked, pulse::Look};
-use crate::{
-    admin::rates::Sums,
-    telemetry::{EdgeTally, Edges},
-};
+use crate::admin::rates::Sums;
 use ripstop_config::{HostName, ServiceId, WorkloadId};
 use ripstop_policy::{Policy, ServiceIx, WorkloadIx};
+use ripstop_telemetry::{EdgeTally, Edges};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use time::OffsetDateTime;
 

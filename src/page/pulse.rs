@@ -4,14 +4,12 @@
 //! 2. Else the agent is looked at again. What happened since the look before makes the rates.
 //! 3. When that was long ago, or never, there are two looks with [`FIRST`] between them.
 
-use crate::{
-    admin::{
-        AgentView, LiveSession,
-        rates::{Ended, Rates, Sums},
-    },
-    telemetry::{SessionRecord, Side},
+use crate::admin::{
+    AgentView, LiveSession,
+    rates::{Ended, Rates, Sums},
 };
 use ripstop_config::HostName;
+use ripstop_telemetry::{SessionRecord, Side};
 use std::{
     collections::BTreeMap,
     sync::Arc,

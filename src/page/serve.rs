@@ -7,10 +7,7 @@ use super::{
     guard, html,
     pulse::Pulse,
 };
-use crate::{
-    admin::{AgentView, PageLink},
-    telemetry::web,
-};
+use crate::admin::{AgentView, PageLink};
 use axum::{
     Form, Json, Router,
     extract::{DefaultBodyLimit, Query, Request, State},
@@ -20,6 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use maud::Markup;
+use ripstop_telemetry::web;
 use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::net::TcpListener;

@@ -6,16 +6,19 @@ use super::{
     pulse::{Look, Pulse},
     serve::Page,
 };
-use crate::{
-    admin::{AgentView, LiveSession, server::tests::Fake},
-    telemetry::{SessionRecord, Side, record::tests::record},
-};
-use ripstop_config::{Graph, Reason};
+use crate::admin::{AgentView, LiveSession, server::tests::Fake};
+use example::record;
+use ripstop_config::{Graph, HostName, Protocol, Reason};
+use ripstop_telemetry::{SessionRecord, Side};
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+#[path = "../../telemetry/src/record_example.rs"]
+mod example;
 
 /// So many tenants, each with so many services, each with one caller and an edge. All of host alpha.
 fn graph(tenants: usize, services: usize) -> Arc<ripstop_policy::Policy> {
@@ -55,7 +58,7 @@ fn denied(number: u64) -> SessionRecord {
         verdict: "deny",
         reason: Reason::NoEdge,
         rule: None,
-        start: time::OffsetDateTime::now_utc(),
+        start: OffsetDateTime::now_utc(),
         ..record(number)
     }
 }

@@ -8,11 +8,11 @@ use super::{
 use crate::{
     admin::{LiveSession, Status, WorkloadState},
     shown::{bytes, seconds},
-    telemetry::{Recent, SessionRecord, Side, edges},
 };
 use ripstop_config::{HostName, Identity, Port, Reason, ServiceId, WorkloadId, graph::Limits};
 use ripstop_dns::{Answer, Looked, Via};
 use ripstop_policy::{Explanation, Policy, PortAnswer};
+use ripstop_telemetry::{Recent, SessionRecord, Side, edges};
 
 /// A session that is looked at.
 pub(super) struct Why {

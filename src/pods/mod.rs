@@ -11,14 +11,12 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    durable,
-    kernel::{Doorway, netns::NsId},
-};
+use crate::durable;
 use ripstop_config::{
     HostName, WorkloadId,
     graph::{Pod, Run},
 };
+use ripstop_kernel::{Doorway, netns::NsId};
 use ripstop_policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::{

@@ -1,7 +1,7 @@
 //! Spans and session records by OTLP: real agents, nginx and curl; what takes them is a stand-in, which decodes them with OTLP's own
 //! types. One is on its agent's host, by plain HTTP, and comes late; the other is beyond it, by TLS.
 
-#[path = "../../src/telemetry/otel/stand_in.rs"]
+#[path = "../../telemetry/src/otel/stand_in.rs"]
 mod stand_in;
 
 use crate::{

@@ -1,17 +1,15 @@
 //! An agent's data thread as far as packets go: real in all but the device, which takes packets and forgets them.
 
-use ripstop::{
-    interface::{self, Interface, Owner},
-    kernel::SocketOwners,
-    session::{
-        context::{Context, Control, Stats},
-        hearsay::Hearsay,
-    },
-    stack::{PacketSink, Received, TunPort, VNET_HEADER},
-    telemetry::{RecordLog, instruments},
-};
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
+use ripstop_datapath::interface::{self, Interface, Owner};
+use ripstop_datapath::session::{
+    context::{Context, Control, Stats},
+    hearsay::Hearsay,
+};
+use ripstop_datapath::stack::{PacketSink, Received, TunPort, VNET_HEADER};
+use ripstop_kernel::SocketOwners;
 use ripstop_policy::{Policy, compile};
+use ripstop_telemetry::{RecordLog, instruments};
 use ripstop_transport::{
     Identity, Settings, Transport,
     pki::{Authority, HOST_VALIDITY_MIN},

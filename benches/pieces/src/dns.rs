@@ -1,7 +1,7 @@
 //! Answers to queries of a workload: the message alone, and from packet to packet.
 
 use crate::{Round, bed, bed::Bed, wire};
-use ripstop::packet::craft;
+use ripstop_datapath::packet::craft;
 use ripstop_dns::{Answer, Rcode, Via};
 use std::{hint::black_box, net::SocketAddr};
 

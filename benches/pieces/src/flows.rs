@@ -1,7 +1,7 @@
 //! From a packet of an interface to its session, and a datagram the other way.
 
 use crate::{Round, bed::Bed, wire};
-use ripstop::packet::FlowKey;
+use ripstop_datapath::packet::FlowKey;
 use std::hint::black_box;
 
 /// Ports of one caller that flows are made of.

@@ -3,15 +3,13 @@
 
 use crate::{Round, bed};
 use futures::FutureExt;
-use ripstop::{
-    session::{
-        limits::{Admission, LimitTable},
-        live::Request,
-        pump::Way,
-    },
-    telemetry::Side,
+use ripstop_datapath::session::{
+    limits::{Admission, LimitTable},
+    live::Request,
+    pump::Way,
 };
 use ripstop_policy::{Policy, Verdict};
+use ripstop_telemetry::Side;
 use std::{hint::black_box, time::Duration};
 
 fn request(caller: &str, service: &str, port: &str) -> Request {

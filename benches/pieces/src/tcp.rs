@@ -3,8 +3,10 @@
 use crate::{Round, bed::Bed, wire};
 use bytes::Bytes;
 use futures::FutureExt;
-use ripstop::{interface::FlowGuard, packet::FlowKey, stack::Endpoint};
 use ripstop_config::Reason;
+use ripstop_datapath::interface::FlowGuard;
+use ripstop_datapath::packet::FlowKey;
+use ripstop_datapath::stack::Endpoint;
 use std::{net::SocketAddrV4, rc::Rc};
 
 /// The caller's first sequence number, and the seed of the other side's.

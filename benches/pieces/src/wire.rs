@@ -1,6 +1,6 @@
 //! Packets and messages as a workload's kernel and resolver write them.
 
-use ripstop::packet::TCP;
+use ripstop_datapath::packet::TCP;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 pub(crate) const SYN: u8 = 0x02;

@@ -1,9 +1,9 @@
 //! Arguments of the commands with which an agent is looked at.
 
 use super::Socket;
-use crate::capture::{BYTES_MAX, SNAP_MAX};
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use ripstop_config::{HostName, Reason, Span};
+use ripstop_datapath::capture::{BYTES_MAX, SNAP_MAX};
 use std::{path::PathBuf, str::FromStr, time::SystemTime};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 

@@ -6,8 +6,8 @@ use crate::{
         rates::{Ended, Rates},
     },
     cli::args::Sort,
-    telemetry::Side,
 };
+use ripstop_telemetry::Side;
 use serde::Serialize;
 use std::cmp::Reverse;
 

@@ -1,8 +1,9 @@
 //! What is known of the etcd that carries policies: for `ripstop status`, for metrics, and of hosts for who applies a policy.
 
-use crate::{admin::CarrierStatus, fabric::shared::rfc3339, telemetry::instruments};
+use crate::{admin::CarrierStatus, fabric::shared::rfc3339};
 use ripstop_config::HostName;
 use ripstop_policy::BundleId;
+use ripstop_telemetry::instruments;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,

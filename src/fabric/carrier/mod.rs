@@ -1,7 +1,7 @@
 //! The in-band carrier: hands the signed policy on to other hosts, and gets newer ones from them. Beside it, or in its place,
 //! an etcd may carry them ([`etcd`]).
 //!
-//! 1. Each host reports to those that it is connected with which policy it has (`session/report.rs`): at once when that
+//! 1. Each host reports to those that it is connected with which policy it has (`datapath/src/session/report.rs`): at once when that
 //!    changes, and to each that connects. A session's header names it too.
 //! 2. Who hears of a newer one asks for it, one host after the other ([`choose`]), and takes it as it would take one from an
 //!    operator: verified, kept, in force, and reported on. So it spreads from host to host, and a host can only hand on
@@ -280,11 +280,11 @@ fn up(shared: &Shared) -> BTreeSet<HostName> {
 
 /// One of the hosts, by chance.
 fn any(hosts: &BTreeSet<HostName>) -> Option<HostName> {
-    let at = crate::session::context::random().checked_rem(hosts.len() as u64)?;
+    let at = ripstop_datapath::session::context::random().checked_rem(hosts.len() as u64)?;
     hosts.iter().nth(usize::try_from(at).unwrap_or(0)).cloned()
 }
 
 fn pause() -> Duration {
-    let share = crate::session::context::random() % 1_000;
+    let share = ripstop_datapath::session::context::random() % 1_000;
     RECONCILE + RECONCILE.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 2_000.0)
 }

@@ -7,7 +7,6 @@ use crate::{
         Resolver, Running, Staged, Standing, Status, TakeAll, names,
     },
     authority::Authority,
-    capture::Asked,
     fabric::{
         asks,
         by_hand::{self, Hand},
@@ -15,10 +14,11 @@ use crate::{
         carrier::{self, Said},
     },
     pods::Pods,
-    telemetry::Recent,
 };
 use ripstop_config::{HostName, PolicyVersion, WorkloadId};
+use ripstop_datapath::capture::Asked;
 use ripstop_policy::{BundleId, Policy, StageId};
+use ripstop_telemetry::Recent;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},

@@ -4,18 +4,16 @@ use super::{
     Draining, left,
     message::{First, Next, hear, say},
 };
-use crate::{
-    fabric::{
-        Signals,
-        data::{Command, Data},
-        load, members,
-        shared::Shared,
-    },
-    handover::Channel,
-    telemetry::RecordLog,
+use crate::fabric::{
+    Signals,
+    data::{Command, Data},
+    load, members,
+    shared::Shared,
 };
 use anyhow::Context as _;
+use ripstop_datapath::handover::Channel;
 use ripstop_policy::Policy;
+use ripstop_telemetry::RecordLog;
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -1,6 +1,7 @@
 //! Where an agent listens, besides QUIC: for the next one.
 
-use crate::{admin::AdminSocket, handover::Entrance};
+use crate::admin::AdminSocket;
+use ripstop_datapath::handover::Entrance;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{

@@ -15,16 +15,14 @@
 //! Until `Yours`, [`First::Refused`], [`Next::Failed`] or the end of the channel is the end of the attempt: the next agent ends
 //! then. After it, the end of the channel is the end of the other agent.
 
-use crate::{
-    fabric::by_hand::Hand,
-    handover::{Channel, Flow, MESSAGE_MAX},
-    kernel::{AttachPlan, Cgroup, Place, netns::NsId},
-    packet::FlowKey,
-    session::voice::Spoken,
-};
+use crate::fabric::by_hand::Hand;
 use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
 use ripstop_config::{HostName, Protocol, ServiceId, WorkloadId, graph::Ranges};
+use ripstop_datapath::handover::{Channel, Flow, MESSAGE_MAX};
+use ripstop_datapath::packet::FlowKey;
+use ripstop_datapath::session::voice::Spoken;
+use ripstop_kernel::{AttachPlan, Cgroup, Place, netns::NsId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -186,7 +184,7 @@ impl PlanText {
 
 impl Flows {
     /// In messages of a bounded size.
-    pub(super) fn messages(flows: &crate::interface::Flows) -> Vec<Self> {
+    pub(super) fn messages(flows: &ripstop_datapath::interface::Flows) -> Vec<Self> {
         let ends = |key: &FlowKey| (key.workload, key.fabric);
         let open = flows.open.chunks(FLOWS_MAX).map(|chunk| {
             let of = |protocol| chunk.iter().filter(move |flow| flow.protocol == protocol).map(|flow| ends(&flow.key));
@@ -196,7 +194,7 @@ impl Flows {
         open.chain(rested.map(|chunk| Self { rested: chunk.iter().map(ends).collect(), ..Self::default() })).collect()
     }
 
-    pub(super) fn add_to(self, flows: &mut crate::interface::Flows) {
+    pub(super) fn add_to(self, flows: &mut ripstop_datapath::interface::Flows) {
         let key = |(workload, fabric)| FlowKey { workload, fabric };
         let of = |protocol| move |ends| Flow { protocol, key: key(ends) };
         flows.open.extend(self.tcp.into_iter().map(of(Protocol::Tcp)));
@@ -239,7 +237,7 @@ pub(super) async fn hear<T: DeserializeOwned>(channel: &Channel) -> anyhow::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handover::pair;
+    use ripstop_datapath::handover::pair;
 
     fn hello(version: u32) -> First {
         First::Hello(Hello {
@@ -300,10 +298,10 @@ mod tests {
             fabric: SocketAddr::new("fd00:1111:2222:3333:4444:5555:6666:8888".parse().unwrap(), 65_000),
         };
         let open = (0..1_000).map(|port| Flow { protocol: Protocol::Tcp, key: key(10_000 + port) }).collect();
-        let flows = crate::interface::Flows { open, rested: vec![key(1)] };
+        let flows = ripstop_datapath::interface::Flows { open, rested: vec![key(1)] };
         let messages = Flows::messages(&flows);
         assert_eq!(messages.len(), 4);
-        let mut read = crate::interface::Flows::default();
+        let mut read = ripstop_datapath::interface::Flows::default();
         for message in messages {
             assert!(serde_json::to_vec(&message).unwrap().len() < MESSAGE_MAX - 100);
             message.add_to(&mut read);

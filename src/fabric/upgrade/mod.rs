@@ -1,13 +1,13 @@
 //! One agent hands over to the next, of another binary, while sessions go on.
 //!
 //! 1. Whoever may start an agent starts the next one (`ripstop upgrade`). It gives up its rights like any agent, comes to the
-//!    first one by a socket of the run directory ([`crate::handover::Entrance`]), and reads its settings, its identity and its
+//!    first one by a socket of the run directory ([`ripstop_datapath::handover::Entrance`]), and reads its settings, its identity and its
 //!    policy ([`Succession`]). Until it says that it is prepared, nothing has changed.
 //! 2. The first one stops reading: what arrives waits in the kernel. It hands over its sockets, its devices, the lock of its
 //!    journal, and which flows it has (`message.rs`).
 //! 3. The next one reads, and says so; the first one says that all is the next one's. From there on that one answers for this
 //!    host: it decides, keeps interfaces and the journal, and is connected with the other hosts anew. What it reads of the
-//!    first one's flows and connections it hands back (`interface/handed.rs`, `transport/src/handed.rs`).
+//!    first one's flows and connections it hands back (`datapath/src/interface/handed.rs`, `transport/src/handed.rs`).
 //! 4. The first one ends what it has ([`drain`]): when that has ended by itself, or the time for it is over.
 //!
 //! Whatever fails before the end of 3. is undone: the next agent ends, and the first one reads again. When the first one ends
@@ -32,14 +32,12 @@ use super::{
     shared::Shared,
     signed::Signed,
 };
-use crate::{
-    admin::{AgentView as _, Predecessor},
-    handover::{Channel, Entrance, pair},
-    kernel::Kernel,
-};
+use crate::admin::{AgentView as _, Predecessor};
 use anyhow::{Context as _, bail};
 use message::{First, Flows, Hello, Interface, Next, SAID_MAX, Sockets, VERSION, hear, say};
 use ripstop_config::{ServiceId, WorkloadId};
+use ripstop_datapath::handover::{Channel, Entrance, pair};
+use ripstop_kernel::Kernel;
 use ripstop_transport::PeerState;
 use serde::{Deserialize, Serialize};
 use std::{

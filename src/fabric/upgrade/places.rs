@@ -4,13 +4,12 @@ use super::succession::{Adopted, Succession, Taken};
 use crate::{
     admin::{AdminSocket, Rights, SOCKET},
     fabric::{by_hand::Hand, data},
-    handover::{ENTRANCE, Entrance},
-    kernel::{Doorway, Kernel},
-    telemetry,
 };
 use anyhow::Context as _;
 use nix::unistd::geteuid;
 use ripstop_config::{AgentConfig, WorkloadId};
+use ripstop_datapath::handover::{ENTRANCE, Entrance};
+use ripstop_kernel::{Doorway, Kernel};
 use std::{collections::BTreeMap, net::UdpSocket, os::fd::OwnedFd, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -53,11 +52,11 @@ impl Places {
         // First, as another agent that already runs would hold everything else too.
         let kernel = Kernel::lock(&config.run, doorway)?;
         let metrics = match config.metrics {
-            Some(address) => Some(telemetry::http::bind(address).await?),
+            Some(address) => Some(ripstop_telemetry::http::bind(address).await?),
             None => None,
         };
         let page = match config.page {
-            Some(address) => Some(telemetry::http::bind_as(address, PAGE).await?),
+            Some(address) => Some(ripstop_telemetry::http::bind_as(address, PAGE).await?),
             None => None,
         };
         let admin = AdminSocket::bind(&config.run.join(SOCKET), rights(config))?;
@@ -74,12 +73,12 @@ impl Places {
             succession.take().await?;
         let metrics = match (config.metrics, metrics) {
             (Some(address), Some(listener)) if sockets.metrics == Some(address) => Some(tcp(listener)?),
-            (Some(address), _) => Some(telemetry::http::bind(address).await?),
+            (Some(address), _) => Some(ripstop_telemetry::http::bind(address).await?),
             (None, _) => None,
         };
         let page = match (config.page, page) {
             (Some(address), Some(listener)) if sockets.page == Some(address) => Some(tcp(listener)?),
-            (Some(address), _) => Some(telemetry::http::bind_as(address, PAGE).await?),
+            (Some(address), _) => Some(ripstop_telemetry::http::bind_as(address, PAGE).await?),
             (None, _) => None,
         };
         let endpoints = (sockets.drained_host, sockets.drained);

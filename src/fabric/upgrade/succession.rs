@@ -7,13 +7,13 @@ use super::{
 use crate::{
     admin::Predecessor,
     fabric::{data::Command, relay::Part, shared::Shared},
-    handover::{self, Channel, ENTRANCE},
-    kernel::{AttachPlan, Tun, netns::NsId},
-    telemetry::instruments,
 };
 use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdout};
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
+use ripstop_datapath::handover::{self, Channel, ENTRANCE};
+use ripstop_kernel::{AttachPlan, Tun, netns::NsId};
+use ripstop_telemetry::instruments;
 use std::{
     collections::BTreeMap,
     fs::File,

@@ -1,7 +1,7 @@
 //! What a workload is told of itself.
 
 use super::Asked;
-use crate::{admin::AgentView as _, session::voice::Standings, telemetry::instruments::VoiceRequest};
+use crate::admin::AgentView as _;
 use axum::{
     extract::{Query, State},
     http::StatusCode,
@@ -11,7 +11,9 @@ use ripstop_config::{
     Identity, Port, ServiceId, WorkloadId,
     graph::{Change, Limits},
 };
+use ripstop_datapath::session::voice::Standings;
 use ripstop_policy::{Policy, ServiceIx, Verdict, WorkloadIx};
+use ripstop_telemetry::instruments::VoiceRequest;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,10 +1,6 @@
 //! What a workload wants to be so.
 
 use super::Asked;
-use crate::{
-    session::voice::{Prefer, VoiceError, Wish},
-    telemetry::instruments::VoiceRequest,
-};
 use axum::{
     body::Bytes,
     extract::State,
@@ -12,6 +8,8 @@ use axum::{
     response::Response,
 };
 use ripstop_config::{HostName, ZoneName, graph::Change};
+use ripstop_datapath::session::voice::{Prefer, VoiceError, Wish};
+use ripstop_telemetry::instruments::VoiceRequest;
 use serde::{Deserialize, de::DeserializeOwned};
 
 const JSON: &str = "application/json";

@@ -19,13 +19,6 @@ mod answers;
 mod changes;
 
 use super::shared::Shared;
-use crate::{
-    session::context::VoiceCall,
-    telemetry::{
-        instruments::{VoiceRequest, VoiceResult},
-        web,
-    },
-};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Request, State},
@@ -39,6 +32,11 @@ use governor::{
     clock::{Clock as _, DefaultClock},
 };
 use ripstop_config::WorkloadId;
+use ripstop_datapath::session::context::VoiceCall;
+use ripstop_telemetry::{
+    instruments::{VoiceRequest, VoiceResult},
+    web,
+};
 use serde::Serialize;
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 use tokio::sync::{Semaphore, mpsc};

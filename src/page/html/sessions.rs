@@ -7,9 +7,9 @@ use super::{
 use crate::{
     admin::LiveSession,
     shown::{bytes, clock, seconds},
-    telemetry::{SessionRecord, Side, edges},
 };
 use maud::{Markup, html};
+use ripstop_telemetry::{SessionRecord, Side, edges};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 const COLUMNS: [(&str, &str); 8] = [

@@ -51,7 +51,7 @@ pub(super) async fn carry(shared: &Arc<Shared>, settings: &agent::Etcd) {
     for endpoint in settings.endpoints.iter().cycle() {
         let Err(error) = carrier.serve(*endpoint).await;
         shared.carried.lost(*endpoint, &format!("{:#}", anyhow::Error::new(error)));
-        let chance = crate::session::context::random() % 1_000;
+        let chance = ripstop_datapath::session::context::random() % 1_000;
         tokio::time::sleep(PAUSE + PAUSE.mul_f64(f64::from(u32::try_from(chance).unwrap_or(0)) / 1_000.0)).await;
     }
 }

@@ -3,15 +3,15 @@
 use crate::{
     admin::AgentView as _,
     fabric::{members, shared::Shared},
-    session::{
-        hearsay::{Hearsay, Said, Taken},
-        report::{self, Report},
-    },
-    telemetry::instruments,
 };
 use bytes::Bytes;
 use ripstop_config::HostName;
+use ripstop_datapath::session::{
+    hearsay::{Hearsay, Said, Taken},
+    report::{self, Report},
+};
 use ripstop_policy::Policy;
+use ripstop_telemetry::instruments;
 use ripstop_transport::{Identity, Record, RecordError, Revoked, Stamp, StampError};
 use std::{
     sync::Arc,

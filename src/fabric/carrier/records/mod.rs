@@ -5,7 +5,7 @@
 //!    which records came there since it asked last: names and times, some 20 bytes each. It asks for those that are
 //!    later than what it has, once each, whoever else has them too.
 //! 3. What comes is held against the policy, the clock and the signature of its host ([`judge`]), and kept where it is the latest
-//!    ([`crate::session::hearsay`]). A neighbour that hands on what its host has not signed is left alone for a while.
+//!    ([`ripstop_datapath::session::hearsay`]). A neighbour that hands on what its host has not signed is left alone for a while.
 //!
 //! Nothing is pushed, so nobody can make a host take, keep or verify more than it asked for. `docs/scale.md` says what that
 //! comes to.
@@ -18,12 +18,12 @@ use super::{Kind, up};
 use crate::{
     admin::AgentView as _,
     fabric::{data::Command, members, neighbours, shared::Shared},
-    session::hearsay::{Cursor, Hearsay, Taken},
-    telemetry::instruments,
 };
 use bytes::Bytes;
 use judge::{Judge, Refused};
 use ripstop_config::HostName;
+use ripstop_datapath::session::hearsay::{Cursor, Hearsay, Taken};
+use ripstop_telemetry::instruments;
 use ripstop_transport::{AskError, RECORD_MAX};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -212,7 +212,7 @@ impl Neighbours {
 }
 
 fn pause() -> Duration {
-    let share = crate::session::context::random() % 1_000;
+    let share = ripstop_datapath::session::context::random() % 1_000;
     RECONCILE + RECONCILE.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 2_000.0)
 }
 

@@ -4,15 +4,15 @@ use super::judge;
 use crate::{
     admin::AgentView as _,
     fabric::{data::Command, shared::Shared},
-    session::{
-        endpoints::State,
-        hearsay::Taken,
-        report::{self, Report},
-    },
 };
 use anyhow::Context as _;
 use bytes::Bytes;
 use ripstop_config::ServiceId;
+use ripstop_datapath::session::{
+    endpoints::State,
+    hearsay::Taken,
+    report::{self, Report},
+};
 use ripstop_policy::BundleId;
 use ripstop_transport::{CertificateId, RECORD_LIFE_MAX, Stamp};
 use std::{

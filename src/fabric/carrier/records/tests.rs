@@ -1,8 +1,8 @@
 //! What a hostile member of the fabric may hand on, and what comes of it.
 
 use super::*;
-use crate::session::endpoints::State;
 use ripstop_config::{Graph, ServiceId};
+use ripstop_datapath::session::endpoints::State;
 use ripstop_transport::{CLOCKS_APART_MAX, Identity, RECORD_LIFE_MAX, Record, Revoked, Stamp, pki};
 use std::{path::Path, sync::LazyLock, time::SystemTime};
 

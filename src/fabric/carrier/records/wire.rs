@@ -9,9 +9,9 @@
 //! Numbers are big-endian.
 
 use super::{RECORDS_MAX, WANTED_MAX};
-use crate::session::hearsay::{Cursor, HEADS_MAX, Heads};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ripstop_config::HostName;
+use ripstop_datapath::session::hearsay::{Cursor, HEADS_MAX, Heads};
 use ripstop_transport::RECORD_MAX;
 use std::net::SocketAddr;
 

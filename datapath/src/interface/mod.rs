@@ -1,0 +1,86 @@
+//! The TUN device through which one workload reaches the fabric: the interface is the identity.
+//!
+//! 1. [`serve`] reads packets until there are none, at most [`BATCH`] a turn.
+//! 2. A packet is parsed; what hides its ports, or has another source than the interface's own address, is dropped with a
+//!    counted reason.
+//! 3. A segment of a known flow goes to its endpoint. A SYN opens a session. Any other segment is answered with a reset.
+//! 4. The resolver's address answers DNS, and the workload's own API; everything else gets the ICMP error that says why.
+
+mod dispatch;
+mod flows;
+mod handed;
+mod lately;
+mod own;
+mod resolver;
+mod udp;
+mod voice;
+
+pub use dispatch::{back, packet};
+pub use flows::{FlowGuard, Interface, Owner};
+pub use handed::{Flows, Way};
+pub use udp::{DatagramSink, UdpFlow};
+
+use crate::{
+    session::context::Context,
+    stack::{MTU, Received, VNET_HEADER},
+};
+use ripstop_kernel::Tun;
+use std::{io, rc::Rc};
+
+/// Packets taken in one turn, so that one busy workload does not keep the others waiting.
+const BATCH: usize = 16;
+
+/// Reads the interface's packets until it is closed or its device is gone; not while another agent reads it.
+pub async fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
+    let ended = tokio::select! {
+        ended = read_when_told(&context, &interface, &tun) => ended,
+        () = interface.closed() => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(workload = %interface.workload(), link = tun.name(), %error, "the interface is gone");
+        interface.close();
+    }
+}
+
+async fn read_when_told(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) -> io::Result<()> {
+    let mut reading = interface.reading.subscribe();
+    loop {
+        // The sender is the interface's own.
+        let _ = reading.wait_for(|reading| *reading).await;
+        tokio::select! {
+            ended = read_loop(context, interface, tun) => return ended,
+            _ = reading.wait_for(|reading| !*reading) => {}
+        }
+    }
+}
+
+async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) -> io::Result<()> {
+    let device = tun.watch()?;
+    let mut buffer = vec![0; VNET_HEADER + MTU];
+    loop {
+        let mut ready = device.readable().await?;
+        if interface.port().gathering(|| turn(context, interface, tun, &mut buffer))? {
+            ready.clear_ready();
+        }
+        interface.count_refused();
+        // Lets the sessions that were just fed run before the next batch.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Takes the packets of one turn; `true` when there are no more.
+fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mut [u8]) -> io::Result<bool> {
+    for _ in 0..BATCH {
+        match tun.recv(buffer) {
+            Ok(length) => {
+                let received = Received::of(buffer.get(..length).unwrap_or_default());
+                interface.port().came(received.packet);
+                packet(context, interface, received);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,319 @@
+//! The way of packets from the agent into an interface.
+
+use super::{
+    soon::Waiting,
+    tap::Tap,
+    virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
+};
+use crate::packet::{TCP, checksum, craft::DatagramHead};
+use smoltcp::{
+    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    time::Instant,
+};
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+};
+
+/// MTU of every interface: TCP ends here, so no path depends on it, and the kernel hands over its largest segments.
+pub const MTU: usize = 65_535;
+/// What takes packets toward a workload: a TUN device, or memory in tests.
+pub trait PacketSink {
+    /// Sends one packet given in parts, virtio header first.
+    ///
+    /// # Errors
+    /// When the device does not take it.
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Whether it takes several datagrams as one packet.
+    fn takes_several(&self) -> bool {
+        false
+    }
+}
+
+impl PacketSink for ripstop_kernel::Tun {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        Self::send(self, parts).map(drop)
+    }
+
+    fn takes_several(&self) -> bool {
+        self.is_several()
+    }
+}
+
+/// The sending side of one interface, shared by all its sessions on one thread.
+#[derive(Clone)]
+pub struct TunPort(Rc<Shared>);
+
+struct Shared {
+    sink: Rc<dyn PacketSink>,
+    /// One packet is built at a time, so one buffer serves every session.
+    scratch: RefCell<Vec<u8>>,
+    refused: Cell<u64>,
+    waiting: Rc<Waiting>,
+    /// Datagrams of a turn.
+    gathered: RefCell<Gathered>,
+    /// Whether there are taps: all that a packet looks at where there are none.
+    is_tapped: Cell<bool>,
+    taps: RefCell<Vec<Rc<Tap>>>,
+}
+
+/// Datagrams of one flow that are not sent yet, one behind the other; the buffers serve every turn.
+#[derive(Default)]
+struct Gathered {
+    /// There is a turn, and the device takes several at once.
+    is_on: bool,
+    flow: Option<(SocketAddr, SocketAddr)>,
+    data: Vec<u8>,
+    lengths: Vec<usize>,
+}
+
+impl Gathered {
+    fn has_room(&self, length: usize) -> bool {
+        self.lengths.len() < virtio::DATAGRAMS_MAX && self.data.len() + length <= virtio::DATA_MAX
+    }
+
+    fn clear(&mut self) {
+        self.flow = None;
+        self.data.clear();
+        self.lengths.clear();
+    }
+}
+
+impl TunPort {
+    /// A port over a device.
+    #[must_use]
+    pub fn new(sink: Rc<dyn PacketSink>) -> Self {
+        let scratch = RefCell::new(vec![0; MTU]);
+        let (gathered, waiting, taps) = Default::default();
+        let (refused, is_tapped) = (Cell::new(0), Cell::new(false));
+        Self(Rc::new(Shared { sink, scratch, refused, waiting, gathered, is_tapped, taps }))
+    }
+
+    /// Puts a tap on the interface, and returns it.
+    pub fn put_tap(&self, tap: Tap) -> Rc<Tap> {
+        let tap = Rc::new(tap);
+        self.0.taps.borrow_mut().push(Rc::clone(&tap));
+        self.0.is_tapped.set(true);
+        tap
+    }
+
+    /// The tap of a capture.
+    #[must_use]
+    pub fn tap(&self, capture: u64) -> Option<Rc<Tap>> {
+        self.0.taps.borrow().iter().find(|tap| tap.capture() == capture).cloned()
+    }
+
+    /// Takes the tap of a capture away.
+    pub fn remove_tap(&self, capture: u64) {
+        let mut taps = self.0.taps.borrow_mut();
+        taps.retain(|tap| tap.capture() != capture);
+        self.0.is_tapped.set(!taps.is_empty());
+    }
+
+    /// A packet came from the workload.
+    pub fn came(&self, packet: &[u8]) {
+        if self.0.is_tapped.get() {
+            self.show_taps(false, &[IoSlice::new(packet)]);
+        }
+    }
+
+    #[cold]
+    fn show_taps(&self, toward: bool, parts: &[IoSlice<'_>]) {
+        self.0.taps.borrow().iter().for_each(|tap| tap.see(toward, parts));
+    }
+
+    /// Takes a turn in which datagrams wait for others of their flow, until it ends: many queries are answered in one packet.
+    pub fn gathering<R>(&self, turn: impl FnOnce() -> R) -> R {
+        self.0.gathered.borrow_mut().is_on = self.0.sink.takes_several();
+        let result = turn();
+        let mut gathered = self.0.gathered.borrow_mut();
+        gathered.is_on = false;
+        self.send_gathered(&mut gathered);
+        result
+    }
+
+    fn send_gathered(&self, gathered: &mut Gathered) {
+        if let Some((source, destination)) = gathered.flow {
+            let mut rest = &gathered.data[..];
+            let datagrams = gathered.lengths.iter().map_while(|length| {
+                let (first, others) = rest.split_at_checked(*length)?;
+                rest = others;
+                Some(first)
+            });
+            self.send_datagrams(source, destination, &datagrams.collect::<Vec<_>>());
+        }
+        gathered.clear();
+    }
+
+    /// Runs what the sessions of this interface share, acknowledgements that wait above all; never resolves.
+    pub async fn run(&self) {
+        Rc::clone(&self.0.waiting).run().await;
+    }
+
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.0.waiting
+    }
+
+    /// Sends a packet whose checksums are complete. A packet that the device refuses is counted: TCP sends it again,
+    /// and a datagram may be lost anyway.
+    pub fn send(&self, packet: &[u8]) {
+        self.write(&[0; VNET_HEADER], packet);
+    }
+
+    /// Packets that the device refused since the last call.
+    pub fn take_refused(&self) -> u64 {
+        self.0.refused.take()
+    }
+
+    /// Sends a datagram of at most 65 507 bytes of data, in a turn that is [gathering](Self::gathering) with others of its flow;
+    /// one that the device refuses is counted.
+    pub fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let mut gathered = self.0.gathered.borrow_mut();
+        if !gathered.is_on {
+            return self.send_alone(source, destination, data);
+        }
+        if gathered.flow != Some((source, destination)) || !gathered.has_room(data.len()) {
+            self.send_gathered(&mut gathered);
+            gathered.flow = Some((source, destination));
+        }
+        gathered.data.extend_from_slice(data);
+        gathered.lengths.push(data.len());
+    }
+
+    fn send_alone(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let head = DatagramHead::new(source, destination, data.len());
+        // 20 or 40 bytes.
+        let header = needs_checksum(u16::try_from(head.ip_length()).unwrap_or(0), UDP_CHECKSUM);
+        self.write_parts(&[IoSlice::new(&header), IoSlice::new(head.bytes()), IoSlice::new(data)]);
+    }
+
+    /// The same of several, in order: as few packets as the device takes them in.
+    pub fn send_datagrams(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
+        let several = self.0.sink.takes_several();
+        let mut rest = datagrams;
+        while !rest.is_empty() {
+            let (first, others) = rest.split_at(if several { virtio::together(rest) } else { 1 });
+            match first {
+                [one] => self.send_alone(source, destination, one.as_ref()),
+                together => self.send_together(source, destination, together),
+            }
+            rest = others;
+        }
+    }
+
+    fn send_together(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
+        let length = |data: &_| AsRef::<[u8]>::as_ref(data).len();
+        let head = DatagramHead::new(source, destination, datagrams.iter().map(length).sum());
+        // 20 or 40 bytes, and less than 65 507.
+        let [ip, each] = [head.ip_length(), length(&datagrams[0])].map(|length| u16::try_from(length).unwrap_or(0));
+        let header = virtio::several_datagrams(ip, each);
+        let mut parts = Vec::with_capacity(2 + datagrams.len());
+        parts.extend([IoSlice::new(&header), IoSlice::new(head.bytes())]);
+        parts.extend(datagrams.iter().map(|data| IoSlice::new(data.as_ref())));
+        self.write_parts(&parts);
+    }
+
+    fn write(&self, header: &[u8; VNET_HEADER], packet: &[u8]) {
+        self.write_parts(&[IoSlice::new(header), IoSlice::new(packet)]);
+    }
+
+    fn write_parts(&self, parts: &[IoSlice<'_>]) {
+        if self.0.sink.send(parts).is_err() {
+            self.0.refused.set(self.0.refused.get() + 1);
+        } else if self.0.is_tapped.get() {
+            // The virtio header is the device's, not the workload's.
+            self.show_taps(true, parts.get(1..).unwrap_or_default());
+        }
+    }
+
+    fn build<R>(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut scratch = self.0.scratch.borrow_mut();
+        if scratch.len() < length {
+            scratch.resize(length, 0);
+        }
+        let packet = &mut scratch[..length];
+        let result = fill(packet);
+        match offload_checksum(packet) {
+            Some(header) => self.write(&header, packet),
+            None => self.0.refused.set(self.0.refused.get() + 1),
+        }
+        result
+    }
+}
+
+/// Leaves the TCP checksum to the kernel: puts the pseudo-header's sum in its place and says where it starts.
+fn offload_checksum(packet: &mut [u8]) -> Option<[u8; VNET_HEADER]> {
+    let (source, destination, start): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<20>()?;
+            let source: [u8; 4] = header[12..16].try_into().ok()?;
+            let destination: [u8; 4] = header[16..20].try_into().ok()?;
+            (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), usize::from(header[0] & 15) * 4)
+        }
+        _ => {
+            let header = packet.first_chunk::<40>()?;
+            let source: [u8; 16] = header[8..24].try_into().ok()?;
+            let destination: [u8; 16] = header[24..40].try_into().ok()?;
+            (Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into(), 40)
+        }
+    };
+    let length = u32::try_from(packet.len().checked_sub(start)?).ok()?;
+    let sum = checksum::fold(checksum::pseudo_header(source, destination, TCP, length));
+    let at = start + usize::from(TCP_CHECKSUM);
+    packet.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    Some(needs_checksum(u16::try_from(start).ok()?, TCP_CHECKSUM))
+}
+
+/// One turn of an endpoint as smoltcp's device: at most one packet in, any number out.
+pub(super) struct Turn<'t> {
+    pub(super) packet: Option<&'t [u8]>,
+    pub(super) port: &'t TunPort,
+}
+
+impl Device for Turn<'_> {
+    type RxToken<'a>
+        = Received<'a>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = Sending<'a>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
+        Some((Received(self.packet.take()?), Sending(self.port)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
+        Some(Sending(self.port))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        // Packets come from the same machine's memory with checksums left out; the kernel completes ours.
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        capabilities.checksum.ipv4 = Checksum::Tx;
+        capabilities
+    }
+}
+
+pub(super) struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+pub(super) struct Sending<'a>(&'a TunPort);
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        self.0.build(length, fill)
+    }
+}
