@@ -27,9 +27,10 @@ const STABLE: Duration = Duration::from_secs(2);
 /// How often, at first and at most, to look whether the other host has confirmed the handshake.
 const CONFIRM_POLL: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
-/// Dials a host until it is to be dialled at that address no more; the task is aborted then, too.
+/// Dials a host until it is to be dialled at that address no more; the task is aborted then, too. Where it does not answer there,
+/// each second attempt is at another place where it may be.
 pub(crate) async fn keep_connected(shared: Arc<Shared>, host: HostName, address: SocketAddr) {
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut attempt) = (Pauses::default(), 0);
     loop {
         let up_since = Instant::now();
         while_up(&shared, &host).await;
@@ -43,13 +44,24 @@ pub(crate) async fn keep_connected(shared: Arc<Shared>, host: HostName, address:
         if !shared.table().dial_started(&host, address) {
             return;
         }
-        let dialled = dial(&shared, &host, address).await;
+        let at = at(address, &shared.table().hints(&host), attempt);
+        let dialled = dial(&shared, &host, at).await;
         let started = dialled.and_then(|link| serve::start(&shared, &Arc::new(link)).map_err(|why| why.to_string()));
         if let Err(why) = started {
-            tracing::debug!(%host, %address, why, "failed to connect");
+            tracing::debug!(%host, address = %at, why, "failed to connect");
             Counters::add(&shared.counters.dials_failed);
             shared.table().dial_failed(&host, address, why);
+            attempt += 1;
         }
+    }
+}
+
+/// Where to try it: at its address and elsewhere in turn. An attempt that succeeds is made again when the connection is lost.
+fn at(address: SocketAddr, hints: &[SocketAddr], attempt: usize) -> SocketAddr {
+    let elsewhere: Vec<_> = hints.iter().filter(|hint| **hint != address).collect();
+    match elsewhere.get((attempt / 2).checked_rem(elsewhere.len()).unwrap_or(0)) {
+        Some(hint) if attempt % 2 == 1 => **hint,
+        Some(_) | None => address,
     }
 }
 
@@ -139,6 +151,15 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_tried_at_its_address_and_elsewhere_in_turn() {
+        let place = |last| SocketAddr::from(([192, 0, 2, last], 7477));
+        let tried = |hints: &[_]| (0..5).map(|attempt| at(place(1), hints, attempt)).collect::<Vec<_>>();
+        assert_eq!(tried(&[]), [place(1); 5]);
+        assert_eq!(tried(&[place(1)]), [place(1); 5]);
+        assert_eq!(tried(&[place(1), place(2), place(3)]), [1, 2, 1, 3, 1].map(place));
+    }
 
     #[test]
     fn pauses_grow_to_two_seconds_and_vary() {

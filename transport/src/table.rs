@@ -109,6 +109,8 @@ pub(crate) struct Table {
     trusted: Option<(Arc<RootCertStore>, Instant)>,
     /// Another agent of this host dials from now on.
     handed_over: bool,
+    /// Where hosts may be besides.
+    hints: BTreeMap<HostName, Vec<SocketAddr>>,
 }
 
 impl Peer {
@@ -378,6 +380,14 @@ impl Table {
     /// Connections that are open, replaced ones included.
     pub(crate) fn connections(&self) -> usize {
         self.peers.values().flat_map(|peer| peer.live.iter().chain(&peer.retired)).filter(|link| link.is_open()).count()
+    }
+
+    pub(crate) fn set_hints(&mut self, hints: BTreeMap<HostName, Vec<SocketAddr>>) {
+        self.hints = hints;
+    }
+
+    pub(crate) fn hints(&self, host: &HostName) -> Vec<SocketAddr> {
+        self.hints.get(host).cloned().unwrap_or_default()
     }
 
     pub(crate) fn address_of(&self, host: &HostName) -> Option<SocketAddr> {

@@ -242,6 +242,13 @@ impl Transport {
         }
     }
 
+    /// Says where hosts may be besides the address that [`Transport::set_peers`] has, for those that do not answer there, in place
+    /// of what was said before. Who answers has to show the certificate of that host, so that it matters little who says it. The
+    /// caller bounds how many there are. May be called from any thread.
+    pub fn set_hints(&self, hints: BTreeMap<HostName, Vec<SocketAddr>>) {
+        self.shared().table().set_hints(hints);
+    }
+
     /// Says which hosts may be connected at all. Connections to others are closed with [`code::POLICY`] on the spot, with
     /// all sessions on them, and they are dialled no more; from here on, connections from or to others are closed so
     /// before anything is taken from them. Before the first call, every host of the fabric may connect. Call it before

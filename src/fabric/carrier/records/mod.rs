@@ -70,11 +70,18 @@ pub(super) fn records(shared: &Shared, body: &[u8]) -> Option<Bytes> {
     Some(wire::records(names.iter().filter_map(|host| shared.hearsay.record(host, now))))
 }
 
-/// Forgets what is not good any more, by its time or by the policy.
+/// Forgets what is not good any more, by its time or by the policy; and says where hosts may be dialled besides.
 async fn tidy(shared: &Arc<Shared>) {
     let (mut policy, mut shut_out) = (shared.policy(), members::shut_out(&shared.policy()));
+    let mut hints = BTreeMap::new();
     loop {
-        instruments::host_records(shared.hearsay.expire(Instant::now()));
+        let now = Instant::now();
+        instruments::host_records(shared.hearsay.expire(now));
+        let addresses = shared.hearsay.addresses(now);
+        if addresses != hints {
+            hints.clone_from(&addresses);
+            shared.data().transport().set_hints(addresses);
+        }
         let newest = shared.policy();
         if !Arc::ptr_eq(&newest, &policy) {
             policy = newest;
