@@ -1,6 +1,7 @@
 //! Policies by etcd: a real one, with TLS, clients' certificates, a user and a password, and no policy from host to host.
 
 use crate::{
+    health::state,
     lab::{Lab, Place, SHOP, Server, ripstop, within},
     servers::echo,
 };
@@ -244,6 +245,7 @@ fn etcd_carries_policies_and_is_believed_in_nothing() {
     assert!(said.contains("runs on 3 hosts"), "{said}");
     assert_eq!(lab.agent("gamma").status()["peers"].as_array().map(Vec::len), Some(0), "no policy from host to host");
     let _server = lab.workload("api").serve(8080, echo);
+    apart(&lab);
     let mut session = open(&lab, "web").expect("by the policy that came");
     open(&lab, "other").expect_err("which does not allow it");
     let status = lab.host("alpha").ok(&[ripstop(), "status"]);
@@ -255,6 +257,24 @@ fn etcd_carries_policies_and_is_believed_in_nothing() {
     killed(&lab, &mut etcd, &mut session);
     revoked(&lab);
     secrets(&lab);
+}
+
+/// How a host's endpoints are comes by etcd where nothing comes from the host itself.
+fn apart(lab: &Lab) {
+    let beta = lab.host_address("beta");
+    lab.host("alpha").sh(&format!(
+        "nft -f - <<'END'\ntable inet lab {{\n\
+         chain in {{ type filter hook input priority 0; meta l4proto udp ip saddr {beta} drop; }}\n}}\nEND"
+    ));
+    within(NOTICE, "beta to be silent", || !lab.agent("alpha").is_up(&["beta"]));
+    lab.host("beta").ok(&[ripstop(), "drain"]);
+    let took = within(CONVERGE, "its drain to come by etcd", || state(lab, "alpha", "beta") == "draining");
+    eprintln!("a drain came by etcd after {:.1} s", took.as_secs_f64());
+    let status = lab.agent("alpha").status();
+    assert!(status["records"]["beta"].is_number() && !lab.agent("alpha").is_up(&["beta"]), "{status}");
+    lab.host("alpha").sh("nft delete table inet lab");
+    lab.host("beta").ok(&[ripstop(), "drain", "--undo"]);
+    within(NOTICE, "beta to be heard", || state(lab, "alpha", "beta") == "ready");
 }
 
 /// What operators did not sign, and what they signed before.
