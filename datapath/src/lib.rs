@@ -4,7 +4,8 @@
 //! - [`interface`] is one workload's device: who asks, and where each packet goes;
 //! - [`session`] decides, limits, balances, carries and records;
 //! - [`handover`] is what two agents of one host tell each other while one takes over from the other;
-//! - [`capture`] copies packets on request.
+//! - [`capture`] copies packets on request;
+//! - [`thread`] is where all of it runs.
 //!
 //! It is a crate of its own because it is built for speed, and what stands around it for size.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -15,3 +16,4 @@ pub mod interface;
 pub mod packet;
 pub mod session;
 pub mod stack;
+pub mod thread;

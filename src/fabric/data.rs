@@ -20,6 +20,7 @@ use ripstop_datapath::session::{
     voice::{self, Standings, VoiceError, Wish},
 };
 use ripstop_datapath::stack::TunPort;
+use ripstop_datapath::thread;
 use ripstop_kernel::{SocketOwners, Tun};
 use ripstop_policy::{Policy, StageId};
 use ripstop_telemetry::RecordLog;
@@ -31,19 +32,12 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
-    thread,
     time::Duration,
 };
-use tokio::{
-    runtime::{self, LocalOptions},
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 /// Commands that wait for the data thread; it takes them at once unless something is very wrong.
 const COMMANDS_MAX: usize = 4_096;
-/// Tasks that run between two looks at the devices and the socket. Each may move tens of kilobytes, so that with tokio's 61 a
-/// small packet would wait for milliseconds beside busy sessions; a look costs about a microsecond.
-const EVENTS: u32 = 16;
 /// How long the control thread waits for the data thread to describe itself.
 const INSPECT_MAX: Duration = Duration::from_secs(1);
 /// How long sessions and peers have to take notice when the agent stops.
@@ -269,12 +263,11 @@ pub(super) async fn start(
     let settings = Settings { listen: config.listen, ..Settings::default() };
     let thread_stats = Arc::clone(&stats);
     let body = move || {
-        let mut builder = runtime::Builder::new_current_thread();
-        let runtime = match builder.event_interval(EVENTS).enable_all().build_local(LocalOptions::default()) {
+        let runtime = match thread::runtime() {
             Ok(runtime) => runtime,
             Err(error) => return drop(bound.send(Err(anyhow::Error::new(error)))),
         };
-        runtime.block_on(async move {
+        let first = async move {
             match transport(settings, identity, inherited) {
                 Ok(Bound { transport, incoming, reports, inherited }) => {
                     let _ = bound.send(Ok(transport.clone()));
@@ -285,12 +278,13 @@ pub(super) async fn start(
                 }
                 Err(error) => drop(bound.send(Err(error))),
             }
-        });
+        };
+        thread::run(&runtime, Box::pin(first));
         // The runtime's tasks are gone from here on, and with them every session has its record.
         drop(runtime);
         let _ = end.send(());
     };
-    thread::Builder::new().name("data".into()).spawn(body).context("failed to start the data thread")?;
+    std::thread::Builder::new().name("data".into()).spawn(body).context("failed to start the data thread")?;
     let transport = binding.await.context("the data thread ended at once")??;
     let gone = Arc::new(tokio::sync::Mutex::new(gone));
     Ok(Data { handle: DataHandle { commands, transport, stats, gone }, ended })
@@ -453,7 +447,7 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
-        let shared = tokio::task::spawn_local(async move { port.run().await });
+        let shared = tokio::task::spawn_local(port.run());
         serving.await;
         shared.abort();
         // Unless another took its place, it went by itself: its namespace is gone.

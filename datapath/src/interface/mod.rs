@@ -23,6 +23,7 @@ pub use udp::{DatagramSink, UdpFlow};
 use crate::{
     session::context::Context,
     stack::{MTU, Received, VNET_HEADER},
+    thread::Task,
 };
 use ripstop_kernel::Tun;
 use std::{io, rc::Rc};
@@ -31,7 +32,11 @@ use std::{io, rc::Rc};
 const BATCH: usize = 16;
 
 /// Reads the interface's packets until it is closed or its device is gone; not while another agent reads it.
-pub async fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
+pub fn serve(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) -> Task {
+    Box::pin(read_until_closed(context, interface, tun))
+}
+
+async fn read_until_closed(context: Rc<Context>, interface: Rc<Interface>, tun: Rc<Tun>) {
     let ended = tokio::select! {
         ended = read_when_told(&context, &interface, &tun) => ended,
         () = interface.closed() => Ok(()),

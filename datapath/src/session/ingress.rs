@@ -15,6 +15,7 @@ use super::{
     udp,
 };
 use crate::packet::FlowKey;
+use crate::thread::Task;
 use ripstop_config::{Protocol, Reason};
 use ripstop_policy::{Policy, PolicyDigest};
 use ripstop_telemetry::Side;
@@ -24,10 +25,12 @@ use ripstop_transport::{
 use std::{rc::Rc, time::Duration};
 
 /// Takes streams until the transport is closed.
-pub async fn accept(context: Rc<Context>, mut incoming: Incoming) {
-    while let Some(stream) = incoming.next().await {
-        tokio::task::spawn_local(serve(Rc::clone(&context), stream));
-    }
+pub fn accept(context: Rc<Context>, mut incoming: Incoming) -> Task {
+    Box::pin(async move {
+        while let Some(stream) = incoming.next().await {
+            tokio::task::spawn_local(serve(Rc::clone(&context), stream));
+        }
+    })
 }
 
 async fn serve(context: Rc<Context>, stream: IncomingStream) {

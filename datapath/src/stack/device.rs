@@ -6,6 +6,7 @@ use super::{
     virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
 };
 use crate::packet::{TCP, checksum, craft::DatagramHead};
+use crate::thread::Task;
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
@@ -149,8 +150,10 @@ impl TunPort {
     }
 
     /// Runs what the sessions of this interface share, acknowledgements that wait above all; never resolves.
-    pub async fn run(&self) {
-        Rc::clone(&self.0.waiting).run().await;
+    #[must_use]
+    pub fn run(&self) -> Task {
+        let waiting = Rc::clone(&self.0.waiting);
+        Box::pin(async move { waiting.run().await })
     }
 
     pub(super) fn waiting(&self) -> &Waiting {
