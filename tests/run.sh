@@ -149,12 +149,20 @@ target="$(uname -m)-unknown-linux-gnu"
 static_flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 [ "$(uname -m)" != x86_64 ] || static_flags+=" -C link-arg=-Wl,--icf=all"
 binary=target/$target/release/ripstop
+# Bytes of the binary as images and packages hold it.
+size_max=15000000
 
 # The static binary of the Dockerfile, and the demo with it.
 static_release() {
   RUSTFLAGS=$static_flags cargo build --release --locked --target "$target" --bin ripstop || return 1
   file "$binary" | grep -Eq 'static-pie linked|statically linked' || { file "$binary"; return 1; }
-  ls -l "$binary"
+  local stripped size
+  stripped=$(mktemp)
+  strip --strip-all --remove-section=.comment -o "$stripped" "$binary"
+  size=$(stat -c %s "$stripped")
+  rm "$stripped"
+  echo "$binary: $size bytes as it ships"
+  [ "$size" -le "$size_max" ] || { echo "more than $size_max: see profile.release in Cargo.toml"; return 1; }
   timeout 60 "$binary" demo --once
 }
 
