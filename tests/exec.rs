@@ -58,6 +58,7 @@ impl AgentView for FakeAgent {
             certificate_warning: None,
             waiting_for: Vec::new(),
             door_warning: None,
+            captures: Vec::new(),
             carrier: None,
             authority: None,
             resolver: Resolver { v4: Ipv4Addr::new(198, 18, 0, 1), v6: Ipv6Addr::LOCALHOST },

@@ -73,6 +73,7 @@ impl AgentView for Fake {
             certificate_warning: None,
             waiting_for: Vec::new(),
             door_warning: None,
+            captures: Vec::new(),
             carrier: None,
             authority: None,
             resolver: Resolver { v4, v6 },

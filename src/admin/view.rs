@@ -131,6 +131,19 @@ pub trait AgentView: Send + Sync + 'static {
     }
 }
 
+/// A capture that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureStatus {
+    /// The host whose operator asked for it.
+    pub by: HostName,
+    /// Of this host's own users which one.
+    pub uid: Option<u32>,
+    /// The service, or the session.
+    pub target: String,
+    /// When it began.
+    pub since: String,
+}
+
 /// How an agent is. Times are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -160,6 +173,9 @@ pub struct Status {
     /// What is wrong with the process that enters namespaces for it.
     #[serde(default)]
     pub door_warning: Option<String>,
+    /// The captures of its workloads' packets that run.
+    #[serde(default)]
+    pub captures: Vec<CaptureStatus>,
     /// The directory of the fabric's authority, if this host holds it.
     #[serde(default)]
     pub authority: Option<PathBuf>,

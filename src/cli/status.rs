@@ -7,7 +7,7 @@ use super::{
     shown::seconds,
     socket,
 };
-use crate::admin::{CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
+use crate::admin::{CaptureStatus, CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
 use comfy_table::Cell;
 use ripstop_config::Reason;
 use ripstop_telemetry::Tally;
@@ -70,6 +70,10 @@ fn agent(status: &Status) -> String {
     line("certificate", &format!("good until {}{}", status.certificate_expires, left(&status.certificate_expires)));
     for warning in status.certificate_warning.iter().chain(&status.door_warning) {
         line("", &format!("WARNING: {warning}"));
+    }
+    for CaptureStatus { by, uid, target, since } in &status.captures {
+        let who = uid.map_or(format!("an operator of {by}"), |uid| format!("user {uid} of this host"));
+        line("capture", &format!("packets of {target} are copied for {who}, since {since}{}", ago(since)));
     }
     line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));

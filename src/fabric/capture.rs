@@ -10,21 +10,23 @@
 use super::{
     carrier::Kind,
     data::{Command, DataHandle},
-    shared::Shared,
+    shared::{Shared, rfc3339},
 };
-use crate::admin::{CapturedOn, Capturing, CapturingOn, TakeAll};
+use crate::admin::{CaptureStatus, CapturedOn, Capturing, CapturingOn, TakeAll};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use ripstop_config::HostName;
 use ripstop_datapath::capture::{Asked, Begun, PART_MAX, Part, Question, Take};
 use ripstop_datapath::session::{captures::Capture, context::random};
 use ripstop_datapath::stack::{Copies, Outflow};
+use ripstop_telemetry::instruments;
 use ripstop_transport::{AskError, PeerState, Sparing};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::{runtime::Handle, time::Instant};
 
 /// Captures on this host at once, and those of one asking host: each copies.
@@ -117,11 +119,24 @@ impl Captures {
         has_room(&self.running(), host)
     }
 
+    /// Those that run, for people.
+    pub(super) fn status(&self) -> Vec<CaptureStatus> {
+        let running = self.running();
+        let one = |capture: &Running| CaptureStatus {
+            by: capture.by.host.clone(),
+            uid: capture.by.uid,
+            target: capture.asked.target.to_string(),
+            since: rfc3339(OffsetDateTime::now_utc() - capture.since.elapsed()),
+        };
+        running.values().filter(|capture| capture.copying).map(one).collect()
+    }
+
     /// Takes a place for one that has begun. Others may have begun meanwhile.
     fn take_in(&self, capture: Running) -> Result<(), String> {
         let mut running = self.running();
         has_room(&running, &capture.by.host)?;
         running.insert(capture.id, capture);
+        count(&running);
         Ok(())
     }
 
@@ -140,6 +155,7 @@ impl Captures {
         if part.over {
             running.remove(&take.id);
         }
+        count(&running);
         Ok(part)
     }
 
@@ -151,12 +167,19 @@ impl Captures {
             capture.stop("its time was over");
         }
         let gone = capture.taken + LEASE;
-        if now >= gone {
+        let next = if capture.copying { gone.min(capture.until) } else { gone };
+        let is_left = now < gone;
+        if !is_left {
             running.remove(&id);
-            return None;
         }
-        Some(if capture.copying { gone.min(capture.until) } else { gone })
+        count(&running);
+        is_left.then_some(next)
     }
+}
+
+/// Tells the metric how many copy packets.
+fn count(running: &BTreeMap<u64, Running>) {
+    instruments::captures(running.values().filter(|capture| capture.copying).count());
 }
 
 fn has_room(running: &BTreeMap<u64, Running>, host: &HostName) -> Result<(), String> {

@@ -8,6 +8,7 @@
 
 mod dns;
 mod hearsay;
+mod parts;
 mod voice;
 
 use super::cardinality;
@@ -15,6 +16,7 @@ pub use dns::{DnsCounters, DnsSource};
 pub use hearsay::{host_record_refused, host_records};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+pub use parts::{captures, carrier, door};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use std::{
     sync::{Arc, OnceLock},
@@ -53,6 +55,7 @@ const ENDPOINT_HEALTHY: &str = "ripstop_endpoint_healthy";
 const ENDPOINT_DRAINING: &str = "ripstop_endpoint_draining";
 const CERTIFICATE: &str = "ripstop_certificate_expiry_timestamp_seconds";
 const DOOR: &str = "ripstop_door_up";
+const CAPTURES: &str = "ripstop_captures";
 const RENEWALS: &str = "ripstop_certificate_renewals_total";
 const ENROLMENTS: &str = "ripstop_enrolment_requests_total";
 const RECORDS: &str = "ripstop_session_records_total";
@@ -113,6 +116,7 @@ pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (ENDPOINT_DRAINING, Unit::Count, "1 when this host's endpoint of the service is being drained"),
     (CERTIFICATE, Unit::Seconds, "When this host's certificate expires"),
     (DOOR, Unit::Count, "1 while the process that enters namespaces for the agent is there"),
+    (CAPTURES, Unit::Count, "Captures that run: packets of workloads are copied for an operator"),
     (RECORDS_UNWRITTEN, Unit::Count, "Session records waiting to be written"),
     (MEMORY, Unit::Bytes, "Resident memory of the agent"),
     (FILES, Unit::Count, "Open file descriptors of the agent"),
@@ -465,19 +469,6 @@ pub fn records_unwritten(count: usize) {
 #[cfg(any(feature = "otel", test))]
 pub fn otlp(signal: &'static str, result: &'static str, count: u64) {
     counter!(OTLP, "signal" => signal, "result" => result).increment(count);
-}
-
-/// Whether the etcd that carries policies answers.
-pub fn carrier(is_up: bool) {
-    gauge!(CARRIER, "carrier" => "etcd").set(float(is_up.into()));
-    if is_up {
-        gauge!(CARRIER_ANSWER, "carrier" => "etcd").set(seconds_since_epoch(SystemTime::now()));
-    }
-}
-
-/// Whether the door is there.
-pub fn door(is_up: bool) {
-    gauge!(DOOR).set(float(is_up.into()));
 }
 
 /// Says which version this is.

@@ -60,6 +60,7 @@ fn use_everything() {
     record_write_failed();
     records_unwritten(1);
     door(true);
+    captures(0);
     carrier(true);
     otlp("traces", "sent", 1);
     predecessor_sessions(2);

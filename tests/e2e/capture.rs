@@ -96,6 +96,7 @@ fn packets_of_both_hosts_are_in_one_file_and_nobody_else_s_are() {
 fn both_sides_of_calls_and_of_no_others(lab: &Lab) {
     let alpha = lab.host("alpha");
     let mut captures = begin(lab, &[("calls", &["api", "--from", "web"]), ("datagrams", &["meter"])]);
+    both_are_told_of(lab);
     let (code, full) = alpha.fails(&[ripstop(), "capture", "api", "--write", &lab.path("third.pcapng")]);
     assert!(code == 1 && full.contains("2 of them for alpha"), "{full}");
     get(&lab.workload_on("alpha", "web"), "by-web-on-alpha");
@@ -123,7 +124,22 @@ fn both_sides_of_calls_and_of_no_others(lab: &Lab) {
     assert_eq!((shown.matches("how much?").count(), shown.matches("so much!").count()), (2, 2), "{shown}");
     for host in ["alpha", "beta"] {
         wait_for("the captures' ends as events", || said(lab, host, "capture_ended") == 2);
+        assert_eq!(lab.agent(host).metric("ripstop_captures", &[]), 0.0);
     }
+}
+
+/// Whoever looks after a host sees who copies what of it.
+fn both_are_told_of(lab: &Lab) {
+    let shown = lab.host("beta").ok(&[ripstop(), "status"]);
+    for target in ["shop/api", "shop/meter"] {
+        assert!(
+            shown.contains(&format!("packets of calls to {target} are copied for an operator of alpha, since ")),
+            "{shown}"
+        );
+    }
+    let own = lab.host("alpha").ok(&[ripstop(), "status"]);
+    assert!(own.contains("packets of calls to shop/api are copied for user 0 of this host, since "), "{own}");
+    assert_eq!(lab.agent("beta").metric("ripstop_captures", &[]), 2.0);
 }
 
 fn ask_meter(lab: &Lab) {

@@ -45,6 +45,7 @@ impl AgentView for Shared {
             certificate_expires: rfc3339(self.certificate.expires().into()),
             waiting_for: self.door.waiting_for(),
             door_warning: self.door.warning(),
+            captures: self.captures.status(),
             certificate_warning: self.certificate.warning(SystemTime::now()),
             authority: self.config.authority.as_ref().map(|authority| authority.directory.clone()),
             resolver: Resolver { v4, v6 },
