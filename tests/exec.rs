@@ -29,6 +29,7 @@ struct FakeAgent {
 impl FakeAgent {
     fn workload(&self, name: &str, kind: &str, place: String, state: WorkloadState) -> WorkloadStatus {
         WorkloadStatus {
+            replica: None,
             id: format!("shop/{name}").parse().expect("a name"),
             link: "rip0".into(),
             kind: kind.into(),

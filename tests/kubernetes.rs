@@ -99,17 +99,14 @@ fn the_example_is_a_pod_of_the_fabric() {
     let pod = Pod::new(example["metadata"]["namespace"].as_str().unwrap(), name).unwrap();
     let graph = format!(
         "fabric: fabric.example\nhosts: {{ node-1: {{}}, node-2: {{}} }}\ntenants:\n  shop:\n    workloads:\n      \
-         web: {{ on: [node-1, node-2], run: {{ pod: {pod} }} }}\n"
+         web: {{ on: [node-1, node-2], run: {{ pod: {pod} }}, may: [drain] }}\n"
     );
     let policy = ripstop_policy::compile(Graph::parse("g", &graph).unwrap()).unwrap();
     let dns = &template["spec"]["dnsConfig"];
     assert_eq!(dns["nameservers"], json!([policy.resolver().0]));
     assert_eq!(dns["searches"][0], "shop.fabric.example");
-    // One pod of a workload on a node.
-    assert_eq!(example["spec"]["strategy"]["rollingUpdate"]["maxSurge"], 0);
-    assert!(
-        !list(&template["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"])
-            .collect::<Vec<_>>()
-            .is_empty()
-    );
+    // A pod that ends says so at the resolver's address.
+    let hook = &template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+    let said = format!("http://{}/v1/drain", policy.resolver().0);
+    assert!(list(hook).any(|word| word.as_str().unwrap().contains(&said)), "{hook}");
 }

@@ -197,14 +197,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Undoes what a killed agent left behind and nobody has taken over, but for the interfaces of these names.
+    /// Undoes what a killed agent left behind and nobody has taken over, but for the interfaces whose names begin so.
     ///
     /// # Errors
     /// The first thing the kernel refused, the rest being undone all the same.
     pub fn settle(&self, keep: &BTreeSet<String>) -> Result<(), Error> {
         let mut state = self.state();
         let mut failed = None;
-        let over: Vec<_> = state.left.difference(keep).cloned().collect();
+        let is_kept = |link: &str| keep.iter().any(|begins| link.starts_with(begins));
+        let over: Vec<_> = state.left.iter().filter(|link| !is_kept(link)).cloned().collect();
         for link in over {
             failed = failed.or(state.undo(&self.doorway, &link).err());
         }

@@ -7,6 +7,7 @@ use super::{
 use crate::{authority::Authority, pods::Pods};
 use ripstop_config::{FabricName, HostName, PolicyVersion, ServiceId, WorkloadId};
 use ripstop_datapath::capture::Asked;
+use ripstop_datapath::interface::Replica;
 use ripstop_datapath::session::endpoints::{Standing, State};
 use ripstop_policy::{BundleId, Policy, StageId};
 use ripstop_telemetry::{Recent, Side, Tally};
@@ -261,11 +262,14 @@ pub struct PolicyStatus {
 /// The kind of a workload that was attached, or kept detached, by hand.
 pub const BY_HAND: &str = "by hand";
 
-/// A workload of this host.
+/// A workload of this host, or one of its replicas here: one for each interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadStatus {
     /// Which.
     pub id: WorkloadId,
+    /// Which of several pods or containers that are the workload here, by its runtime's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Replica>,
     /// Its interface's name.
     pub link: String,
     /// `netns`, `user`, `cgroup`, `container`, `pod`, `host` or `by hand`.
@@ -286,6 +290,14 @@ pub struct WorkloadStatus {
     pub since: Option<String>,
     /// Whether it has its interface.
     pub state: WorkloadState,
+}
+
+impl WorkloadStatus {
+    /// What it is, for people: `netns`, or `pod 4f2a9c81d2aa`.
+    #[must_use]
+    pub fn how(&self) -> String {
+        self.replica.as_ref().map_or_else(|| self.kind.clone(), |replica| format!("{} {replica}", self.kind))
+    }
 }
 
 /// Whether a workload has its interface. As text: `attached`, or `waiting: WHY`.

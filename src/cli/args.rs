@@ -211,6 +211,9 @@ pub(super) struct Socket {
 pub(super) struct Exec {
     /// The workload: TENANT/NAME, or NAME where only one tenant has it
     pub(super) workload: String,
+    /// The pod or container, by its id or the first characters of that, where several are the workload; else the first that is found
+    #[arg(long, value_name = "ID")]
+    pub(super) replica: Option<String>,
     #[command(flatten)]
     pub(super) socket: Socket,
     /// The command and its arguments

@@ -18,9 +18,10 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) fn attach(attach: &args::Attach, output: &Output) -> anyhow::Result<Exit> {
     let client = client(&attach.socket)?;
     let id = client.attach(&attach.workload, attach.pid, attach.netns.as_deref())?;
-    let status = wait(&client, &id, |status| status.state == WorkloadState::Attached && is_there(status, attach))?;
-    let attached = status.state == WorkloadState::Attached;
-    workloads::show(std::slice::from_ref(&status), output)?;
+    let is_attached = |one: &WorkloadStatus| one.state == WorkloadState::Attached;
+    let all = wait(&client, &id, |all| all.iter().all(|one| is_attached(one) && is_there(one, attach)))?;
+    let attached = all.iter().all(is_attached);
+    workloads::show(&all, output)?;
     Ok(if attached { Exit::Ok } else { Exit::Failed })
 }
 
@@ -28,9 +29,10 @@ pub(super) fn attach(attach: &args::Attach, output: &Output) -> anyhow::Result<E
 pub(super) fn detach(detach: &args::Detach, output: &Output) -> anyhow::Result<Exit> {
     let client = client(&detach.socket)?;
     let id = client.detach(&detach.workload)?;
-    let status = wait(&client, &id, |status| status.state != WorkloadState::Attached)?;
-    let detached = status.state != WorkloadState::Attached;
-    workloads::show(std::slice::from_ref(&status), output)?;
+    let is_detached = |all: &[WorkloadStatus]| all.iter().all(|one| one.state != WorkloadState::Attached);
+    let all = wait(&client, &id, is_detached)?;
+    let detached = is_detached(&all);
+    workloads::show(&all, output)?;
     Ok(if detached { Exit::Ok } else { Exit::Failed })
 }
 
@@ -52,17 +54,22 @@ fn is_there(status: &WorkloadStatus, asked: &args::Attach) -> bool {
     }
 }
 
-/// The workload once it is as wanted, or as it is when it has not become so.
-fn wait(client: &Client, id: &WorkloadId, wanted: impl Fn(&WorkloadStatus) -> bool) -> anyhow::Result<WorkloadStatus> {
+/// The workload's interfaces once they are as wanted, or as they are when they have not become so.
+fn wait(
+    client: &Client,
+    id: &WorkloadId,
+    wanted: impl Fn(&[WorkloadStatus]) -> bool,
+) -> anyhow::Result<Vec<WorkloadStatus>> {
     let started = Instant::now();
     loop {
         // What was asked for is done a moment later.
         std::thread::sleep(LOOK);
-        let found = client.status()?.workloads.into_iter().find(|workload| workload.id == *id);
-        match found {
-            Some(status) if wanted(&status) || started.elapsed() > DONE_MAX => return Ok(status),
-            Some(_) => {}
-            None => bail!("{id} is not a workload of that host any more"),
+        let all = client.status()?.workloads.into_iter().filter(|workload| workload.id == *id).collect::<Vec<_>>();
+        if all.is_empty() {
+            bail!("{id} is not a workload of that host any more");
+        }
+        if wanted(&all) || started.elapsed() > DONE_MAX {
+            return Ok(all);
         }
     }
 }

@@ -83,6 +83,15 @@ fn find(exec: &args::Exec) -> anyhow::Result<Target> {
                 continue;
             }
             match &workload.state {
+                WorkloadState::Attached
+                    if let Some(replica) = &exec.replica
+                        && !is_replica(workload, replica) =>
+                {
+                    waiting.push(format!(
+                        "{id} on {} is not {replica}; `ripstop workloads` shows what is",
+                        found.status.host
+                    ));
+                }
                 WorkloadState::Attached => {
                     let agent_pid = found.pid.unwrap_or(found.status.pid.cast_signed());
                     attached.push(Target { workload: workload.clone(), status: found.status.clone(), agent_pid });
@@ -105,6 +114,11 @@ fn find(exec: &args::Exec) -> anyhow::Result<Target> {
     }
     let others = if others.is_empty() { "none".into() } else { others.join(", ") };
     bail!("no agent here has a workload `{}`; there are: {others}", exec.workload)
+}
+
+/// Whether it is the replica whose id begins so.
+fn is_replica(workload: &WorkloadStatus, begins: &str) -> bool {
+    workload.replica.as_ref().is_some_and(|replica| replica.as_str().starts_with(begins))
 }
 
 fn enter_network(path: &Path) -> anyhow::Result<()> {

@@ -188,7 +188,7 @@ fn workloads(status: &Status, output: &Output) -> String {
             Cell::new(&workload.id),
             output.cell(&workload.state.to_string(), tone),
             Cell::new(&workload.link),
-            Cell::new(format!("{} {}", workload.kind, workload.place)),
+            Cell::new(format!("{} {}", workload.how(), workload.place)),
             Cell::new(workload.v4),
             Cell::new(workload.v6),
             Cell::new(workload.sessions),

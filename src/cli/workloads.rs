@@ -36,7 +36,7 @@ fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {
             output.cell(&workload.state.to_string(), tone),
             Cell::new(workload.since.as_deref().unwrap_or("-")),
             Cell::new(&workload.link),
-            Cell::new(&workload.kind),
+            Cell::new(workload.how()),
             Cell::new(&workload.place),
             Cell::new(workload.sessions),
         ]);
@@ -47,5 +47,6 @@ fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {
 /// What workloads say of themselves, a line each.
 pub(super) fn said(workloads: &[WorkloadStatus]) -> String {
     let talking = workloads.iter().filter(|workload| !workload.says.is_empty());
-    talking.map(|workload| format!("{} says: {}\n", workload.id, workload.says.join("; "))).collect()
+    let who = |one: &WorkloadStatus| one.replica.as_ref().map(|replica| format!(" ({replica})")).unwrap_or_default();
+    talking.map(|one| format!("{}{} says: {}\n", one.id, who(one), one.says.join("; "))).collect()
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     admin::{Client, Status, WorkloadState, WorkloadStatus, pods::Left},
-    pods::{Announced, Announcement},
+    pods::{Announced, Announcement, Sandbox},
 };
 use ripstop_config::WorkloadId;
 use serde_json::Value;
@@ -47,7 +47,7 @@ fn add(environment: &Environment, config: &Config, client: &Client) -> Result<Va
         }
         Announced::Later(why) => return Err(CniError::new(Code::Later, "the pod cannot be attached now", why)),
     };
-    match wait(client, &id, |workload| is_attached(workload, &netns)) {
+    match wait(client, &id, |workload| is_attached(workload, &netns) && is_of(workload, &sandbox)) {
         Ok(Some((status, workload))) => Ok(result::of(config, &status, &workload, said)),
         other => {
             // What a pod that does not start would leave; the runtime says DEL as well.
@@ -75,7 +75,7 @@ fn del(environment: &Environment, config: &Config, client: &Client) -> Result<()
     let started = Instant::now();
     while started.elapsed() < DONE_MAX {
         let workloads = client.status().map(|status| status.workloads).unwrap_or_default();
-        if !workloads.iter().any(|workload| is_attached(workload, &known.netns)) {
+        if !workloads.iter().any(|workload| is_attached(workload, &known.netns) && is_of(workload, &sandbox)) {
             break;
         }
         std::thread::sleep(LOOK);
@@ -92,7 +92,8 @@ fn check(environment: &Environment, config: &Config, client: &Client) -> Result<
     let asked = |error| CniError::agent(Code::Later, &error);
     let known = client.pods().map_err(asked)?.iter().any(|one: &Announcement| one.sandbox == sandbox);
     let status = client.status().map_err(asked)?;
-    let attached = status.workloads.iter().find(|workload| is_attached(workload, &netns)).filter(|_| known);
+    let own = |workload: &&WorkloadStatus| is_attached(workload, &netns) && is_of(workload, &sandbox);
+    let attached = status.workloads.iter().find(own).filter(|_| known);
     let detached = |details: String| CniError::new(Code::Detached, "the pod is not attached as it was", details);
     let Some(workload) = attached else { return Err(detached(format!("no workload is attached to {said}"))) };
     match &config.prev_result {
@@ -119,6 +120,11 @@ fn status(client: &Client) -> Result<(), CniError> {
 
 fn is_attached(workload: &WorkloadStatus, netns: &Path) -> bool {
     workload.state == WorkloadState::Attached && Path::new(&workload.place) == netns
+}
+
+/// Whether it is the replica that this container is.
+fn is_of(workload: &WorkloadStatus, sandbox: &Sandbox) -> bool {
+    workload.replica.as_ref().is_some_and(|replica| replica.as_str() == sandbox.container)
 }
 
 /// The workload once it is as wanted; `None` when it does not become so.

@@ -10,14 +10,11 @@ use super::{
 };
 use crate::admin::{AgentView as _, WorkloadState, WorkloadStatus};
 use anyhow::Context as _;
-use ripstop_config::{
-    WorkloadId,
-    graph::{Container, Run},
-};
+use ripstop_config::graph::{Container, Run};
 use ripstop_datapath::handover::Channel;
-use ripstop_datapath::interface::Owner;
+use ripstop_datapath::interface::{InterfaceId, Owner};
 use ripstop_kernel::{AttachPlan, Kernel, Place};
-use ripstop_policy::WorkloadEntry;
+use ripstop_policy::{Policy, WorkloadEntry};
 use ripstop_telemetry::Unready;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +28,10 @@ use tokio::sync::mpsc;
 /// How often a workload whose namespace or user is not there yet, or not the same any more, is looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
-type Plans = BTreeMap<WorkloadId, Held>;
+/// What is to be attached, and for which workload.
+type All<'p> = BTreeMap<InterfaceId, (&'p WorkloadEntry, Result<Planned, Waiting>)>;
+
+type Plans = BTreeMap<InterfaceId, Held>;
 
 /// An interface that is attached.
 struct Held {
@@ -85,7 +85,7 @@ pub(super) async fn keep(
         tokio::select! {
             () = shared.changed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
-            Some(workload) = shared.data().interface_gone() => drop(attached.remove(&workload)),
+            Some(id) = shared.data().interface_gone() => drop(attached.remove(&id)),
             Some(control) = coming.recv() => {
                 match upgrade::hand_over(ours(shared, kernel, listeners, &attached), control).await {
                     Ok(draining) => return Ok(draining),
@@ -98,8 +98,8 @@ pub(super) async fn keep(
 
 /// What the next agent is given.
 fn ours<'s>(shared: &'s Shared, kernel: &'s Kernel, listeners: &'s Listeners, attached: &'s Plans) -> Ours<'s> {
-    let standing = |(workload, held): (&'s WorkloadId, &'s Held)| Standing {
-        workload,
+    let standing = |(id, held): (&'s InterfaceId, &'s Held)| Standing {
+        id,
         plan: PlanText::new(&held.planned.attach, held.planned.namespace),
         has_v6: held.has_v6,
         since: &held.since,
@@ -118,11 +118,11 @@ fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) ->
         }
         let AttachPlan { v4, v6, .. } = one.attach;
         let (programs, has_v6) = (one.attach.place.programs(), one.tun.has_v6());
-        let owner = Owner { workload: one.workload.clone(), v4, v6, has_v6, programs };
+        let owner = Owner { id: one.id.clone(), v4, v6, has_v6, programs };
         let taken = Attached { owner, tun: one.tun, inherited: Some(one.part) };
         shared.data().send(Command::Attach(taken)).map_err(anyhow::Error::msg)?;
         let planned = Planned { attach: one.attach, namespace: one.namespace };
-        attached.insert(one.workload, Held { planned, since: one.since, has_v6, device: one.device });
+        attached.insert(one.id, Held { planned, since: one.since, has_v6, device: one.device });
     }
     Ok(attached)
 }
@@ -148,11 +148,10 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
     let on_host = policy.workloads_on(shared.host()).map(|ix| policy.workload_entry(ix));
     let on_host: Vec<_> = on_host.collect();
     shared.containers.want(containers(&on_host));
-    let plan = |entry: &WorkloadEntry| plan::plan(&policy, entry, shared.sources());
-    let wanted: BTreeMap<_, _> = on_host.into_iter().map(|entry| (entry.id.clone(), (entry, plan(entry)))).collect();
+    shared.by_hand.retain(|id| on_host.iter().any(|entry| entry.id == *id));
+    let wanted = wanted(&policy, &on_host, shared, attached);
     shared.workloads().retain(|id, _| wanted.contains_key(id));
-    shared.by_hand.retain(|id| wanted.contains_key(id));
-    let stale = |id: &WorkloadId, held: &Held| match wanted.get(id) {
+    let stale = |id: &InterfaceId, held: &Held| match wanted.get(id) {
         Some((_, Ok(wanted))) => *wanted != held.planned,
         Some((_, Err(waiting))) => waiting.gone,
         None => true,
@@ -164,34 +163,63 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
         }
     }
     // Nothing is sure of these yet, so what a killed agent left of them goes on keeping their traffic in.
-    let unsure = wanted.values().filter(|(_, planned)| planned.as_ref().is_err_and(|waiting| !waiting.gone));
-    let mut keep: BTreeSet<_> = unsure.map(|(entry, _)| plan::link_name(&entry.id)).collect();
+    let unsure = wanted.iter().filter(|(_, (_, planned))| planned.as_ref().is_err_and(|waiting| !waiting.gone));
+    let mut keep: BTreeSet<_> = unsure.flat_map(|(id, _)| links(id)).collect();
     for (id, (entry, planned)) in wanted {
         let possible = planned.is_ok();
+        let (kind, place) = plan::describe(entry, &planned, shared.sources());
         let state = if attached.contains_key(&id) {
             WorkloadState::Attached
         } else {
-            match try_attach(shared, kernel, entry, planned).await {
+            match try_attach(shared, kernel, &id, planned).await {
                 Ok(held) => {
                     tracing::info!(workload = %id, link = held.planned.attach.link, "attached");
                     attached.insert(id.clone(), held);
                     WorkloadState::Attached
                 }
                 Err(why) => {
-                    keep.extend(possible.then(|| plan::link_name(&id)));
+                    keep.extend(links(&id).into_iter().filter(|_| possible));
                     WorkloadState::Waiting(why)
                 }
             }
         };
         let since = attached.get(&id).map(|held| held.since.clone());
-        if report(shared, entry, state.clone(), since) && state != WorkloadState::Attached {
-            tracing::warn!(workload = %id, %state, "not attached");
+        let status = status(&id, entry, (kind, place), state, since);
+        if report(shared, id, &status) && status.state != WorkloadState::Attached {
+            tracing::warn!(workload = %status.id, state = %status.state, "not attached");
         }
     }
     settle(kernel, keep).await
 }
 
-/// Undoes what a killed agent left and is not wanted any more.
+/// What the policy wants attached on this host, as far as it can be found. While nobody can say which replicas a workload has,
+/// those that are attached stay.
+fn wanted<'p>(policy: &Policy, on_host: &[&'p WorkloadEntry], shared: &Shared, attached: &Plans) -> All<'p> {
+    let mut all = All::new();
+    for entry in on_host {
+        for (replica, planned) in plan::plan(policy, entry, shared.sources()) {
+            all.insert(InterfaceId { workload: entry.id.clone(), replica }, (*entry, planned));
+        }
+        let unnamed = InterfaceId::only(entry.id.clone());
+        let unsure = matches!(all.get(&unnamed), Some((_, Err(waiting))) if !waiting.gone);
+        let mut standing = attached.iter().filter(|(id, _)| id.workload == entry.id && id.replica.is_some()).peekable();
+        if unsure && standing.peek().is_some() {
+            all.remove(&unnamed);
+            all.extend(standing.map(|(id, held)| (id.clone(), (*entry, Ok(held.planned.clone())))));
+        }
+    }
+    all
+}
+
+/// What the names of what a killed agent may have left of an interface, or of all of a workload's, begin with.
+fn links(id: &InterfaceId) -> Vec<String> {
+    match &id.replica {
+        Some(replica) => vec![plan::link_name(&id.workload, Some(replica))],
+        None => vec![plan::link_name(&id.workload, None), plan::link_prefix(&id.workload)],
+    }
+}
+
+/// Undoes what a killed agent left and is not wanted any more: all but what has a name that begins so.
 async fn settle(kernel: &Arc<Kernel>, keep: BTreeSet<String>) -> anyhow::Result<()> {
     let kernel = Arc::clone(kernel);
     let settled = tokio::task::spawn_blocking(move || kernel.settle(&keep)).await.context("cleaning up broke off")?;
@@ -209,12 +237,17 @@ fn containers(entries: &[&WorkloadEntry]) -> BTreeSet<Container> {
     wanted.collect()
 }
 
-/// True when it is news.
-fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState, since: Option<String>) -> bool {
-    let (kind, place) = plan::describe(entry, shared.sources());
-    let status = WorkloadStatus {
-        id: entry.id.clone(),
-        link: plan::link_name(&entry.id),
+fn status(
+    id: &InterfaceId,
+    entry: &WorkloadEntry,
+    (kind, place): (&str, String),
+    state: WorkloadState,
+    since: Option<String>,
+) -> WorkloadStatus {
+    WorkloadStatus {
+        id: id.workload.clone(),
+        replica: id.replica.clone(),
+        link: plan::link_name(&id.workload, id.replica.as_ref()),
         kind: kind.into(),
         place,
         v4: entry.v4,
@@ -223,34 +256,34 @@ fn report(shared: &Shared, entry: &WorkloadEntry, state: WorkloadState, since: O
         says: Vec::new(),
         since,
         state,
-    };
-    let before = shared.workloads().insert(entry.id.clone(), status.clone());
+    }
+}
+
+/// True when it is news.
+fn report(shared: &Shared, id: InterfaceId, status: &WorkloadStatus) -> bool {
+    let before = shared.workloads().insert(id, status.clone());
     before.is_none_or(|before| before.state != status.state)
 }
 
 async fn try_attach(
     shared: &Shared,
     kernel: &Arc<Kernel>,
-    entry: &WorkloadEntry,
+    id: &InterfaceId,
     planned: Result<Planned, Waiting>,
 ) -> Result<Held, String> {
     let planned = planned.map_err(|waiting| waiting.why)?;
-    attach(shared, kernel, entry, planned).await.map_err(|error| format!("{error:#}"))
+    attach(shared, kernel, id, planned).await.map_err(|error| format!("{error:#}"))
 }
 
-async fn attach(
-    shared: &Shared,
-    kernel: &Arc<Kernel>,
-    entry: &WorkloadEntry,
-    planned: Planned,
-) -> anyhow::Result<Held> {
+async fn attach(shared: &Shared, kernel: &Arc<Kernel>, id: &InterfaceId, planned: Planned) -> anyhow::Result<Held> {
     // What an earlier attempt may have left.
     detach(kernel, &planned).await?;
     let (attaching, plan) = (Arc::clone(kernel), planned.attach.clone());
     let programs = plan.place.programs();
     let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
     let has_v6 = tun.has_v6();
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6, programs };
+    let AttachPlan { v4, v6, .. } = planned.attach;
+    let owner = Owner { id: id.clone(), v4, v6, has_v6, programs };
     let taken = tun.descriptor().map_err(anyhow::Error::from).and_then(|device| {
         let attached = Attached { owner, tun, inherited: None };
         shared.data().send(Command::Attach(attached)).map_err(anyhow::Error::msg)?;

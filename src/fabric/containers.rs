@@ -14,6 +14,7 @@ use super::{
     plan::{self, Waiting},
     process::Process,
 };
+use crate::pods::REPLICAS_MAX;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, Response, body::Bytes, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -42,8 +43,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Events that come together, as at a start, are taken together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// What is known of one container that is wanted: its first process, or why there is none.
-pub(super) type Found = Result<Process, Waiting>;
+/// Containers of one name or label that are looked at: as many as a workload has pods at most.
+const FITTING_MAX: usize = REPLICAS_MAX;
+
+/// What is known of the containers of one name or label: of each, by its id, the first process, or why there is none. The
+/// error says why nothing is known of any, or none is there.
+pub(super) type Found = Result<BTreeMap<String, Result<Process, Waiting>>, Waiting>;
 
 /// What is known of all that are wanted.
 #[derive(Default)]
@@ -54,7 +59,7 @@ pub(super) struct Containers {
 }
 
 impl Containers {
-    /// What is known of a container.
+    /// What is known of the containers of a name or label.
     pub(super) fn find(&self, container: &Container) -> Found {
         let waiting = || Err(failed("the container engine has not been asked yet"));
         self.found().get(container).cloned().unwrap_or_else(waiting)
@@ -91,7 +96,7 @@ impl Containers {
                 // Containers outlive their engine: what is known of their processes is still true while those live.
                 let known = self.found().clone();
                 self.publish(&changed, |container| match known.get(container) {
-                    Some(Ok(process)) => Ok(*process),
+                    Some(Ok(processes)) => Ok(processes.clone()),
                     Some(Err(_)) | None => Err(failed(&why)),
                 });
             }
@@ -112,8 +117,8 @@ impl Containers {
             }
             let mut found = BTreeMap::new();
             for container in wanted {
-                let process = look(socket, &running, &container).await?;
-                found.insert(container, process);
+                let processes = look(socket, &running, &container).await?;
+                found.insert(container, processes);
             }
             self.publish(changed, |container| {
                 found.remove(container).unwrap_or_else(|| Err(failed("not asked for yet")))
@@ -213,26 +218,36 @@ struct State {
     pid: u32,
 }
 
-/// The first process of the one container that fits; fails when the engine does.
+/// The first processes of the containers that fit; fails when the engine does.
 async fn look(socket: &Path, running: &[Running], container: &Container) -> Result<Found, String> {
+    let mut fitting: Vec<_> = running.iter().filter(|one| one.is(container)).map(|one| one.id.as_str()).collect();
+    if fitting.is_empty() {
+        return Ok(Err(Waiting { why: format!("no container with the {container} runs"), gone: true }));
+    }
+    if fitting.len() > FITTING_MAX {
+        tracing::warn!(%container, count = fitting.len(), most = FITTING_MAX, "more containers than a workload may be here");
+        // The same ones each time.
+        fitting.sort_unstable();
+        fitting.truncate(FITTING_MAX);
+    }
+    let mut found = BTreeMap::new();
+    for id in fitting {
+        found.insert(id.to_owned(), first_process(socket, id).await?);
+    }
+    Ok(Ok(found))
+}
+
+/// The first process of a container; fails when the engine does.
+async fn first_process(socket: &Path, id: &str) -> Result<Result<Process, Waiting>, String> {
     let gone = |why: String| Ok(Err(Waiting { why, gone: true }));
-    let mut fitting = running.iter().filter(|one| one.is(container));
-    let found = match (fitting.next(), fitting.next()) {
-        (Some(found), None) => found,
-        (None, _) => return gone(format!("no container with the {container} runs")),
-        (Some(one), Some(other)) => {
-            let (one, other) = (short(&one.id), short(&other.id));
-            return gone(format!("{one} and {other} both have the {container}: a workload is one container of a host"));
-        }
-    };
-    let name = short(&found.id);
-    let Some(first) = inspect(socket, &found.id).await? else { return gone(format!("container {name} has ended")) };
+    let name = short(id);
+    let Some(first) = inspect(socket, id).await? else { return gone(format!("container {name} has ended")) };
     let process = match Process::of(first) {
         Ok(process) => process,
         Err(error) => return Ok(Err(plan::waiting(&error, &format!("the first process of container {name}")))),
     };
     // The number may have become another's before its start was read; then the engine names another one, or none.
-    if inspect(socket, &found.id).await? != Some(first) {
+    if inspect(socket, id).await? != Some(first) {
         return gone(format!("container {name} was restarted just now"));
     }
     Ok(Ok(process))

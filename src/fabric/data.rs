@@ -6,10 +6,10 @@ use super::{
 };
 use crate::admin::{LiveSession, ServiceStatus};
 use anyhow::Context as _;
-use ripstop_config::{AgentConfig, Reason, ServiceId, WorkloadId};
+use ripstop_config::{AgentConfig, Reason, ServiceId};
 use ripstop_datapath::capture::Begun;
 use ripstop_datapath::handover::Channel;
-use ripstop_datapath::interface::{self, Interface, Owner};
+use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
 use ripstop_datapath::session::{
     captures::Capture,
     context::{Context, Control, Stats},
@@ -50,7 +50,7 @@ pub(super) enum Command {
     /// Takes up an interface.
     Attach(Attached),
     /// Lets go of an interface.
-    Detach(WorkloadId),
+    Detach(InterfaceId),
     /// Says that the thread does what it is told.
     Alive { reply: oneshot::Sender<()> },
     /// Describes the open sessions.
@@ -69,10 +69,10 @@ pub(super) enum Command {
     Capture { capture: Capture, reply: oneshot::Sender<Result<Begun, String>> },
     /// Ends that, by its number.
     EndCapture(u64),
-    /// Says what a workload is here.
-    Standings { workload: WorkloadId, reply: oneshot::Sender<Standings> },
-    /// Takes a workload's word of itself.
-    Voice { workload: WorkloadId, service: Option<String>, wish: Wish, reply: oneshot::Sender<Heard> },
+    /// Says what who has an interface is here.
+    Standings { who: InterfaceId, reply: oneshot::Sender<Standings> },
+    /// Takes the word of who has an interface of itself.
+    Voice { who: InterfaceId, service: Option<String>, wish: Wish, reply: oneshot::Sender<Heard> },
     /// Hands everything over to the agent at the other end of a way of packets.
     HandOver { packets: OwnedFd, reply: oneshot::Sender<anyhow::Result<HandedOver>> },
     /// Undoes that.
@@ -125,11 +125,11 @@ struct Others {
 /// What the data thread says of itself.
 #[derive(Default)]
 pub(super) struct Inspection {
-    pub(super) per_workload: HashMap<WorkloadId, u64>,
+    pub(super) per_interface: HashMap<InterfaceId, u64>,
     pub(super) sessions: Vec<LiveSession>,
     pub(super) services: Vec<ServiceStatus>,
     /// What workloads said of themselves.
-    pub(super) says: HashMap<WorkloadId, Vec<String>>,
+    pub(super) says: HashMap<InterfaceId, Vec<String>>,
 }
 
 /// The way to the data thread.
@@ -138,7 +138,7 @@ pub(super) struct DataHandle {
     commands: mpsc::Sender<Command>,
     transport: Transport,
     stats: Arc<Stats>,
-    gone: Arc<tokio::sync::Mutex<mpsc::Receiver<WorkloadId>>>,
+    gone: Arc<tokio::sync::Mutex<mpsc::Receiver<InterfaceId>>>,
 }
 
 /// The data thread, to be stopped once.
@@ -160,8 +160,8 @@ impl DataHandle {
         self.commands.try_send(command).map_err(|_| "the data thread does not answer".into())
     }
 
-    /// Resolves to a workload whose interface has gone without being told to.
-    pub(super) async fn interface_gone(&self) -> Option<WorkloadId> {
+    /// Resolves to an interface that has gone without being told to.
+    pub(super) async fn interface_gone(&self) -> Option<InterfaceId> {
         self.gone.lock().await.recv().await
     }
 
@@ -188,19 +188,14 @@ impl DataHandle {
         self.ask(|reply| Command::Staged { reply })
     }
 
-    /// What a workload is here, without blocking.
-    pub(super) async fn standings(&self, workload: WorkloadId) -> Result<Standings, String> {
-        self.wonder(|reply| Command::Standings { workload, reply }).await
+    /// What who has an interface is here, without blocking.
+    pub(super) async fn standings(&self, who: InterfaceId) -> Result<Standings, String> {
+        self.wonder(|reply| Command::Standings { who, reply }).await
     }
 
     /// Has a workload's word of itself taken, without blocking.
-    pub(super) async fn voice(
-        &self,
-        workload: WorkloadId,
-        service: Option<String>,
-        wish: Wish,
-    ) -> Result<Heard, String> {
-        self.wonder(|reply| Command::Voice { workload, service, wish, reply }).await
+    pub(super) async fn voice(&self, who: InterfaceId, service: Option<String>, wish: Wish) -> Result<Heard, String> {
+        self.wonder(|reply| Command::Voice { who, service, wish, reply }).await
     }
 
     /// Has packets copied, without blocking.
@@ -313,7 +308,7 @@ async fn run(
     incoming: Incoming,
     inherited: Option<(Rc<Relay>, ByHand)>,
     mut inbox: mpsc::Receiver<Command>,
-    gone: mpsc::Sender<WorkloadId>,
+    gone: mpsc::Sender<InterfaceId>,
 ) {
     tokio::task::spawn_local(ingress::accept(Rc::clone(&context), incoming));
     health::follow(&context);
@@ -330,7 +325,7 @@ async fn run(
 fn obey(
     context: &Rc<Context>,
     others: &mut Others,
-    gone: &mpsc::Sender<WorkloadId>,
+    gone: &mpsc::Sender<InterfaceId>,
     command: Command,
 ) -> ControlFlow<()> {
     match command {
@@ -340,13 +335,11 @@ fn obey(
             health::follow(context);
         }
         Command::Attach(attached) => attach(context, others, attached, gone),
-        Command::Detach(workload) => {
-            if let Some(interface) = context.detach(&workload) {
+        Command::Detach(id) => {
+            if let Some(interface) = context.detach(&id) {
                 interface.close();
             }
-            context.cut_workload(&workload);
-            voice::forget(context, &workload);
-            health::follow(context);
+            detached(context, &id);
         }
         Command::Alive { reply } => drop(reply.send(())),
         Command::Inspect { list, reply } => drop(reply.try_send(inspect::inspect(context, list))),
@@ -369,9 +362,9 @@ fn obey(
             }
         }
         Command::EndCapture(id) => context.captures.end(context, id),
-        Command::Standings { workload, reply } => drop(reply.send(voice::standings(context, &workload))),
-        Command::Voice { workload, service, wish, reply } => {
-            drop(reply.send(voice::hear(context, &workload, service.as_deref(), &wish)));
+        Command::Standings { who, reply } => drop(reply.send(voice::standings(context, &who))),
+        Command::Voice { who, service, wish, reply } => {
+            drop(reply.send(voice::hear(context, &who, service.as_deref(), &wish)));
         }
         Command::HandOver { packets, reply } => drop(reply.send(others.hand_over(context, packets))),
         Command::TakeBack => {
@@ -426,23 +419,23 @@ impl Others {
     }
 }
 
-fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mpsc::Sender<WorkloadId>) {
+fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mpsc::Sender<InterfaceId>) {
     let Attached { owner, tun, inherited } = attached;
-    let workload = owner.workload.clone();
+    let id = owner.id.clone();
     let tun = Rc::new(tun);
     let port = TunPort::new(Rc::clone(&tun) as _);
     let interface = Interface::new(context, owner, port.clone());
     if let Some(before) = context.attach(&interface) {
         before.close();
     }
-    context.captures.attached(context, &workload);
+    context.captures.attached(&interface);
     // Of another interface, another one's health.
-    context.checks.stop(&workload);
-    voice::forget(context, &workload);
+    context.checks.stop(&id);
+    voice::forget(context, &id);
+    health::follow(context);
     if let (Some(part), Some(relay)) = (inherited, &others.predecessor) {
         relay.inherit(context, &interface, part);
     }
-    health::follow(context);
     let gone = gone.clone();
     let serving = interface::serve(Rc::clone(context), Rc::clone(&interface), tun);
     let context = Rc::clone(context);
@@ -451,13 +444,18 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
         serving.await;
         shared.abort();
         // Unless another took its place, it went by itself: its namespace is gone.
-        let current = context.interface(&workload);
+        let current = context.interface(&id);
         if current.is_some_and(|current| Rc::ptr_eq(&current, &interface)) {
-            context.detach(&workload);
-            context.cut_workload(&workload);
-            voice::forget(&context, &workload);
-            health::follow(&context);
-            let _ = gone.try_send(workload);
+            context.detach(&id);
+            detached(&context, &id);
+            let _ = gone.try_send(id);
         }
     });
+}
+
+/// What follows from an interface being gone: its sessions end, what it said is forgotten, and nothing is asked of it any more.
+fn detached(context: &Rc<Context>, id: &InterfaceId) {
+    context.cut_interface(id);
+    voice::forget(context, id);
+    health::follow(context);
 }

@@ -2,8 +2,8 @@
 
 use super::{data::Inspection, services};
 use crate::admin::LiveSession;
-use ripstop_config::{HostName, WorkloadId};
-use ripstop_datapath::interface::Interface;
+use ripstop_config::HostName;
+use ripstop_datapath::interface::{Interface, InterfaceId};
 use ripstop_datapath::session::{context::Context, live::Live, observe::Staged, voice};
 use ripstop_telemetry::Side;
 use std::rc::Rc;
@@ -12,25 +12,23 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 /// Sessions shown at once to a person.
 const SHOWN_MAX: usize = 10_000;
 
-/// The sessions in hand by workload, and one by one where they are to be listed.
+/// The sessions in hand by interface, and one by one where they are to be listed.
 pub(super) fn inspect(context: &Context, list: bool) -> Inspection {
     let mut inspection = Inspection::default();
     context.live.for_each(|live| {
         let here = match live.request.side {
-            Side::Caller => Some(live.request.caller.clone()),
-            Side::Server => serving_workload(context, live),
+            Side::Caller => live.called_by(),
+            Side::Server => live.served_by(),
         };
-        if let Some(workload) = here {
-            *inspection.per_workload.entry(workload).or_default() += 1;
+        if let Some(interface) = here {
+            *inspection.per_interface.entry(interface.id().clone()).or_default() += 1;
         }
         if list && inspection.sessions.len() < SHOWN_MAX {
             inspection.sessions.extend(describe(live, &context.host));
         }
     });
-    let said = |interface: Rc<Interface>| {
-        let workload = interface.workload().clone();
-        let says = voice::described(context, &workload);
-        (workload, says)
+    let said = |interface: Rc<Interface>| -> (InterfaceId, Vec<String>) {
+        (interface.id().clone(), voice::described(context, interface.id()))
     };
     inspection.says = context.interfaces().into_iter().map(said).collect();
     inspection.services = services::describe(context);
@@ -48,12 +46,6 @@ pub(super) fn staged(context: &Context) -> Option<Staged> {
         });
         cut
     })
-}
-
-fn serving_workload(context: &Context, live: &Live) -> Option<WorkloadId> {
-    let policy = context.policy();
-    let service = policy.service_entry(policy.service(live.request.service.as_ref()?)?);
-    Some(policy.workload_entry(service.by).id.clone())
 }
 
 fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {

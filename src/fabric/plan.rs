@@ -1,11 +1,15 @@
-//! What the interface of a workload is to be on this host, as far as the host can say by now.
+//! What the interfaces of a workload are to be on this host, as far as the host can say by now.
 
-use super::{by_hand::ByHand, containers::Containers};
-use crate::{admin::BY_HAND, pods::Pods};
+use super::{by_hand::ByHand, containers::Containers, process::Process};
+use crate::{
+    admin::BY_HAND,
+    pods::{self, Pods},
+};
 use ripstop_config::{
     WorkloadId,
-    graph::{Pod, Run, User},
+    graph::{Container, Pod, Run, User},
 };
+use ripstop_datapath::interface::Replica;
 use ripstop_kernel::{
     AttachPlan, Cgroup, Doorway, LINKS, Place,
     netns::{self, NsId},
@@ -45,43 +49,54 @@ pub(super) struct Sources<'s> {
     pub(super) doorway: &'s Doorway,
 }
 
-/// What the interface of a workload is to be; the error says what it waits for.
-pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>) -> Result<Planned, Waiting> {
-    let (place, namespace) = match sources.by_hand.get(&entry.id) {
-        Some(hand) => in_namespace(hand.network()?, sources)?,
-        None => place(entry, sources)?,
-    };
+/// What an interface of a workload is to be, by whose replica's it is; the error says what it waits for.
+pub(super) type Wanted = (Option<Replica>, Result<Planned, Waiting>);
+
+/// Where an interface is to be, and which namespace that is.
+type Placed = Result<(Place, Option<NsId>), Waiting>;
+
+/// What the interfaces of a workload are to be: one for each replica, where there are some, else one.
+pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>) -> Vec<Wanted> {
     let (resolver, _) = policy.resolver();
-    let attach = AttachPlan {
-        link: link_name(&entry.id),
-        place,
-        v4: entry.v4,
-        v6: entry.v6,
-        ranges: policy.graph().ranges,
-        isolated: entry.isolated,
-        resolver,
+    let planned = |(replica, placed): (Option<Replica>, Placed)| {
+        let planned = placed.map(|(place, namespace)| {
+            let WorkloadEntry { v4, v6, isolated, .. } = *entry;
+            let (link, ranges) = (link_name(&entry.id, replica.as_ref()), policy.graph().ranges);
+            Planned { attach: AttachPlan { link, place, v4, v6, ranges, isolated, resolver }, namespace }
+        });
+        (replica, planned)
     };
-    Ok(Planned { attach, namespace })
+    let places = match sources.by_hand.get(&entry.id) {
+        Some(hand) => vec![(None, hand.network().and_then(|path| in_namespace(path, sources)))],
+        None => places(entry, sources),
+    };
+    places.into_iter().map(planned).collect()
 }
 
-fn place(entry: &WorkloadEntry, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
-    let place = match &entry.run {
-        Run::Netns(name) => return in_namespace(netns_path(name), sources),
-        Run::Container(container) => {
-            let network = sources.containers.find(container)?.network();
-            let ended = |error: io::Error| waiting(&error, &format!("the container with the {container}"));
-            return in_namespace(network.map_err(ended)?, sources);
-        }
-        Run::Pod(pod) => return in_pod(pod, sources),
-        Run::User(User::Id(uid)) => Place::User { uid: *uid },
-        Run::User(User::Name(name)) => Place::User { uid: user_id(name)? },
+fn places(entry: &WorkloadEntry, sources: Sources<'_>) -> Vec<(Option<Replica>, Placed)> {
+    let one = match &entry.run {
+        Run::Container(container) => return in_containers(container, sources),
+        Run::Pod(pod) => return in_pods(pod, sources),
+        Run::Netns(name) => in_namespace(netns_path(name), sources),
+        Run::User(User::Id(uid)) => Ok((Place::User { uid: *uid }, None)),
+        Run::User(User::Name(name)) => user_id(name).map(|uid| (Place::User { uid }, None)),
         Run::Cgroup(path) => {
-            let found = Cgroup::find(path);
-            Place::Cgroup(found.map_err(|error| waiting(&error, &format!("the control group {path}")))?)
+            let found = Cgroup::find(path).map_err(|error| waiting(&error, &format!("the control group {path}")));
+            found.map(|group| (Place::Cgroup(group), None))
         }
-        Run::Host => Place::Host,
+        Run::Host => Ok((Place::Host, None)),
     };
-    Ok((place, None))
+    vec![(None, one)]
+}
+
+fn in_containers(container: &Container, sources: Sources<'_>) -> Vec<(Option<Replica>, Placed)> {
+    let found = match sources.containers.find(container) {
+        Ok(found) => found,
+        Err(waiting) => return vec![(None, Err(waiting))],
+    };
+    let ended = |error: io::Error| waiting(&error, &format!("the container with the {container}"));
+    let place = |process: Result<Process, Waiting>| in_namespace(process?.network().map_err(ended)?, sources);
+    found.into_iter().map(|(id, process)| (Some(Replica::new(id)), place(process))).collect()
 }
 
 fn in_namespace(path: PathBuf, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
@@ -90,12 +105,19 @@ fn in_namespace(path: PathBuf, sources: Sources<'_>) -> Result<(Place, Option<Ns
     Ok((Place::Netns(path), Some(id)))
 }
 
-/// Only the namespace that was announced, and not another that has its path by now.
-fn in_pod(pod: &Pod, sources: Sources<'_>) -> Result<(Place, Option<NsId>), Waiting> {
+/// Only the namespaces that were announced, and not others that have their paths by now.
+fn in_pods(pod: &Pod, sources: Sources<'_>) -> Vec<(Option<Replica>, Placed)> {
     let none = || Waiting { why: format!("no pod {pod} was announced by CNI"), gone: true };
-    let (path, announced) = sources.pods.find(pod).ok_or_else(none)?;
-    let (place, found) = in_namespace(path, sources)?;
-    if found == Some(announced) { Ok((place, found)) } else { Err(none()) }
+    let place = |announced: &pods::Found| {
+        let (place, found) = in_namespace(announced.netns.clone(), sources)?;
+        if found == Some(announced.id) { Ok((place, found)) } else { Err(none()) }
+    };
+    let all = sources.pods.of(pod);
+    let placed: Vec<_> = all.iter().map(|one| (Some(Replica::new(&one.container)), place(one))).collect();
+    // Those that are gone are of interest only where there are no others.
+    let is_there = |(_, placed): &(_, Placed)| placed.as_ref().map_or_else(|waiting| !waiting.gone, |_| true);
+    let there: Vec<_> = placed.into_iter().filter(is_there).collect();
+    if there.is_empty() { vec![(None, Err(none()))] } else { there }
 }
 
 pub(super) fn waiting(error: &io::Error, what: &str) -> Waiting {
@@ -104,24 +126,35 @@ pub(super) fn waiting(error: &io::Error, what: &str) -> Waiting {
     Waiting { why, gone }
 }
 
-/// The kind of a workload, and where it is, for people and for `ripstop exec`.
-pub(super) fn describe(entry: &WorkloadEntry, sources: Sources<'_>) -> (&'static str, String) {
-    let shown = |path: PathBuf| path.display().to_string();
+/// The kind of a workload, and where its interface is, for people and for `ripstop exec`.
+pub(super) fn describe(
+    entry: &WorkloadEntry,
+    planned: &Result<Planned, Waiting>,
+    sources: Sources<'_>,
+) -> (&'static str, String) {
+    let place = match planned {
+        Ok(planned) => Some(match &planned.attach.place {
+            Place::Netns(path) => path.display().to_string(),
+            Place::User { uid } => uid.to_string(),
+            Place::Cgroup(group) => group.path.clone(),
+            Place::Host => "all else".into(),
+        }),
+        Err(_) => None,
+    };
     if let Some(hand) = sources.by_hand.get(&entry.id) {
-        return (BY_HAND, hand.network().map_or_else(|waiting| waiting.why, shown));
+        let network = || hand.network().map_or_else(|waiting| waiting.why, |path| path.display().to_string());
+        return (BY_HAND, place.unwrap_or_else(network));
     }
-    match &entry.run {
-        Run::Netns(name) => ("netns", shown(netns_path(name))),
-        Run::User(User::Name(name)) => ("user", user_id(name).map_or_else(|_| name.clone(), |id| id.to_string())),
+    let (kind, named) = match &entry.run {
+        Run::Netns(name) => ("netns", netns_path(name).display().to_string()),
+        Run::User(User::Name(name)) => ("user", name.clone()),
         Run::User(User::Id(id)) => ("user", id.to_string()),
         Run::Cgroup(path) => ("cgroup", path.clone()),
-        Run::Container(container) => {
-            let network = sources.containers.find(container).ok().and_then(|process| process.network().ok());
-            ("container", network.map_or_else(|| container.to_string(), shown))
-        }
-        Run::Pod(pod) => ("pod", sources.pods.find(pod).map_or_else(|| pod.to_string(), |(path, _)| shown(path))),
+        Run::Container(container) => ("container", container.to_string()),
+        Run::Pod(pod) => ("pod", pod.to_string()),
         Run::Host => ("host", "all else".into()),
-    }
+    };
+    (kind, place.unwrap_or(named))
 }
 
 pub(super) fn netns_path(name: &str) -> PathBuf {
@@ -141,12 +174,38 @@ fn user_id(name: &str) -> Result<u32, Waiting> {
     id.filter(|id| *id != 0).ok_or_else(missing)
 }
 
-/// A name of at most 15 bytes (`IFNAMSIZ`) that is the same at every start: as much of the workload's name as fits, and a
-/// hash of all of it. Two workloads could share one in the worst case; the second is then refused.
-pub(super) fn link_name(id: &WorkloadId) -> String {
-    // FNV-1a, 32 bits.
-    let hash =
-        id.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let name: String = id.name.as_str().chars().take(6).collect();
-    format!("{LINKS}{name}-{:05x}", hash & 0xf_ffff)
+/// The name of an interface, at most 15 bytes (`IFNAMSIZ`), the same at every start: as much of the workload's name as fits, and
+/// hashes of all of it and of the replica. Two could share one in the worst case; the second is then refused.
+pub(super) fn link_name(id: &WorkloadId, replica: Option<&Replica>) -> String {
+    match replica {
+        None => {
+            let name: String = id.name.as_str().chars().take(6).collect();
+            format!("{LINKS}{name}-{:05x}", hash(&id.to_string()) & 0xf_ffff)
+        }
+        Some(replica) => format!("{}{}", link_prefix(id), digits(hash(replica.as_str()), REPLICA_DIGITS)),
+    }
 }
+
+/// What the names of the interfaces of a workload's replicas begin with.
+pub(super) fn link_prefix(id: &WorkloadId) -> String {
+    let name: String = id.name.as_str().chars().take(3).collect();
+    format!("{LINKS}{name}-{}", digits(hash(&id.to_string()), WORKLOAD_DIGITS))
+}
+
+/// Digits of the workload's hash and of the replica's, 5 bits each: of 256 replicas two share a name once in a thousand times.
+const WORKLOAD_DIGITS: usize = 3;
+const REPLICA_DIGITS: usize = 5;
+
+fn digits(hash: u32, count: usize) -> String {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+    (0..count).map(|at| char::from(DIGITS[(hash >> (5 * at)) as usize % DIGITS.len()])).collect()
+}
+
+/// FNV-1a, 32 bits.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

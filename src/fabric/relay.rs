@@ -1,9 +1,8 @@
 //! The data thread's part in handing over: the flows of two agents, each with the one that has them.
 
 use super::data::HandedOver;
-use ripstop_config::WorkloadId;
 use ripstop_datapath::handover::{Channel, Frame, MESSAGE_MAX};
-use ripstop_datapath::interface::{self, Flows, Interface, Way};
+use ripstop_datapath::interface::{self, Flows, Interface, InterfaceId, Way};
 use ripstop_datapath::session::{
     context::Context,
     health,
@@ -33,7 +32,7 @@ impl Relay {
     pub(super) fn inherit(&self, context: &Rc<Context>, interface: &Rc<Interface>, part: Part) {
         let Part { index, flows, said } = part;
         interface.inherit(Way { channel: Arc::clone(&self.channel), index }, flows);
-        voice::hear_again(context, interface.workload(), said);
+        voice::hear_again(context, interface.id(), said);
         self.interfaces.borrow_mut().insert(index, Rc::clone(interface));
     }
 
@@ -43,9 +42,8 @@ impl Relay {
         let mut interfaces = BTreeMap::new();
         for (interface, index) in context.interfaces().into_iter().zip(0..) {
             let way = Way { channel: Arc::clone(&self.channel), index };
-            let workload = interface.workload().clone();
-            let said = voice::spoken(context, &workload);
-            interfaces.insert(workload, Part { index, flows: interface.hand_over(way), said });
+            let said = voice::spoken(context, interface.id());
+            interfaces.insert(interface.id().clone(), Part { index, flows: interface.hand_over(way), said });
             self.interfaces.borrow_mut().insert(index, interface);
         }
         Ok(HandedOver { socket, interfaces, endpoints: context.endpoints.drained() })
@@ -157,5 +155,5 @@ pub(super) struct Part {
     pub(super) said: Vec<Spoken>,
 }
 
-/// The same of all interfaces, by their workloads.
-pub(super) type Parts = BTreeMap<WorkloadId, Part>;
+/// The same of all interfaces.
+pub(super) type Parts = BTreeMap<InterfaceId, Part>;

@@ -25,6 +25,7 @@ use crate::{
 };
 use bytes::Bytes;
 use ripstop_config::{AgentConfig, HostName, WorkloadId};
+use ripstop_datapath::interface::InterfaceId;
 use ripstop_datapath::session::hearsay::Hearsay;
 use ripstop_policy::{Bundle, BundleId, Policy};
 use ripstop_telemetry::{Recent, RecordLog, instruments};
@@ -60,7 +61,7 @@ pub(super) struct Shared {
     loaded: Mutex<Loaded>,
     /// Held while a graph is read and compiled, or a bundle taken, which may take long: apart from `loaded`, so that nobody else waits.
     reloading: Mutex<()>,
-    workloads: Mutex<BTreeMap<WorkloadId, WorkloadStatus>>,
+    workloads: Mutex<BTreeMap<InterfaceId, WorkloadStatus>>,
     /// The etcd by which policies come.
     pub(super) carried: Carried,
     /// What hosts say of themselves by other hosts.
@@ -210,7 +211,7 @@ impl Shared {
         &self.data
     }
 
-    pub(super) fn workloads(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, WorkloadStatus>> {
+    pub(super) fn workloads(&self) -> MutexGuard<'_, BTreeMap<InterfaceId, WorkloadStatus>> {
         self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -421,15 +422,15 @@ impl Shared {
     }
 
     fn workload_statuses(&self, inspection: &Inspection) -> Vec<WorkloadStatus> {
-        let mut statuses: Vec<_> = self.workloads().values().cloned().collect();
-        for status in &mut statuses {
-            status.says = inspection.says.get(&status.id).cloned().unwrap_or_default();
-            status.sessions = inspection.per_workload.get(&status.id).copied().unwrap_or(0);
-        }
-        statuses
+        let described = |(id, status): (&InterfaceId, &WorkloadStatus)| WorkloadStatus {
+            says: inspection.says.get(id).cloned().unwrap_or_default(),
+            sessions: inspection.per_interface.get(id).copied().unwrap_or(0),
+            ..status.clone()
+        };
+        self.workloads().iter().map(described).collect()
     }
 
-    /// Tells Prometheus how many workloads are attached and how the peers are.
+    /// Tells Prometheus how many interfaces of workloads are attached and how the peers are.
     pub(super) fn publish(&self) {
         let workloads = self.workloads();
         let attached = workloads.values().filter(|workload| workload.state == WorkloadState::Attached).count();

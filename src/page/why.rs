@@ -6,7 +6,7 @@ use super::{
     pairs::Tone,
 };
 use crate::{
-    admin::{LiveSession, Status, WorkloadState},
+    admin::{LiveSession, Status, WorkloadState, WorkloadStatus},
     shown::{bytes, seconds},
 };
 use ripstop_config::{HostName, Identity, Port, Reason, ServiceId, WorkloadId, graph::Limits};
@@ -159,13 +159,20 @@ fn identity(subject: &Subject<'_>, status: &Status, policy: &Policy) -> Vec<Stri
     let spiffe = Identity::workload(status.fabric.clone(), (*caller).clone()).to_string();
     let mut lines = vec![spiffe];
     if **caller_host == status.host {
-        let workload = status.workloads.iter().find(|workload| workload.id == **caller);
-        lines.push(match workload {
-            Some(one) if one.state == WorkloadState::Attached => format!(
+        let is_there = |one: &&WorkloadStatus| one.id == **caller && one.state == WorkloadState::Attached;
+        let interfaces: Vec<_> = status.workloads.iter().filter(is_there).collect();
+        lines.push(match interfaces.as_slice() {
+            [] => format!("by an interface of {} that is not there any more", status.host),
+            [one] => format!(
                 "the kernel says so: its packets come by {} alone, which is for {} {}, from {}",
                 one.link, one.kind, one.place, one.v4
             ),
-            Some(_) | None => format!("by an interface of {} that is not there any more", status.host),
+            [one, ..] => format!(
+                "the kernel says so: its packets come by one of {} alone, each for a {} of it, from {}",
+                interfaces.iter().map(|one| one.link.as_str()).collect::<Vec<_>>().join(", "),
+                one.kind,
+                one.v4
+            ),
         });
         return lines;
     }

@@ -1,8 +1,8 @@
 //! The pods of this host: whose namespaces a container runtime has announced by CNI (`src/cni/`), until it says that they are gone.
 //!
 //! 1. The plugin announces a pod's namespace once the runtime has made it: [`Pods::announce`]. It is taken only for a workload
-//!    that the graph places on this host, and only while no other pod that runs is that workload here.
-//! 2. The agent attaches the workload there ([`Pods::find`]), as long as the path leads to the namespace that was announced.
+//!    that the graph places on this host. Several pods may be the same workload: each is a replica of it, by its container's id.
+//! 2. The agent attaches the workload there ([`Pods::of`]), as long as the path leads to the namespace that was announced.
 //! 3. The runtime says that the pod is gone ([`Pods::retract`]), or which of a network are left ([`Pods::keep_only`]).
 //!
 //! All of it is kept in a file beside the admin socket, so that the next agent attaches pods that outlive this one. That is below
@@ -30,6 +30,8 @@ use tokio::sync::Notify;
 const FILE: &str = "pods.json";
 /// Pods at once; a node of a cluster has some hundreds.
 pub const PODS_MAX: usize = 4_096;
+/// Pods of one workload on one host at once: more than a node of a cluster has of all (110 unless it is told otherwise).
+pub const REPLICAS_MAX: usize = 256;
 /// Bytes of a name that a runtime gives: a container's is a hash in hex, a network's that of a file.
 const NAME_MAX: usize = 255;
 /// Bytes of a namespace's path (`PATH_MAX` less its end).
@@ -79,6 +81,17 @@ struct Held {
     id: NsId,
 }
 
+/// Where a pod is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its container's id.
+    pub container: String,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Which namespace that was.
+    pub id: NsId,
+}
+
 /// The pods of this host.
 pub struct Pods {
     file: PathBuf,
@@ -118,14 +131,8 @@ impl Pods {
         let mut held = self.held();
         let mut next: Vec<_> = held.iter().filter(|one| one.announced.sandbox != announced.sandbox).cloned().collect();
         next.retain(|one| self.is_there(one));
-        if let Some(other) = next.iter().find(|one| one.announced.pod == *pod) {
-            let container = &other.announced.sandbox.container;
-            return Ok(Announced::Later(format!("another pod is {workload} on {host}: container {container}")));
-        }
-        if next.len() >= PODS_MAX {
-            return Ok(Announced::Later(format!(
-                "{PODS_MAX} pods are announced on {host}, which is all that it keeps"
-            )));
+        if let Some(why) = no_room(&next, &announced, id, host) {
+            return Ok(Announced::Later(why));
         }
         tracing::info!(%workload, %pod, %netns, "a pod is announced");
         next.push(Held { announced, id });
@@ -155,12 +162,17 @@ impl Pods {
         self.held().iter().map(|one| one.announced.clone()).collect()
     }
 
-    /// The namespace of a pod, by a path and by which it was.
+    /// The pods that are announced as this one.
     #[must_use]
-    pub fn find(&self, pod: &Pod) -> Option<(PathBuf, NsId)> {
+    pub fn of(&self, pod: &Pod) -> Vec<Found> {
         let held = self.held();
-        let found = held.iter().find(|one| one.announced.pod == *pod)?;
-        Some((found.announced.netns.clone(), found.id))
+        let all = held.iter().filter(|one| one.announced.pod == *pod);
+        let found = |one: &Held| Found {
+            container: one.announced.sandbox.container.clone(),
+            netns: one.announced.netns.clone(),
+            id: one.id,
+        };
+        all.map(found).collect()
     }
 
     fn retain(&self, stays: impl Fn(&Announcement) -> bool) -> Result<usize, String> {
@@ -194,6 +206,25 @@ impl Pods {
     fn held(&self) -> MutexGuard<'_, Vec<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a pod cannot be taken beside those that are there, if so.
+fn no_room(there: &[Held], new: &Announcement, id: NsId, host: &HostName) -> Option<String> {
+    let other = |one: &&Held| one.id == id || one.announced.sandbox.container == new.sandbox.container;
+    if let Some(other) = there.iter().find(other) {
+        // Its interface would be the second of the fabric there, with the same addresses.
+        let Sandbox { container, interface, network } = &other.announced.sandbox;
+        let pod = &other.announced.pod;
+        return Some(format!("its container is {pod} on {host} already: {container}, by {interface} of {network}"));
+    }
+    let replicas = there.iter().filter(|one| one.announced.pod == new.pod).count();
+    if replicas >= REPLICAS_MAX {
+        return Some(format!(
+            "{replicas} pods are {} on {host}, which is all that it attaches of one workload",
+            new.pod
+        ));
+    }
+    (there.len() >= PODS_MAX).then(|| format!("{PODS_MAX} pods are announced on {host}, which is all that it keeps"))
 }
 
 fn load(file: &Path) -> io::Result<Vec<Held>> {

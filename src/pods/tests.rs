@@ -50,7 +50,7 @@ fn web() -> Announced {
 }
 
 #[test]
-fn only_workloads_of_the_host_are_announced_and_once() {
+fn only_workloads_of_the_host_are_announced_and_each_container_once() {
     let bench = Bench::new();
     let pods = bench.open();
     let one = bench.namespace("one");
@@ -62,11 +62,36 @@ fn only_workloads_of_the_host_are_announced_and_once() {
     // Told twice, it is the same.
     assert_eq!(bench.announce(&pods, "shop/web", "c1", &one).unwrap(), web());
     let other = bench.namespace("two");
-    let said = bench.announce(&pods, "shop/web", "c2", &other).unwrap();
-    assert!(matches!(&said, Announced::Later(why) if why.contains("c1")), "{said:?}");
-    assert_eq!(pods.find(&"shop/web".parse().unwrap()).unwrap().0, one);
-    assert!(pods.retract(&sandbox("c1")).unwrap() && !pods.retract(&sandbox("c1")).unwrap());
     assert_eq!(bench.announce(&pods, "shop/web", "c2", &other).unwrap(), web());
+    let found = |pods: &Pods| {
+        let all = pods.of(&"shop/web".parse().unwrap()).into_iter();
+        all.map(|one| (one.container, one.netns)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&pods), [("c1".into(), one.clone()), ("c2".into(), other.clone())]);
+    // One namespace cannot hold two interfaces with the same addresses.
+    for container in ["c2", "c3"] {
+        let sandbox = Sandbox { interface: "eth1".into(), ..sandbox(container) };
+        let announced = Announcement { sandbox, pod: "shop/web".parse().unwrap(), netns: other.clone() };
+        let said = pods.announce(&bench.policy, &HostName::new("alpha").unwrap(), announced).unwrap();
+        assert!(matches!(&said, Announced::Later(why) if why.contains("c2, by eth0 of pods")), "{said:?}");
+    }
+    assert!(pods.retract(&sandbox("c1")).unwrap() && !pods.retract(&sandbox("c1")).unwrap());
+    assert_eq!(found(&pods), [("c2".into(), other)]);
+}
+
+#[test]
+fn a_workload_has_so_many_pods_on_a_host_and_no_more() {
+    let bench = Bench::new();
+    let pods = bench.open();
+    let announce = |index: usize| {
+        let name = format!("c{index}");
+        bench.announce(&pods, "shop/web", &name, &bench.namespace(&name)).unwrap()
+    };
+    assert!((0..REPLICAS_MAX).all(|index| announce(index) == web()));
+    let said = announce(REPLICAS_MAX);
+    assert!(matches!(&said, Announced::Later(why) if why.contains("256 pods are shop/web on alpha")), "{said:?}");
+    assert!(pods.retract(&sandbox("c7")).unwrap());
+    assert_eq!(announce(REPLICAS_MAX), web());
 }
 
 #[test]
@@ -75,7 +100,7 @@ fn a_pod_whose_namespace_is_gone_is_in_nobody_s_way() {
     let pods = bench.open();
     let one = bench.namespace("one");
     bench.announce(&pods, "shop/web", "c1", &one).unwrap();
-    let (_, before) = pods.find(&"shop/web".parse().unwrap()).unwrap();
+    let before = pods.of(&"shop/web".parse().unwrap())[0].id;
     // Another's by now, though by the same path.
     fs::rename(bench.namespace("new"), &one).unwrap();
     assert_ne!(NsId::of(&one).unwrap(), before);

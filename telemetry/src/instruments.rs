@@ -111,7 +111,7 @@ pub(super) const GAUGES: &[(&str, Unit, &str)] = &[
     (PEERS, Unit::Count, "Other hosts by the state of the connection to them"),
     (PEER_UP, Unit::Count, "1 when the connection to that host is up"),
     (PEER_RTT, Unit::Seconds, "Smoothed round trip time to that host"),
-    (WORKLOADS, Unit::Count, "Workloads of this host by the state of their interface"),
+    (WORKLOADS, Unit::Count, "Interfaces of this host's workloads by state, one for each pod or container"),
     (ENDPOINT_HEALTHY, Unit::Count, "1 when this host's endpoint of the service passes its health check"),
     (ENDPOINT_DRAINING, Unit::Count, "1 when this host's endpoint of the service is being drained"),
     (CERTIFICATE, Unit::Seconds, "When this host's certificate expires"),

@@ -53,6 +53,7 @@ mod privilege;
 mod records;
 mod relay;
 mod reload;
+mod replicas;
 mod resolved;
 mod scale;
 mod servers;

@@ -1,7 +1,7 @@
 //! An agent's data thread as far as packets go: real in all but the device, which takes packets and forgets them.
 
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
-use ripstop_datapath::interface::{self, Interface, Owner};
+use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
 use ripstop_datapath::session::{
     context::{Context, Control, Stats},
     hearsay::Hearsay,
@@ -137,7 +137,8 @@ impl Bed {
 fn attach(context: &Rc<Context>, name: &str, sink: &Rc<Sink>) -> Rc<Interface> {
     let policy = context.policy();
     let entry = policy.workload_entry(policy.workload(&name.parse().unwrap()).unwrap());
-    let owner = Owner { workload: entry.id.clone(), v4: entry.v4, v6: entry.v6, has_v6: true, programs: None };
+    let owner =
+        Owner { id: InterfaceId::only(entry.id.clone()), v4: entry.v4, v6: entry.v6, has_v6: true, programs: None };
     Interface::new(context, owner, TunPort::new(Rc::clone(sink) as _))
 }
 

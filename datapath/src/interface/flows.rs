@@ -1,6 +1,6 @@
 //! The flows of one interface.
 
-use super::{handed::Others, lately::Lately, udp::UdpFlows};
+use super::{handed::Others, id::InterfaceId, lately::Lately, udp::UdpFlows};
 use crate::{
     handover::Flow as Told,
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
@@ -60,8 +60,8 @@ pub(super) enum Known {
 /// Whose interface it is.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// The workload.
-    pub workload: WorkloadId,
+    /// The workload, and which of its interfaces.
+    pub id: InterfaceId,
     /// Its IPv4 address.
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
@@ -72,9 +72,9 @@ pub struct Owner {
     pub programs: Option<Programs>,
 }
 
-/// The TUN device through which one workload reaches the fabric.
+/// The TUN device through which one workload, or one replica of it, reaches the fabric.
 pub struct Interface {
-    workload: WorkloadId,
+    id: InterfaceId,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
     has_v6: bool,
@@ -120,12 +120,12 @@ impl Interface {
     /// An interface with nothing going on.
     #[must_use]
     pub fn new(context: &Rc<Context>, owner: Owner, port: TunPort) -> Rc<Self> {
-        let Owner { workload, v4, v6, has_v6, programs } = owner;
+        let Owner { id, v4, v6, has_v6, programs } = owner;
         Rc::new(Self {
-            drops: DropCounters::new(&workload),
-            dns: DnsCounters::new(&workload),
-            answers: RefCell::new(Answers::new(workload.clone())),
-            workload,
+            drops: DropCounters::new(&id.workload),
+            dns: DnsCounters::new(&id.workload),
+            answers: RefCell::new(Answers::new(id.workload.clone())),
+            id,
             v4,
             v6,
             has_v6,
@@ -154,7 +154,13 @@ impl Interface {
     /// Whose interface it is.
     #[must_use]
     pub fn workload(&self) -> &WorkloadId {
-        &self.workload
+        &self.id.workload
+    }
+
+    /// Which of this host's interfaces it is.
+    #[must_use]
+    pub fn id(&self) -> &InterfaceId {
+        &self.id
     }
 
     /// The programs that the workload is, when it shares the host's namespace with others.

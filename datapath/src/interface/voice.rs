@@ -60,7 +60,7 @@ pub(super) fn connection(
 /// Carries a connection's bytes until the other thread has said all; false when it could not.
 async fn carry(context: &Context, interface: &Rc<Interface>, endpoint: &Endpoint) -> bool {
     let (near, stream) = tokio::io::duplex(PIPE);
-    let call = VoiceCall { workload: interface.workload().clone(), stream };
+    let call = VoiceCall { interface: interface.id().clone(), stream };
     if context.control.voices.try_send(call).is_err() {
         return false;
     }

@@ -11,6 +11,7 @@
 use super::{context::Context, live::Live};
 use crate::{
     capture::{Asked, Begun, Target},
+    interface::Interface,
     stack::{Flow, Outflow, Tap},
 };
 use ripstop_config::{HostName, Protocol, WorkloadId, graph::Source};
@@ -62,9 +63,9 @@ impl Captures {
             hosts: hosts.into_iter().collect(),
         };
         let running = Rc::new(Running { capture, workloads });
-        running.workloads.iter().for_each(|workload| running.tap(context, workload));
+        running.workloads.iter().flat_map(|workload| context.interfaces_of(workload)).for_each(|one| running.tap(&one));
         self.running.borrow_mut().push(Rc::clone(&running));
-        context.live.for_each(|live| running.follow(context, live));
+        context.live.for_each(|live| running.follow(live));
         Ok(begun)
     }
 
@@ -75,47 +76,43 @@ impl Captures {
     }
 
     /// A session's flow is known, or its other end.
-    pub fn follow(&self, context: &Context, live: &Live) {
+    pub fn follow(&self, live: &Live) {
         for running in &*self.running.borrow() {
-            running.follow(context, live);
+            running.follow(live);
         }
     }
 
     /// A session has ended.
-    pub fn ended(&self, context: &Context, live: &Live) {
+    pub fn ended(&self, live: &Live) {
         let running = self.running.borrow();
         for running in running.iter().filter(|_| live.request.port.protocol == Protocol::Udp) {
-            for (workload, flow) in flows(live) {
-                let tap = context.interface(&workload).and_then(|interface| interface.port().tap(running.capture.id));
-                tap.into_iter().for_each(|tap| tap.disclaim(flow));
+            for (interface, flow) in flows(live) {
+                interface.port().tap(running.capture.id).into_iter().for_each(|tap| tap.disclaim(flow));
             }
         }
     }
 
-    /// A workload has an interface.
-    pub fn attached(&self, context: &Context, workload: &WorkloadId) {
+    /// A workload has another interface.
+    pub fn attached(&self, interface: &Interface) {
         let running = self.running.borrow();
-        let concerned = running.iter().filter(|running| running.workloads.contains(workload));
-        concerned.for_each(|running| running.tap(context, workload));
+        let concerned = running.iter().filter(|running| running.workloads.contains(interface.workload()));
+        concerned.for_each(|running| running.tap(interface));
     }
 }
 
 impl Running {
-    fn tap(&self, context: &Context, workload: &WorkloadId) {
-        if let Some(interface) = context.interface(workload) {
-            interface.port().put_tap(Tap::new(self.capture.id, workload, &self.capture.outflow));
-        }
+    fn tap(&self, interface: &Interface) {
+        interface.port().put_tap(Tap::new(self.capture.id, interface.workload(), &self.capture.outflow));
     }
 
-    fn follow(&self, context: &Context, live: &Live) {
+    fn follow(&self, live: &Live) {
         let Some(is_wanted) = self.capture.wants(live) else { return };
-        for (workload, flow) in flows(live) {
-            let Some(interface) = context.interface(&workload) else { continue };
+        for (interface, flow) in flows(live) {
             let Capture { id, outflow, .. } = &self.capture;
             match (interface.port().tap(*id), is_wanted) {
                 (Some(tap), true) => tap.claim(flow),
                 (Some(tap), false) => tap.disclaim(flow),
-                (None, true) => interface.port().put_tap(Tap::new(*id, &workload, outflow)).claim(flow),
+                (None, true) => interface.port().put_tap(Tap::new(*id, interface.workload(), outflow)).claim(flow),
                 (None, false) => {}
             }
         }
@@ -151,12 +148,11 @@ fn other_end(live: &Live, host: &HostName) -> Option<HostName> {
 }
 
 /// The flows of a session at this host, and past whose interfaces they go.
-fn flows(live: &Live) -> impl Iterator<Item = (WorkloadId, Flow)> {
+fn flows(live: &Live) -> impl Iterator<Item = (Rc<Interface>, Flow)> {
     let protocol = live.request.port.protocol;
-    let caller = live.caller_flow.get().map(|key| (live.request.caller.clone(), (protocol, key)));
-    let serving = live.serving.borrow().as_ref().map(|serving| serving.workload.clone());
-    let endpoint = live.endpoint_flow.get().zip(serving).map(|(key, workload)| (workload, (protocol, key)));
-    caller.into_iter().chain(endpoint)
+    let of = |interface: Option<Rc<Interface>>, key| Some((interface?, (protocol, key?)));
+    let caller = of(live.called_by(), live.caller_flow.get());
+    caller.into_iter().chain(of(live.served_by(), live.endpoint_flow.get()))
 }
 
 /// What a capture sees at this host.
@@ -207,7 +203,7 @@ impl Seen {
             }
             is_open = true;
             seen.hosts.extend(other_end(live, &context.host));
-            seen.workloads.extend(flows(live).map(|(workload, _)| workload));
+            seen.workloads.extend(flows(live).map(|(interface, _)| interface.workload().clone()));
             let service = live.request.service.as_ref().and_then(|service| policy.service(service));
             if let (Some(service), None, true) = (service, live.endpoint_flow.get(), live.serving.borrow().is_some()) {
                 seen.gaps.push(no_interface(context, &policy, policy.service_entry(service)));
@@ -218,7 +214,7 @@ impl Seen {
 
     fn see(&mut self, context: &Context, workload: &WorkloadId) {
         self.workloads.insert(workload.clone());
-        if context.interface(workload).is_none() {
+        if context.interfaces_of(workload).is_empty() {
             self.gaps.push(format!("{workload} has no interface on {} so far", context.host));
         }
     }

@@ -13,7 +13,7 @@ use super::{
     reach::Families,
     voice::Paths,
 };
-use crate::interface::Interface;
+use crate::interface::{Interface, InterfaceId};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use ripstop_kernel::{Programs, SocketOwner, SocketOwners};
 use ripstop_policy::{Permit, Policy, ServiceIx};
@@ -63,7 +63,7 @@ pub struct Control {
 /// A workload's connection to its own API, on its way to the thread that answers it.
 pub struct VoiceCall {
     /// Who calls.
-    pub workload: WorkloadId,
+    pub interface: InterfaceId,
     /// Its bytes.
     pub stream: DuplexStream,
 }
@@ -125,7 +125,7 @@ pub struct Context {
     /// Another agent of this host has taken over: this one only ends what it has.
     pub only_drains: Cell<bool>,
     policy: RefCell<Arc<Policy>>,
-    interfaces: RefCell<BTreeMap<WorkloadId, Rc<Interface>>>,
+    interfaces: RefCell<BTreeMap<InterfaceId, Rc<Interface>>>,
     limits: LimitTable,
     /// By calling host; only hosts of the graph may connect, so they are few.
     denials: RefCell<HashMap<HostName, DenialLimit>>,
@@ -202,10 +202,18 @@ impl Context {
         self.waiting.enforced.notify_waiters();
     }
 
-    /// The interface of a workload, if it is attached.
+    /// An interface, if it is attached.
     #[must_use]
-    pub fn interface(&self, workload: &WorkloadId) -> Option<Rc<Interface>> {
-        self.interfaces.borrow().get(workload).cloned()
+    pub fn interface(&self, id: &InterfaceId) -> Option<Rc<Interface>> {
+        self.interfaces.borrow().get(id).cloned()
+    }
+
+    /// Those of a workload, which has several where it is several pods or containers here.
+    #[must_use]
+    pub fn interfaces_of(&self, workload: &WorkloadId) -> Vec<Rc<Interface>> {
+        let interfaces = self.interfaces.borrow();
+        let from = interfaces.range(InterfaceId::only(workload.clone())..);
+        from.take_while(|(id, _)| id.workload == *workload).map(|(_, interface)| Rc::clone(interface)).collect()
     }
 
     /// Every interface.
@@ -232,22 +240,21 @@ impl Context {
         }
     }
 
-    /// Adds an interface; returns the one that served the workload before.
+    /// Adds an interface; returns the one that was in its place before.
     pub fn attach(&self, interface: &Rc<Interface>) -> Option<Rc<Interface>> {
-        self.interfaces.borrow_mut().insert(interface.workload().clone(), Rc::clone(interface))
+        self.interfaces.borrow_mut().insert(interface.id().clone(), Rc::clone(interface))
     }
 
-    /// Removes a workload's interface.
-    pub fn detach(&self, workload: &WorkloadId) -> Option<Rc<Interface>> {
-        self.interfaces.borrow_mut().remove(workload)
+    /// Removes an interface.
+    pub fn detach(&self, id: &InterfaceId) -> Option<Rc<Interface>> {
+        self.interfaces.borrow_mut().remove(id)
     }
 
-    /// Ends the sessions of a workload whose interface is gone, at either end.
-    pub fn cut_workload(&self, workload: &WorkloadId) {
+    /// Ends the sessions of an interface that is gone, at either end. One that is still looking for its endpoint notices by
+    /// itself, and looks further.
+    pub fn cut_interface(&self, id: &InterfaceId) {
         self.live.for_each(|live| {
-            let calls = live.request.side == Side::Caller && live.request.caller == *workload;
-            let serves = live.serving.borrow().as_ref().is_some_and(|serving| serving.workload == *workload);
-            if calls || serves {
+            if live.calls_by(id) || live.is_served_by(id) {
                 live.cut(Reason::NoInterface);
             }
         });

@@ -11,8 +11,9 @@ use super::{
     order::Sticky,
     voice::Prefer,
 };
+use crate::interface::InterfaceId;
 use ripstop_config::{
-    HostName, Reason, ServiceId, WorkloadId,
+    HostName, Reason, ServiceId,
     graph::{Change, WEIGHT_MAX},
 };
 use ripstop_policy::{Policy, ServiceEntry};
@@ -45,7 +46,7 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// Tries the endpoints of a service for a caller until one takes it: `attempt` is given a host, and returns what it got
+/// Tries the endpoints of a service for who calls by an interface until one takes it: `attempt` is given a host, and returns what it got
 /// there and the load that the host reported. At most [`VERDICT_MAX`] in all.
 ///
 /// # Errors
@@ -53,7 +54,7 @@ impl From<Refusal> for Refused {
 pub async fn dial<T>(
     context: &Context,
     service: &ServiceEntry,
-    caller: &WorkloadId,
+    caller: &InterfaceId,
     attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
 ) -> Result<(T, Using), Refused> {
     let dialling = tokio::time::timeout(VERDICT_MAX, try_all(context, service, caller, attempt)).await;
@@ -63,12 +64,13 @@ pub async fn dial<T>(
 async fn try_all<T>(
     context: &Context,
     service: &ServiceEntry,
-    caller: &WorkloadId,
+    caller: &InterfaceId,
     attempt: impl AsyncFn(&HostName) -> Result<(T, u16), Refused>,
 ) -> Result<(T, Using), Refused> {
     let policy = context.policy();
     let candidates = candidates(context, &policy, service, caller)?;
-    let sticky = service.balance.sticky.then_some(Sticky { service: &service.id, caller, host: &context.host });
+    let whose = Sticky { service: &service.id, caller: &caller.workload, host: &context.host };
+    let sticky = service.balance.sticky.then_some(whose);
     let order = context.balancer.order(&service.id, &candidates, sticky, Instant::now());
     let mut last = Refused::from(Reason::NoEndpoint);
     for (index, host) in order.iter().enumerate() {
@@ -103,7 +105,7 @@ fn candidates<'a>(
     context: &Context,
     policy: &Policy,
     service: &'a ServiceEntry,
-    caller: &WorkloadId,
+    caller: &InterfaceId,
 ) -> Result<Vec<Candidate<'a>>, Refused> {
     let zone = |host: &HostName| policy.graph().hosts.get(host).and_then(|host| host.zone.as_ref());
     let own_zone = zone(&context.host);

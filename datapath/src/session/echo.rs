@@ -79,7 +79,7 @@ pub fn request(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
         let interface = &in_hand.0;
-        let asking = tokio::time::timeout(ANSWER_MAX, ask(&context, &policy, &request)).await;
+        let asking = tokio::time::timeout(ANSWER_MAX, ask(&context, &policy, interface, &request)).await;
         match asking.unwrap_or(Err(Reason::EndpointTimeout)) {
             Ok(()) => reply(interface, &bytes),
             Err(reason) => {
@@ -113,7 +113,12 @@ fn asked(context: &Context, policy: &Policy, interface: &Interface, packet: &Pac
 }
 
 /// Asks the hosts of the service, one after the other.
-async fn ask(context: &Rc<Context>, policy: &Arc<Policy>, request: &Request) -> Result<(), Reason> {
+async fn ask(
+    context: &Rc<Context>,
+    policy: &Arc<Policy>,
+    interface: &Interface,
+    request: &Request,
+) -> Result<(), Reason> {
     let service = request.service.as_ref().and_then(|service| policy.service(service)).ok_or(Reason::NoService)?;
     let entry = policy.service_entry(service);
     let header = SessionHeader {
@@ -137,7 +142,7 @@ async fn ask(context: &Rc<Context>, policy: &Arc<Policy>, request: &Request) -> 
         let echoed = context.transport.echo(host, &header).await;
         echoed.map(|accepted| ((), accepted.load)).map_err(|error| Refused::from(error.reason()))
     };
-    let found = dial(context, entry, &request.caller, attempt).await;
+    let found = dial(context, entry, interface.id(), attempt).await;
     found.map(drop).map_err(|refused| refused.reason)
 }
 
@@ -149,14 +154,12 @@ fn reply(interface: &Interface, request: &[u8]) {
     }
 }
 
-/// Whether an endpoint of this host would take the session.
+/// Whether an endpoint of this host would take the session, by any interface of its workload.
 fn is_there(context: &Context, policy: &Policy, request: &Request) -> Result<(), Reason> {
     request.authorise(policy, &context.host)?;
     let service = request.service.as_ref().and_then(|service| policy.service(service)).ok_or(Reason::NoService)?;
     let entry = policy.service_entry(service);
-    context.endpoints.ready(&entry.id)?;
-    context.interface(&policy.workload_entry(entry.by).id).ok_or(Reason::NoInterface)?;
-    Ok(())
+    context.endpoints.ready(&entry.id)
 }
 
 /// Answers another host's question.

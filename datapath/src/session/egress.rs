@@ -11,8 +11,9 @@ use super::{
     context::{Context, random},
     dial::{Refused, dial},
     limits::Admission,
-    live::{Live, Request, SESSIONS_MAX, Serving, Session},
-    reach::{Caller, Unreached, reach},
+    live::{Live, Request, SESSIONS_MAX, Session},
+    reach::{Caller, Found, Unreached, reach},
+    serving::Serving,
     sides::quic_halves,
 };
 use crate::{
@@ -24,12 +25,7 @@ use ripstop_config::{HostName, Port, Protocol, Reason, WorkloadId};
 use ripstop_policy::{Policy, ServiceEntry, ServiceIx, WorkloadIx};
 use ripstop_telemetry::{RecordSlot, Side};
 use ripstop_transport::{Purpose, SessionHeader, code::End};
-use std::{
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 /// SYNs held per workload and per agent (DESIGN section 12).
 const HELD_PER_WORKLOAD: usize = 1_024;
@@ -85,7 +81,7 @@ pub(super) fn room(context: &Context, interface: &Interface) -> Option<RecordSlo
 /// Why it is denied; it has its record then.
 pub(super) fn decide(
     context: &Rc<Context>,
-    interface: &Interface,
+    interface: &Rc<Interface>,
     destination: IpAddr,
     port: Port,
     slot: RecordSlot,
@@ -101,6 +97,7 @@ pub(super) fn decide(
         speaker: context.host.clone(),
     };
     let session = Session::begin(context, context.session_id(), request, context.begin_trace(), slot);
+    session.comes_by(interface);
     session.draft.borrow_mut().destination = Some(destination);
     let admitted = admit(context, &policy, &session, service);
     if admitted.is_err() || context.observed.is_staged() {
@@ -168,7 +165,7 @@ impl Decided {
     pub(super) async fn local<T>(
         &self,
         context: &Rc<Context>,
-        reach: impl AsyncFnOnce(WorkloadIx, &Request) -> Result<(T, SocketAddr), Unreached>,
+        reach: impl AsyncFnOnce(WorkloadIx, &Request) -> Result<Found<T>, Unreached>,
     ) -> Result<T, Refused> {
         let Self { session, policy, .. } = self;
         let request = Request { side: Side::Server, ..session.live().request.clone() };
@@ -178,7 +175,8 @@ impl Decided {
         let serving = Serving::take(context, policy, self.service(), &request)?;
         *session.live().serving.borrow_mut() = Some(serving);
         match reach(caller, &request).await {
-            Ok((reached, at)) => {
+            Ok(Found { reached, at, through }) => {
+                session.live().goes_through(through);
                 self.admission.join(&serving_here);
                 session.draft.borrow_mut().endpoint = Some(format!("{} {at}", context.host));
                 Ok(reached)
@@ -201,7 +199,7 @@ impl Decided {
 
 async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     // Boxed, as all phases of a session share its task's memory, and this one is large and short.
-    let finding = Box::pin(find(&context, &opening));
+    let finding = Box::pin(find(&context, &interface, &opening));
     let found = tokio::select! {
         found = finding => found,
         reason = opening.decided.session.live().when_cut() => Err(reason.into()),
@@ -237,10 +235,9 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     }
 }
 
-async fn find(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
-    let decided = &opening.decided;
+async fn find(context: &Rc<Context>, interface: &Interface, opening: &Opening) -> Result<(Far, Using), Refused> {
     let attempt = async |host: &HostName| attempt(context, opening, host).await;
-    dial(context, decided.service(), &decided.session.live().request.caller, attempt).await
+    dial(context, opening.decided.service(), interface.id(), attempt).await
 }
 
 async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> Result<(Far, u16), Refused> {

@@ -5,10 +5,14 @@
 //! Where there is none, what it says by others, signed, is used in the same way, and for as long as that is good
 //! ([`super::hearsay`]). An endpoint is as its own host finds it when a session comes.
 
+mod behind;
 mod said;
 
+pub use behind::Serves;
 pub use said::{INSTANCES_MAX, Said, Word};
 
+use crate::interface::InterfaceId;
+use behind::Behind;
 use ripstop_config::{HostName, Reason, ServiceId};
 use ripstop_policy::{Policy, ServiceEntry};
 use serde::{Deserialize, Serialize};
@@ -88,11 +92,12 @@ pub struct Endpoints {
 #[derive(Debug, Default)]
 struct Own {
     open: Cell<u32>,
-    absent: Cell<bool>,
-    unhealthy: Cell<bool>,
+    /// By its operator's word.
     draining: Cell<bool>,
-    /// By its workload's own word.
-    said: said::Words,
+    /// The interfaces of its workload.
+    behind: RefCell<BTreeMap<InterfaceId, Rc<Behind>>>,
+    /// Sessions that they were given, to deal them in turn.
+    turn: Cell<usize>,
 }
 
 /// A session that counts for its endpoint on this host until it is dropped.
@@ -112,15 +117,13 @@ pub fn served<'p>(policy: &'p Policy, host: &HostName) -> impl Iterator<Item = &
 }
 
 impl Endpoints {
-    /// Says which services this host serves, and of which the workload has its interface. Others are forgotten.
-    pub fn serve<'s>(&self, services: impl Iterator<Item = (&'s ServiceId, bool)>) {
+    /// Says which services this host serves, and which interfaces their workloads have. Others are forgotten.
+    pub fn serve<'s>(&self, services: impl Iterator<Item = (&'s ServiceId, Vec<InterfaceId>)>) {
         let mut own = self.own.borrow_mut();
         let mut before = std::mem::take(&mut *own);
-        for (service, attached) in services {
-            let (service, endpoint) = before
-                .remove_entry(service)
-                .unwrap_or_else(|| (service.clone(), Rc::new(Own { absent: Cell::new(true), ..Own::default() })));
-            endpoint.absent.set(!attached);
+        for (service, interfaces) in services {
+            let (service, endpoint) = before.remove_entry(service).unwrap_or_else(|| (service.clone(), Rc::default()));
+            endpoint.stand_behind(interfaces);
             own.insert(service, endpoint);
         }
         self.changed.notify_one();
@@ -167,7 +170,7 @@ impl Endpoints {
     }
 
     fn standing(&self, service: &ServiceId, endpoint: &Own) -> Standing {
-        let (state, sessions, weight) = (self.state(endpoint), endpoint.open.get(), endpoint.said.weight.get());
+        let (state, sessions, weight) = (self.state(endpoint), endpoint.open.get(), endpoint.weight());
         Standing { service: service.clone(), state, sessions, weight }
     }
 
@@ -190,23 +193,16 @@ impl Endpoints {
     }
 
     fn state(&self, endpoint: &Own) -> State {
-        let draining = self.drained.get() || endpoint.draining.get() || endpoint.said.draining.get();
-        match (endpoint.absent.get(), draining, endpoint.unhealthy.get()) {
-            (true, ..) => State::Absent,
-            (false, true, _) => State::Draining,
-            (false, false, true) => State::Unhealthy,
-            (false, false, false) => State::Ready,
+        match endpoint.best() {
+            State::Absent => State::Absent,
+            State::Ready | State::Unhealthy | State::Draining if self.is_drained(endpoint) => State::Draining,
+            best @ (State::Ready | State::Unhealthy | State::Draining) => best,
         }
     }
 
-    /// What the health check of an endpoint of this host says; true if that is news.
-    pub fn set_healthy(&self, service: &ServiceId, healthy: bool) -> bool {
-        let news =
-            self.own.borrow().get(service).is_some_and(|endpoint| endpoint.unhealthy.replace(!healthy) == healthy);
-        if news {
-            self.changed.notify_one();
-        }
-        news
+    /// By its operator's word.
+    fn is_drained(&self, endpoint: &Own) -> bool {
+        self.drained.get() || endpoint.draining.get()
     }
 
     /// Has the endpoint of a service, or all of this host with those to come, take no new sessions, or take them again.
@@ -228,11 +224,9 @@ impl Endpoints {
                 if !draining && self.drained.get() {
                     return Err(DrainError::WholeHost);
                 }
-                if draining {
-                    endpoint.draining.set(true);
-                } else {
-                    endpoint.draining.set(false);
-                    endpoint.said.draining.set(false);
+                endpoint.draining.set(draining);
+                if !draining {
+                    endpoint.behind.borrow().values().for_each(|one| one.said.draining.set(false));
                 }
             }
         }

@@ -27,9 +27,13 @@ fn api() -> ServiceId {
     "shop/api".parse().unwrap()
 }
 
+fn interface() -> InterfaceId {
+    InterfaceId::only("shop/api".parse().unwrap())
+}
+
 fn serving() -> Endpoints {
     let endpoints = Endpoints::default();
-    endpoints.serve([(&api(), true)].into_iter());
+    endpoints.serve([(&api(), vec![interface()])].into_iter());
     endpoints
 }
 
@@ -57,18 +61,21 @@ fn sessions_count_while_they_are_kept_even_when_the_service_is_gone() {
 fn an_endpoint_is_ready_when_nothing_is_against_it() {
     let endpoints = Endpoints::default();
     assert_eq!(endpoints.ready(&api()), Err(Reason::NotServedHere));
-    endpoints.serve([(&api(), false)].into_iter());
+    endpoints.serve([(&api(), Vec::new())].into_iter());
     assert_eq!(endpoints.ready(&api()), Err(Reason::NoInterface));
-    endpoints.serve([(&api(), true)].into_iter());
+    endpoints.serve([(&api(), vec![interface()])].into_iter());
     assert_eq!(endpoints.ready(&api()), Ok(()));
-    assert!(endpoints.set_healthy(&api(), false) && !endpoints.set_healthy(&api(), false), "news once");
+    assert!(
+        endpoints.set_healthy(&api(), &interface(), false) && !endpoints.set_healthy(&api(), &interface(), false),
+        "news once"
+    );
     assert_eq!(endpoints.ready(&api()), Err(Reason::EndpointUnhealthy));
     endpoints.drain(Some(&api()), true).unwrap();
     assert_eq!(endpoints.ready(&api()), Err(Reason::Draining));
-    endpoints.serve([(&api(), true)].into_iter());
+    endpoints.serve([(&api(), vec![interface()])].into_iter());
     assert_eq!(endpoints.ready(&api()), Err(Reason::Draining), "another policy ends no drain");
     endpoints.drain(Some(&api()), false).unwrap();
-    assert!(endpoints.set_healthy(&api(), true));
+    assert!(endpoints.set_healthy(&api(), &interface(), true));
     assert_eq!(endpoints.ready(&api()), Ok(()));
 }
 
@@ -76,7 +83,7 @@ fn an_endpoint_is_ready_when_nothing_is_against_it() {
 fn a_drained_host_is_drained_with_what_comes_later() {
     let endpoints = Endpoints::default();
     endpoints.drain(None, true).unwrap();
-    endpoints.serve([(&api(), true)].into_iter());
+    endpoints.serve([(&api(), vec![interface()])].into_iter());
     assert_eq!(endpoints.ready(&api()), Err(Reason::Draining));
     assert_eq!(endpoints.drain(Some(&api()), false), Err(DrainError::WholeHost));
     endpoints.drain(Some(&api()), true).unwrap();

@@ -1,6 +1,6 @@
 //! Active checks of this host's endpoints, as sessions would reach them.
 //!
-//! 1. [`follow`] starts a check for each endpoint that the policy wants checked and whose workload has its interface, and
+//! 1. [`follow`] starts a check for each endpoint that the policy wants checked, at each interface that its workload has, and
 //!    ends those that are not wanted any more.
 //! 2. Until the first result the endpoint is taken to be well. [`FAILURES`] bad results in a row make it unhealthy, one good
 //!    result makes it healthy again.
@@ -13,14 +13,20 @@ use super::{
     reach::{self, Reached, Targets, proxy},
     sides::UserTcp,
 };
+use crate::interface::{Interface, InterfaceId};
 use bytes::Bytes;
 use ripstop_config::{
-    Protocol, Reason, ServiceId, WorkloadId,
+    Protocol, Reason, ServiceId,
     graph::{self, Check, Health},
 };
 use ripstop_policy::{Policy, ServiceEntry};
 use ripstop_telemetry::instruments;
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 use tokio::task::JoinHandle;
 
 /// Bad results in a row that make an endpoint unhealthy: one may be a moment's.
@@ -34,7 +40,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// The checks that are running.
 #[derive(Default)]
-pub struct Checks(RefCell<BTreeMap<ServiceId, Running>>);
+pub struct Checks(RefCell<BTreeMap<(ServiceId, InterfaceId), Running>>);
 
 struct Running {
     plan: Plan,
@@ -44,7 +50,6 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
-        instruments::endpoint_healthy(&self.plan.service, None);
     }
 }
 
@@ -52,7 +57,7 @@ impl Drop for Running {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Plan {
     service: ServiceId,
-    by: WorkloadId,
+    at: InterfaceId,
     health: Health,
     targets: Targets,
     /// What is sent first.
@@ -60,9 +65,13 @@ struct Plan {
 }
 
 impl Checks {
-    /// Ends the checks of a workload, whose interface is gone or another one.
-    pub fn stop(&self, workload: &WorkloadId) {
-        self.0.borrow_mut().retain(|_, running| running.plan.by != *workload);
+    /// Ends the checks at an interface that is gone or another one.
+    pub fn stop(&self, interface: &InterfaceId) {
+        self.0.borrow_mut().retain(|(_, at), _| at != interface);
+    }
+
+    fn services(&self) -> BTreeSet<ServiceId> {
+        self.0.borrow().keys().map(|(service, _)| service.clone()).collect()
     }
 }
 
@@ -73,49 +82,54 @@ pub fn follow(context: &Rc<Context>) {
         return;
     }
     let policy = context.policy();
+    let ids = |interfaces: Vec<Rc<Interface>>| interfaces.iter().map(|one| one.id().clone()).collect::<Vec<_>>();
     let served: Vec<_> = super::endpoints::served(&policy, &context.host)
-        .map(|entry| (entry, context.interface(&policy.workload_entry(entry.by).id).is_some()))
+        .map(|entry| (entry, ids(context.interfaces_of(&policy.workload_entry(entry.by).id))))
         .collect();
-    context.endpoints.serve(served.iter().map(|(entry, attached)| (&entry.id, *attached)));
+    context.endpoints.serve(served.iter().map(|(entry, interfaces)| (&entry.id, interfaces.clone())));
     context.balancer.retain(|service, host| {
         policy.service(service).is_some_and(|service| policy.service_entry(service).hosts.contains(host))
     });
-    let attached = served.iter().filter(|(_, attached)| *attached);
-    let plans = attached.filter_map(|(entry, _)| Plan::of(&policy, entry, context.endpoints.said(&entry.id)));
+    let interfaces = served.into_iter().flat_map(|(entry, ids)| ids.into_iter().map(move |id| (entry, id)));
+    let plans =
+        interfaces.filter_map(|(entry, id)| Plan::of(&policy, entry, context.endpoints.said(&entry.id, &id), id));
+    let checked_before = context.checks.services();
     let mut before = std::mem::take(&mut *context.checks.0.borrow_mut());
     let mut checks = BTreeMap::new();
     for plan in plans {
-        let running = match before.remove(&plan.service) {
+        let key = (plan.service.clone(), plan.at.clone());
+        let running = match before.remove(&key) {
             Some(running) if running.plan == plan => running,
             Some(_) | None => start(context, plan),
         };
-        checks.insert(running.plan.service.clone(), running);
+        checks.insert(key, running);
     }
     // What is not checked, or checked in another way, is not known to be unhealthy.
-    for (service, _) in before {
-        context.endpoints.set_healthy(&service, true);
+    for (service, at) in before.into_keys() {
+        context.endpoints.set_healthy(&service, &at, true);
     }
     *context.checks.0.borrow_mut() = checks;
+    checked_before.difference(&context.checks.services()).for_each(|over| instruments::endpoint_healthy(over, None));
 }
 
 /// Ends all checks.
 pub fn stop(context: &Context) {
+    context.checks.services().iter().for_each(|over| instruments::endpoint_healthy(over, None));
     context.checks.0.borrow_mut().clear();
 }
 
 fn start(context: &Rc<Context>, plan: Plan) -> Running {
-    context.endpoints.set_healthy(&plan.service, true);
+    context.endpoints.set_healthy(&plan.service, &plan.at, true);
     let task = tokio::task::spawn_local(watch(Rc::clone(context), plan.clone()));
     Running { plan, task }
 }
 
 impl Plan {
     /// None when the endpoint is not to be checked.
-    fn of(policy: &Policy, service: &ServiceEntry, said: Option<Said>) -> Option<Self> {
+    fn of(policy: &Policy, service: &ServiceEntry, said: Option<Said>, at: InterfaceId) -> Option<Self> {
         let health = service.health.clone()?;
         let serving = service.ports.iter().find(|port| port.protocol == Protocol::Tcp);
         let number = health.port.or(serving.map(|port| port.number))?;
-        let by = policy.workload_entry(service.by).id.clone();
         let mut targets = Targets::of(policy, service, number, false);
         if let Some(port) = health.port.or(said.and_then(|said| said.instances.first().copied())) {
             targets = targets.with_port(port);
@@ -129,7 +143,7 @@ impl Plan {
                 request.extend(get(path, &name, targets.first.port()).into_bytes());
             }
         }
-        Some(Self { service: service.id.clone(), by, health, targets, request: request.into() })
+        Some(Self { service: service.id.clone(), at, health, targets, request: request.into() })
     }
 }
 
@@ -160,22 +174,21 @@ async fn watch(context: Rc<Context>, plan: Plan) {
 }
 
 fn judge(context: &Context, plan: &Plan, failures: u32, result: Result<(), String>) {
-    let Plan { service, targets: Targets { first: target, .. }, .. } = plan;
+    let Plan { service, at, targets: Targets { first: target, .. }, .. } = plan;
     match result {
         Ok(()) => {
-            instruments::endpoint_healthy(service, Some(true));
-            if context.endpoints.set_healthy(service, true) {
-                tracing::info!(%service, %target, "the endpoint is healthy again");
+            if context.endpoints.set_healthy(service, at, true) {
+                tracing::info!(%service, %at, %target, "the endpoint is healthy again");
             }
         }
         Err(why) if failures >= FAILURES => {
-            instruments::endpoint_healthy(service, Some(false));
-            if context.endpoints.set_healthy(service, false) {
-                tracing::warn!(%service, %target, why, "the endpoint is unhealthy: it gets no new sessions");
+            if context.endpoints.set_healthy(service, at, false) {
+                tracing::warn!(%service, %at, %target, why, "the endpoint is unhealthy: it gets no new sessions");
             }
         }
-        Err(why) => tracing::debug!(%service, %target, why, "a failed health check"),
+        Err(why) => return tracing::debug!(%service, %at, %target, why, "a failed health check"),
     }
+    instruments::endpoint_healthy(service, Some(context.endpoints.is_healthy(service)));
 }
 
 /// One check; the error says what was found.
@@ -190,7 +203,8 @@ async fn check(context: &Context, plan: &Plan) -> Result<(), String> {
 async fn ask(context: &Context, plan: &Plan) -> Result<(), String> {
     let policy = context.policy();
     let service = policy.service(&plan.service).ok_or_else(|| Reason::NoService.describe().to_owned())?;
-    let reached = reach::probe(context, &policy, policy.service_entry(service), plan.targets).await;
+    let interface = context.interface(&plan.at).ok_or_else(|| Reason::NoInterface.describe().to_owned())?;
+    let reached = reach::probe(context, &policy, policy.service_entry(service), &interface, plan.targets).await;
     let mut connection = Connection(Some(reached.map_err(|unreached| unreached.reason.describe().to_owned())?));
     let Some(reached) = &connection.0 else { return Ok(()) };
     let result = match reached {

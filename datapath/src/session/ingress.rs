@@ -8,9 +8,10 @@ use super::{
     context::Context,
     echo,
     limits::{self, Admission},
-    live::{Request, SESSIONS_MAX, Serving, Session},
+    live::{Request, SESSIONS_MAX, Session},
     policies,
-    reach::{Caller, Reached, Unreached, reach},
+    reach::{self, Caller, Reached, Unreached, reach},
+    serving::Serving,
     sides::quic_halves,
     udp,
 };
@@ -190,11 +191,13 @@ async fn admit(
     let caller = Caller::Workload(caller, incoming.header.source_port);
     let (found, at) = match request.port.protocol {
         Protocol::Tcp => {
-            let (reached, at) = reach(context, policy, entry, caller, request).await?;
+            let reach::Found { reached, at, through } = reach(context, policy, entry, caller, request).await?;
+            session.live().goes_through(through);
             (Found::Tcp(reached), at)
         }
         Protocol::Udp => {
-            let (reached, at) = udp::reach(context, policy, entry, caller, request).await?;
+            let reach::Found { reached, at, through } = udp::reach(context, policy, entry, caller, request).await?;
+            session.live().goes_through(through);
             (Found::Udp(reached), at)
         }
     };

@@ -3,11 +3,12 @@
 use super::{
     balance::Using,
     context::Context,
-    endpoints::Counted,
     limits::Admission,
     pump::{Meter, Way},
     reach::Targets,
+    serving::{Serving, Through},
 };
+use crate::interface::{Interface, InterfaceId};
 use crate::packet::FlowKey;
 use ripstop_config::{HostName, Port, Protocol, Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Permit, Policy, PolicyDigest, ServiceEntry};
@@ -68,28 +69,6 @@ impl Request {
     }
 }
 
-/// The endpoint of a session, as the policy gave it when the session was opened.
-#[derive(Debug)]
-pub struct Serving {
-    /// The workload that serves.
-    pub workload: WorkloadId,
-    /// Where it listens.
-    pub targets: Targets,
-    _counted: Counted,
-}
-
-impl Serving {
-    /// The endpoint of a service on this host, for a session that it has not yet; it counts for it from here on.
-    ///
-    /// # Errors
-    /// Why the endpoint takes no sessions.
-    pub fn take(context: &Context, policy: &Policy, service: &ServiceEntry, request: &Request) -> Result<Self, Reason> {
-        let counted = context.endpoints.take(&service.id)?;
-        let workload = policy.workload_entry(service.by).id.clone();
-        Ok(Self { workload, targets: request.targets(policy, service), _counted: counted })
-    }
-}
-
 /// What the table and the live view know of an open session.
 pub struct Live {
     /// The session's id, the same on both hosts.
@@ -104,6 +83,8 @@ pub struct Live {
     pub down: Meter,
     /// The host of the endpoint, once one was chosen.
     pub endpoint_host: RefCell<Option<HostName>>,
+    /// By which interface it comes, where the caller is of this host.
+    calls: OnceCell<Rc<Interface>>,
     /// What serves it, once that is of this host.
     pub serving: RefCell<Option<Serving>>,
     /// Its part in the limits, once it was admitted.
@@ -122,6 +103,37 @@ impl Live {
         if self.cut.get().is_none() {
             self.cut.set(Some(reason));
             self.wake.notify_one();
+        }
+    }
+
+    /// Whether its caller has this interface, on this host.
+    #[must_use]
+    pub fn calls_by(&self, id: &InterfaceId) -> bool {
+        self.calls.get().is_some_and(|interface| interface.id() == id)
+    }
+
+    /// Whether its endpoint has.
+    #[must_use]
+    pub fn is_served_by(&self, id: &InterfaceId) -> bool {
+        self.served_by().is_some_and(|interface| interface.id() == id)
+    }
+
+    /// The interface by which its caller sends, where that is of this host.
+    #[must_use]
+    pub fn called_by(&self) -> Option<Rc<Interface>> {
+        self.calls.get().cloned()
+    }
+
+    /// That of its endpoint, once that is known and of this host.
+    #[must_use]
+    pub fn served_by(&self) -> Option<Rc<Interface>> {
+        self.serving.borrow().as_ref()?.interface()
+    }
+
+    /// An interface of this host has taken it for its endpoint.
+    pub fn goes_through(&self, through: Through) {
+        if let Some(serving) = &*self.serving.borrow() {
+            serving.goes_through(through);
         }
     }
 
@@ -261,6 +273,7 @@ impl Session {
             up: Meter::default(),
             down: Meter::default(),
             endpoint_host: RefCell::default(),
+            calls: OnceCell::new(),
             serving: RefCell::default(),
             admission: RefCell::default(),
             caller_flow: Cell::default(),
@@ -295,6 +308,20 @@ impl Session {
     #[must_use]
     pub fn live(&self) -> &Rc<Live> {
         &self.live
+    }
+
+    /// It comes by an interface of this host.
+    pub fn comes_by(&self, interface: &Rc<Interface>) {
+        // Said once, where it begins.
+        let _ = self.live.calls.set(Rc::clone(interface));
+    }
+
+    /// Its endpoint on this host did not take it after all: the next session goes to another replica, if there is one.
+    pub fn missed(&self) {
+        let service = self.live.request.service.as_ref();
+        if let (Some(service), Some(interface)) = (service, self.live.served_by()) {
+            self.context.endpoints.missed(service, interface.id(), Instant::now());
+        }
     }
 
     /// An endpoint is tried, on this host.
@@ -345,12 +372,12 @@ impl Session {
             End::Caller => self.live.caller_flow.set(Some(key)),
             End::Endpoint => self.live.endpoint_flow.set(Some(key)),
         }
-        self.context.captures.follow(&self.context, &self.live);
+        self.context.captures.follow(&self.live);
     }
 
     /// The endpoint has answered: the session is open.
     pub fn opened(&self) {
-        self.context.captures.follow(&self.context, &self.live);
+        self.context.captures.follow(&self.live);
         let took = self.live.started.elapsed();
         self.draft.borrow_mut().connect = Some(took);
         self.opened.set(true);
@@ -438,7 +465,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.context.live.remove(self.key);
-        self.context.captures.ended(&self.context, &self.live);
+        self.context.captures.ended(&self.live);
         self.context.stats.sessions_open(-1);
         let mut draft = self.draft.take();
         // A session that nobody ended was dropped with its task: the agent is stopping.

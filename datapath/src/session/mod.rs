@@ -31,6 +31,7 @@ pub mod policies;
 pub mod pump;
 pub mod reach;
 pub mod report;
+pub mod serving;
 pub mod sides;
 pub mod udp;
 pub mod voice;

@@ -134,10 +134,15 @@ impl Ranked<'_> {
     }
 }
 
-/// How much a caller's sessions belong to an endpoint. By its share, as of all callers so many have their highest there.
+/// How much a caller's sessions belong to an endpoint.
 fn score(sticky: &Sticky<'_>, candidate: Candidate<'_>) -> f64 {
+    belonging(sticky, candidate.host.as_str(), candidate.weight)
+}
+
+/// How much a caller's sessions belong to what has this name. By its share, as of all callers so many have their highest there.
+pub(super) fn belonging(sticky: &Sticky<'_>, to: &str, weight: u32) -> f64 {
     let Sticky { service, caller, host } = sticky;
-    let text = format!("{service}\0{caller}\0{host}\0{}", candidate.host);
+    let text = format!("{service}\0{caller}\0{host}\0{to}");
     // FNV-1a, 64 bits, and the finalizer of MurmurHash3, as its high bits alone differ little for names that end alike.
     let mut hash = text
         .bytes()
@@ -148,7 +153,7 @@ fn score(sticky: &Sticky<'_>, candidate: Candidate<'_>) -> f64 {
     hash ^= hash >> 33;
     // Within 0 and 1, both excluded: 53 bits fit a double.
     let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -f64::from(candidate.weight.max(1)) / unit.ln()
+    -f64::from(weight.max(1)) / unit.ln()
 }
 
 #[cfg(test)]

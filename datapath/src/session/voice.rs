@@ -1,7 +1,7 @@
 //! The workload's own voice: what it says of itself on this host, and what becomes of it.
 //!
 //! 1. The graph lets a workload say so much ([`Change`]); everything else is refused.
-//! 2. It speaks of itself alone: of the endpoints that it serves here, and of its own calls. What is another's is answered
+//! 2. It speaks of itself alone, and of several replicas each of itself: of the endpoints that it serves here, and of its own calls. What is another's is answered
 //!    like what does not exist.
 //! 3. What it says holds until it says otherwise, loses its interface, or the graph does not let it any more. A drain and a
 //!    share go to other hosts with this host's reports, and are believed there as far as the graph lets the workload say them.
@@ -11,6 +11,7 @@ use super::{
     endpoints::{Said, State, Word, served},
     health,
 };
+use crate::interface::InterfaceId;
 use ripstop_config::{
     HostName, Protocol, ServiceId, WorkloadId, ZoneName,
     graph::{Change, WEIGHT_MAX},
@@ -155,18 +156,18 @@ impl Wish {
 
 /// Where the calls of this host's workloads are led first, by their own word.
 #[derive(Default)]
-pub struct Paths(RefCell<BTreeMap<WorkloadId, BTreeMap<Option<ServiceId>, Prefer>>>);
+pub struct Paths(RefCell<BTreeMap<InterfaceId, BTreeMap<Option<ServiceId>, Prefer>>>);
 
 impl Paths {
     /// What a caller said of a service, or else of all.
     #[must_use]
-    pub fn of(&self, caller: &WorkloadId, service: &ServiceId) -> Option<Prefer> {
+    pub fn of(&self, caller: &InterfaceId, service: &ServiceId) -> Option<Prefer> {
         let paths = self.0.borrow();
         let said = paths.get(caller)?;
         said.get(&Some(service.clone())).or_else(|| said.get(&None)).cloned()
     }
 
-    fn set(&self, caller: &WorkloadId, service: Option<ServiceId>, prefer: Option<Prefer>) -> Result<(), VoiceError> {
+    fn set(&self, caller: &InterfaceId, service: Option<ServiceId>, prefer: Option<Prefer>) -> Result<(), VoiceError> {
         let mut paths = self.0.borrow_mut();
         let said = paths.entry(caller.clone()).or_default();
         match prefer {
@@ -180,26 +181,26 @@ impl Paths {
         Ok(())
     }
 
-    fn list(&self, caller: &WorkloadId) -> Vec<OwnPath> {
+    fn list(&self, caller: &InterfaceId) -> Vec<OwnPath> {
         let paths = self.0.borrow();
         let said = paths.get(caller).into_iter().flatten();
         said.map(|(service, prefer)| OwnPath { service: service.clone(), prefer: prefer.clone() }).collect()
     }
 }
 
-/// What a workload is here.
+/// What a workload, or one replica of it, is here.
 #[must_use]
-pub fn standings(context: &Context, workload: &WorkloadId) -> Standings {
+pub fn standings(context: &Context, who: &InterfaceId) -> Standings {
     let policy = context.policy();
-    let serves = own(context, &policy, workload).into_iter().filter_map(|service| endpoint(context, &service.id));
-    Standings { serves: serves.collect(), paths: context.paths.list(workload) }
+    let own = own(context, &policy, &who.workload).into_iter();
+    let serves = own.filter_map(|service| endpoint(context, &service.id, who));
+    Standings { serves: serves.collect(), paths: context.paths.list(who) }
 }
 
-fn endpoint(context: &Context, service: &ServiceId) -> Option<OwnEndpoint> {
-    let standing = context.endpoints.own_standing(service)?;
-    let Said { draining, weight, instances } = context.endpoints.said(service)?;
-    let (state, sessions) = (standing.state, standing.sessions);
-    Some(OwnEndpoint { service: standing.service, state, sessions, drained: draining, weight, instances })
+fn endpoint(context: &Context, service: &ServiceId, who: &InterfaceId) -> Option<OwnEndpoint> {
+    let (state, sessions) = context.endpoints.standing_by(service, who)?;
+    let Said { draining, weight, instances } = context.endpoints.said(service, who)?;
+    Some(OwnEndpoint { service: service.clone(), state, sessions, drained: draining, weight, instances })
 }
 
 /// The services that a workload serves on this host.
@@ -213,24 +214,24 @@ fn own<'p>(context: &Context, policy: &'p Policy, workload: &WorkloadId) -> Vec<
 /// [`VoiceError`]; nothing has changed.
 pub fn hear(
     context: &Rc<Context>,
-    workload: &WorkloadId,
+    who: &InterfaceId,
     service: Option<&str>,
     wish: &Wish,
 ) -> Result<Standings, VoiceError> {
-    let policy = context.policy();
+    let (policy, workload) = (context.policy(), &who.workload);
     if !policy.may_change(workload, wish.change()) {
         return Err(not_let(&policy, workload, wish.change()));
     }
     match wish {
-        Wish::Path(prefer) => prefer_path(context, &policy, workload, service, prefer.clone())?,
+        Wish::Path(prefer) => prefer_path(context, &policy, who, service, prefer.clone())?,
         Wish::Weight(Some(weight)) if *weight > WEIGHT_MAX => return Err(VoiceError::Weight),
-        Wish::Weight(weight) => say(context, &policy, workload, service, Word::Weight(*weight))?,
-        Wish::Drain(draining) => say(context, &policy, workload, service, Word::Draining(*draining))?,
+        Wish::Weight(weight) => say(context, &policy, who, service, Word::Weight(*weight))?,
+        Wish::Drain(draining) => say(context, &policy, who, service, Word::Draining(*draining))?,
         Wish::Instance(0) | Wish::NoInstance(0) => return Err(VoiceError::Port),
-        Wish::Instance(port) => say_instance(context, &policy, workload, service, Word::Instance(*port))?,
-        Wish::NoInstance(port) => say_instance(context, &policy, workload, service, Word::NoInstance(*port))?,
+        Wish::Instance(port) => say_instance(context, &policy, who, service, Word::Instance(*port))?,
+        Wish::NoInstance(port) => say_instance(context, &policy, who, service, Word::NoInstance(*port))?,
     }
-    Ok(standings(context, workload))
+    Ok(standings(context, who))
 }
 
 fn not_let(policy: &Policy, workload: &WorkloadId, change: Change) -> VoiceError {
@@ -242,12 +243,12 @@ fn not_let(policy: &Policy, workload: &WorkloadId, change: Change) -> VoiceError
 fn say(
     context: &Context,
     policy: &Policy,
-    workload: &WorkloadId,
+    who: &InterfaceId,
     service: Option<&str>,
     word: Word,
 ) -> Result<(), VoiceError> {
-    let meant = meant(own(context, policy, workload), workload, service)?;
-    let all = meant.iter().map(|service| context.endpoints.say(&service.id, word));
+    let meant = meant(own(context, policy, &who.workload), &who.workload, service)?;
+    let all = meant.iter().map(|service| context.endpoints.say(&service.id, who, word));
     // No `all`: what fits of one is no reason to leave another out.
     if all.fold(true, |said, one| said & one) { Ok(()) } else { Err(VoiceError::Full) }
 }
@@ -276,16 +277,16 @@ fn is_named(service: &ServiceId, workload: &WorkloadId, text: &str) -> bool {
 fn say_instance(
     context: &Rc<Context>,
     policy: &Policy,
-    workload: &WorkloadId,
+    who: &InterfaceId,
     service: Option<&str>,
     word: Word,
 ) -> Result<(), VoiceError> {
-    let meant = meant(own(context, policy, workload), workload, service)?;
+    let meant = meant(own(context, policy, &who.workload), &who.workload, service)?;
     let [service] = meant.as_slice() else { return Err(VoiceError::Which) };
     if !matches!(service.ports.as_slice(), [port] if port.protocol == Protocol::Tcp) {
         return Err(VoiceError::NotOnePort(service.id.clone()));
     }
-    if !context.endpoints.say(&service.id, word) {
+    if !context.endpoints.say(&service.id, who, word) {
         return Err(VoiceError::Full);
     }
     // Its check asks the first instance.
@@ -296,18 +297,18 @@ fn say_instance(
 fn prefer_path(
     context: &Context,
     policy: &Policy,
-    workload: &WorkloadId,
+    who: &InterfaceId,
     service: Option<&str>,
     prefer: Option<Prefer>,
 ) -> Result<(), VoiceError> {
-    let service = service.map(|text| called(policy, workload, text)).transpose()?;
+    let service = service.map(|text| called(policy, &who.workload, text)).transpose()?;
     let hosts = &policy.graph().hosts;
     match &prefer {
         Some(Prefer::Host(host)) if !hosts.contains_key(host) => Err(VoiceError::Unknown(format!("host `{host}`"))),
         Some(Prefer::Zone(zone)) if !hosts.values().any(|host| host.zone.as_ref() == Some(zone)) => {
             Err(VoiceError::Unknown(format!("zone `{zone}`")))
         }
-        Some(_) | None => context.paths.set(workload, service, prefer),
+        Some(_) | None => context.paths.set(who, service, prefer),
     }
 }
 
@@ -323,32 +324,34 @@ pub fn obey(context: &Context) {
     let policy = context.policy();
     for service in served(&policy, &context.host) {
         let by = &policy.workload_entry(service.by).id;
-        context.endpoints.unsay(&service.id, |change| policy.may_change(by, change));
+        for interface in context.interfaces_of(by) {
+            context.endpoints.unsay(&service.id, interface.id(), |change| policy.may_change(by, change));
+        }
     }
     let mut paths = context.paths.0.borrow_mut();
-    paths.retain(|workload, _| policy.may_change(workload, Change::Path));
+    paths.retain(|who, _| policy.may_change(&who.workload, Change::Path));
     let visible = |workload: &WorkloadId, service: &ServiceId| {
         let (caller, service) = (policy.workload(workload), policy.service(service));
         caller.zip(service).is_some_and(|(caller, service)| policy.visible(caller, service))
     };
-    for (workload, said) in paths.iter_mut() {
-        said.retain(|service, _| service.as_ref().is_none_or(|service| visible(workload, service)));
+    for (who, said) in paths.iter_mut() {
+        said.retain(|service, _| service.as_ref().is_none_or(|service| visible(&who.workload, service)));
     }
 }
 
-/// Forgets what a workload said: its interface is gone, or another one, and so may be who spoke.
-pub fn forget(context: &Context, workload: &WorkloadId) {
+/// Forgets what was said by an interface that is gone, or another one, as who spoke may be.
+pub fn forget(context: &Context, who: &InterfaceId) {
     let policy = context.policy();
-    for service in own(context, &policy, workload) {
-        context.endpoints.unsay(&service.id, |_| false);
+    for service in own(context, &policy, &who.workload) {
+        context.endpoints.unsay(&service.id, who, |_| false);
     }
-    context.paths.0.borrow_mut().remove(workload);
+    context.paths.0.borrow_mut().remove(who);
 }
 
-/// All that a workload said, to be said again to the next agent of this host.
+/// All that was said by an interface, to be said again to the next agent of this host.
 #[must_use]
-pub fn spoken(context: &Context, workload: &WorkloadId) -> Vec<Spoken> {
-    let Standings { serves, paths } = standings(context, workload);
+pub fn spoken(context: &Context, who: &InterfaceId) -> Vec<Spoken> {
+    let Standings { serves, paths } = standings(context, who);
     let of_endpoint = |OwnEndpoint { service, drained, weight, instances, .. }| {
         let drain = drained.then_some(Wish::Drain(true));
         let weight = weight.map(|weight| Wish::Weight(Some(weight)));
@@ -359,20 +362,20 @@ pub fn spoken(context: &Context, workload: &WorkloadId) -> Vec<Spoken> {
     serves.into_iter().flat_map(of_endpoint).chain(paths).collect()
 }
 
-/// Hears what a workload said to the agent before. What it may not say any more is left out.
-pub fn hear_again(context: &Rc<Context>, workload: &WorkloadId, said: Vec<Spoken>) {
+/// Hears what was said to the agent before. What may not be said any more is left out.
+pub fn hear_again(context: &Rc<Context>, who: &InterfaceId, said: Vec<Spoken>) {
     for Spoken { service, wish } in said {
         let service = service.map(|service| service.to_string());
-        if let Err(error) = hear(context, workload, service.as_deref(), &wish) {
-            tracing::warn!(%workload, %error, "what it said before is not so any more");
+        if let Err(error) = hear(context, who, service.as_deref(), &wish) {
+            tracing::warn!(%who, %error, "what it said before is not so any more");
         }
     }
 }
 
-/// What a workload said, for people: `drains shop/api`, `prefers zone eu-2`.
+/// What was said by an interface, for people: `drains shop/api`, `prefers zone eu-2`.
 #[must_use]
-pub fn described(context: &Context, workload: &WorkloadId) -> Vec<String> {
-    let Standings { serves, paths } = standings(context, workload);
+pub fn described(context: &Context, who: &InterfaceId) -> Vec<String> {
+    let Standings { serves, paths } = standings(context, who);
     let mut said = Vec::new();
     for OwnEndpoint { service, drained, weight, instances, .. } in serves {
         said.extend(drained.then(|| format!("drains {service}")));

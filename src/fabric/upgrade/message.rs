@@ -20,6 +20,7 @@ use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
 use ripstop_config::{HostName, Protocol, ServiceId, WorkloadId, graph::Ranges};
 use ripstop_datapath::handover::{Channel, Flow, MESSAGE_MAX};
+use ripstop_datapath::interface::Replica;
 use ripstop_datapath::packet::FlowKey;
 use ripstop_datapath::session::voice::Spoken;
 use ripstop_kernel::{AttachPlan, Cgroup, Place, netns::NsId};
@@ -32,7 +33,7 @@ use std::{
 };
 
 /// The version of all that passes between the two, frames of packets included; another one is not guessed at.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Flows in one message: each is some 60 bytes.
 pub(super) const FLOWS_MAX: usize = 400;
 /// Words of a workload in one message: each is some 250 bytes at most, with two names of a host and a service.
@@ -50,7 +51,7 @@ pub(super) enum First {
     Interface(Box<Interface>),
     /// Flows of the interface that came last.
     Flows(Flows),
-    /// What the workload of the interface that came last said of itself.
+    /// What was said by the interface that came last.
     Said { words: Vec<Spoken> },
     /// That is all: the next agent may begin.
     Done {},
@@ -111,6 +112,7 @@ pub(super) struct Interface {
     /// The number by which both data threads know it.
     pub(super) index: u16,
     pub(super) workload: WorkloadId,
+    pub(super) replica: Option<Replica>,
     pub(super) plan: PlanText,
     pub(super) has_v6: bool,
     pub(super) since: String,
@@ -263,7 +265,7 @@ mod tests {
         let (heard, _) = hear::<First>(&other).await.unwrap().unwrap();
         assert!(matches!(heard, First::Hello(Hello { pid: 7, generation: 3, .. })));
         let error = hear::<First>(&other).await.unwrap_err().to_string();
-        assert!(error.contains("by version 3") && error.contains("restart"), "{error}");
+        assert!(error.contains(&format!("by version {}", VERSION + 1)) && error.contains("restart"), "{error}");
         hear::<First>(&other).await.unwrap_err();
         drop(one);
         assert!(hear::<First>(&other).await.unwrap().is_none());

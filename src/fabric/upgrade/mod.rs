@@ -35,8 +35,9 @@ use super::{
 use crate::admin::{AgentView as _, Predecessor};
 use anyhow::{Context as _, bail};
 use message::{First, Flows, Hello, Interface, Next, SAID_MAX, Sockets, VERSION, hear, say};
-use ripstop_config::{ServiceId, WorkloadId};
+use ripstop_config::ServiceId;
 use ripstop_datapath::handover::{Channel, Entrance, pair};
+use ripstop_datapath::interface::InterfaceId;
 use ripstop_kernel::Kernel;
 use ripstop_transport::PeerState;
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ pub(super) struct Upgrades {
 
 /// An interface that stands.
 pub(super) struct Standing<'s> {
-    pub(super) workload: &'s WorkloadId,
+    pub(super) id: &'s InterfaceId,
     pub(super) plan: PlanText,
     pub(super) has_v6: bool,
     pub(super) since: &'s str,
@@ -297,10 +298,11 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
     say(control, &First::Sockets(sockets(ours, endpoints)), &descriptors).await?;
     for one in &ours.interfaces {
         // What the data thread has not, is just going away.
-        let Some(Part { index, flows, said }) = interfaces.remove(one.workload) else { continue };
+        let Some(Part { index, flows, said }) = interfaces.remove(one.id) else { continue };
         let interface = Interface {
             index,
-            workload: one.workload.clone(),
+            workload: one.id.workload.clone(),
+            replica: one.id.replica.clone(),
             plan: one.plan.clone(),
             has_v6: one.has_v6,
             since: one.since.to_owned(),

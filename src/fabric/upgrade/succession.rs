@@ -10,8 +10,9 @@ use crate::{
 };
 use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdout};
-use ripstop_config::{AgentConfig, HostName, WorkloadId};
+use ripstop_config::{AgentConfig, HostName};
 use ripstop_datapath::handover::{self, Channel, ENTRANCE};
+use ripstop_datapath::interface::InterfaceId;
 use ripstop_kernel::{AttachPlan, Tun, netns::NsId};
 use ripstop_telemetry::instruments;
 use std::{
@@ -61,7 +62,7 @@ pub(in crate::fabric) struct Adopted {
 
 /// An interface that stands.
 pub(in crate::fabric) struct AdoptedInterface {
-    pub(in crate::fabric) workload: WorkloadId,
+    pub(in crate::fabric) id: InterfaceId,
     pub(in crate::fabric) attach: AttachPlan,
     pub(in crate::fabric) namespace: Option<NsId>,
     pub(in crate::fabric) since: String,
@@ -186,14 +187,15 @@ async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> 
     loop {
         match next(control).await? {
             (First::Interface(interface), descriptors) => {
-                let Interface { index, workload, plan, has_v6, since } = *interface;
+                let Interface { index, workload, replica, plan, has_v6, since } = *interface;
                 let device = descriptors.into_iter().next().context("the agent before keeps a device")?;
                 let plan = plan.plan();
                 is_nobodys = plan.is_none();
                 if let Some((attach, namespace)) = plan {
                     let tun = Tun::of(device.try_clone()?, &attach.link, has_v6);
                     let part = Part { index, ..Part::default() };
-                    interfaces.push(AdoptedInterface { workload, attach, namespace, since, device, tun, part });
+                    let id = InterfaceId { workload, replica };
+                    interfaces.push(AdoptedInterface { id, attach, namespace, since, device, tun, part });
                 }
             }
             (First::Flows(flows), _) => flows.add_to(&mut last(&mut interfaces, is_nobodys, &mut nobodys).flows),

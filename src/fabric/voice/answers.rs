@@ -11,6 +11,7 @@ use ripstop_config::{
     Identity, Port, ServiceId, WorkloadId,
     graph::{Change, Limits},
 };
+use ripstop_datapath::interface::Replica;
 use ripstop_datapath::session::voice::Standings;
 use ripstop_policy::{Policy, ServiceIx, Verdict, WorkloadIx};
 use ripstop_telemetry::instruments::VoiceRequest;
@@ -26,6 +27,9 @@ const SERVICES_MAX: usize = 500;
 #[derive(Serialize)]
 struct Whoami {
     workload: WorkloadId,
+    /// Which of several it is on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<Replica>,
     identity: String,
     host: String,
     fabric: String,
@@ -47,14 +51,15 @@ pub(super) async fn whoami(State(asked): State<Asked>) -> Response {
 }
 
 async fn describe(asked: &Asked) -> Result<Whoami, String> {
-    let (shared, workload) = (&asked.shared, &asked.workload);
-    let standings = shared.data().standings(workload.clone()).await?;
+    let (shared, workload) = (&asked.shared, &asked.who.workload);
+    let standings = shared.data().standings(asked.who.clone()).await?;
     let policy = shared.policy();
     let ix = policy.workload(workload).ok_or(NOT_IN_FORCE)?;
     let entry = policy.workload_entry(ix);
     Ok(Whoami {
         identity: Identity::workload(policy.fabric().clone(), workload.clone()).to_string(),
         workload: workload.clone(),
+        replica: asked.who.replica.clone(),
         host: shared.host().to_string(),
         fabric: policy.fabric().to_string(),
         v4: entry.v4,
@@ -109,7 +114,7 @@ struct CallablePort {
 
 pub(super) async fn services(State(asked): State<Asked>, Query(page): Query<Page>) -> Response {
     let (what, policy) = (VoiceRequest::Services, asked.shared.policy());
-    let Some(caller) = policy.workload(&asked.workload) else {
+    let Some(caller) = policy.workload(&asked.who.workload) else {
         return asked.refuse(what, StatusCode::SERVICE_UNAVAILABLE, NOT_IN_FORCE);
     };
     let visible = policy.visible_services(caller);

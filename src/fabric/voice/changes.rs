@@ -120,10 +120,10 @@ async fn change(asked: &Asked, change: Change, said: Meant) -> Response {
     if asked.pace.changes.check().is_err() {
         return asked.refuse(what, StatusCode::TOO_MANY_REQUESTS, "this workload changes too much; wait a second");
     }
-    let workload = &asked.workload;
-    match asked.shared.data().voice(workload.clone(), service.clone(), wish.clone()).await {
+    let who = &asked.who;
+    match asked.shared.data().voice(who.clone(), service.clone(), wish.clone()).await {
         Ok(Ok(standings)) => {
-            tracing::info!(%workload, service, said = ?wish, "a workload changed what it is here");
+            tracing::info!(%who, service, said = ?wish, "a workload changed what it is here");
             asked.answer(what, standings)
         }
         Ok(Err(error)) => asked.refuse(what, status(&error), &error.to_string()),

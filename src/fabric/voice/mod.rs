@@ -31,7 +31,7 @@ use governor::{
     DefaultDirectRateLimiter, Quota,
     clock::{Clock as _, DefaultClock},
 };
-use ripstop_config::WorkloadId;
+use ripstop_datapath::interface::InterfaceId;
 use ripstop_datapath::session::context::VoiceCall;
 use ripstop_telemetry::{
     instruments::{VoiceRequest, VoiceResult},
@@ -47,14 +47,14 @@ pub(super) const CALLS_WAITING: usize = 64;
 const CONNECTIONS_MAX: usize = 512;
 /// Bytes of a request's body: a few words.
 const BODY_BYTES: usize = 4 * 1024;
-/// Requests of one workload that are answered in a second, and at once: one that asks without pause must not keep the thread
+/// Requests by one interface that are answered in a second, and at once: one that asks without pause must not keep the thread
 /// from what it does for others. Those beyond wait.
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 const REQUESTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(40).expect("not zero");
-/// Changes of one workload that are taken in a second, and at once: each is a line of the log, and is told to other hosts.
+/// Changes by one interface that are taken in a second, and at once: each is a line of the log, and is told to other hosts.
 const CHANGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 const CHANGES_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
-/// Workloads whose pace is remembered; a host has far fewer at once.
+/// Interfaces whose pace is remembered; a host has far fewer at once.
 const PACES_MAX: usize = 4_096;
 
 /// How often a workload asks, and changes something.
@@ -84,22 +84,22 @@ impl Pace {
 #[derive(Clone)]
 struct Asked {
     shared: Arc<Shared>,
-    workload: WorkloadId,
+    who: InterfaceId,
     pace: Arc<Pace>,
 }
 
 /// Takes up the connections of this host's workloads, for as long as it runs.
 pub(super) async fn listen(shared: Arc<Shared>, mut calls: mpsc::Receiver<VoiceCall>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut paces: HashMap<WorkloadId, Arc<Pace>> = HashMap::new();
-    while let Some(VoiceCall { workload, stream }) = calls.recv().await {
+    let mut paces: HashMap<InterfaceId, Arc<Pace>> = HashMap::new();
+    while let Some(VoiceCall { interface: who, stream }) = calls.recv().await {
         // Dropped, the connection is ended.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         if paces.len() >= PACES_MAX {
             paces.retain(|_, pace| Arc::strong_count(pace) > 1);
         }
-        let pace = Arc::clone(paces.entry(workload.clone()).or_insert_with(|| Arc::new(Pace::new())));
-        let router = router(Asked { shared: Arc::clone(&shared), workload, pace });
+        let pace = Arc::clone(paces.entry(who.clone()).or_insert_with(|| Arc::new(Pace::new())));
+        let router = router(Asked { shared: Arc::clone(&shared), who, pace });
         tokio::spawn(async move {
             web::serve_one(stream, router).await;
             drop(place);
@@ -135,13 +135,13 @@ async fn admit(State(asked): State<Asked>, request: Request, next: Next) -> Resp
 
 impl Asked {
     fn answer<T: Serialize>(&self, what: VoiceRequest, answer: T) -> Response {
-        what.count(&self.workload, VoiceResult::Answered);
+        what.count(&self.who.workload, VoiceResult::Answered);
         Json(answer).into_response()
     }
 
     fn refuse(&self, what: VoiceRequest, status: StatusCode, why: &str) -> Response {
         let denied = status == StatusCode::FORBIDDEN;
-        what.count(&self.workload, if denied { VoiceResult::Denied } else { VoiceResult::Refused });
+        what.count(&self.who.workload, if denied { VoiceResult::Denied } else { VoiceResult::Refused });
         (status, Json(serde_json::json!({ "error": why }))).into_response()
     }
 }

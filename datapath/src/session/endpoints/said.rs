@@ -2,16 +2,14 @@
 //! checks say, and gone with its interface.
 
 use super::{Endpoints, Own};
-use ripstop_config::{ServiceId, graph::Change};
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use crate::interface::InterfaceId;
+use ripstop_config::{ServiceId, graph::Change, graph::WEIGHT_MAX};
+use std::cell::{Cell, RefCell};
 
 /// Instances of one endpoint at most: more programs behind one service of one host are better dealt with by the workload.
 pub const INSTANCES_MAX: usize = 16;
 
-/// What was said of one endpoint.
+/// What was said by one interface of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     pub(super) draining: Cell<bool>,
@@ -46,29 +44,29 @@ pub enum Word {
 }
 
 impl Endpoints {
-    fn words<T>(&self, service: &ServiceId, look: impl FnOnce(&Words) -> T) -> Option<T> {
-        self.own.borrow().get(service).map(|endpoint: &Rc<Own>| look(&endpoint.said))
+    fn words<T>(&self, service: &ServiceId, by: &InterfaceId, look: impl FnOnce(&Words) -> T) -> Option<T> {
+        self.own.borrow().get(service)?.behind.borrow().get(by).map(|behind| look(&behind.said))
     }
 
-    /// What was said of the endpoint of a service on this host; none when it has none.
+    /// What an interface said of the endpoint of a service on this host; none when it is not behind it.
     #[must_use]
-    pub fn said(&self, service: &ServiceId) -> Option<Said> {
-        self.words(service, |words| Said {
+    pub fn said(&self, service: &ServiceId, by: &InterfaceId) -> Option<Said> {
+        self.words(service, by, |words| Said {
             draining: words.draining.get(),
             weight: words.weight.get(),
             instances: words.instances.borrow().clone(),
         })
     }
 
-    /// Says one thing of the endpoint of a service on this host; false when there is no room for it, or no such endpoint.
-    pub fn say(&self, service: &ServiceId, word: Word) -> bool {
-        let said = self.words(service, |words| words.say(word)).unwrap_or(false);
+    /// An interface says one thing of the endpoint of a service on this host; false when there is no room for it, or no such endpoint.
+    pub fn say(&self, service: &ServiceId, by: &InterfaceId, word: Word) -> bool {
+        let said = self.words(service, by, |words| words.say(word)).unwrap_or(false);
         self.changed.notify_one();
         said
     }
 
-    /// Forgets what was said of an endpoint, but for what still may be.
-    pub fn unsay(&self, service: &ServiceId, may: impl Fn(Change) -> bool) {
+    /// Forgets what an interface said of an endpoint, but for what still may be.
+    pub fn unsay(&self, service: &ServiceId, by: &InterfaceId, may: impl Fn(Change) -> bool) {
         let forget = |words: &Words| {
             words.draining.set(words.draining.get() && may(Change::Drain));
             words.weight.set(words.weight.get().filter(|_| may(Change::Weight)));
@@ -76,21 +74,30 @@ impl Endpoints {
                 words.instances.borrow_mut().clear();
             }
         };
-        if self.words(service, forget).is_some() {
+        if self.words(service, by, forget).is_some() {
             self.changed.notify_one();
         }
     }
 
-    /// The share that was said for the endpoint of a service on this host.
+    /// The share that was said for the endpoint of a service on this host: what its replicas said, together.
     #[must_use]
     pub fn own_weight(&self, service: &ServiceId) -> Option<u32> {
-        self.words(service, |words| words.weight.get()).flatten()
+        self.own.borrow().get(service)?.weight()
     }
 
-    /// The ports of its instances, in the order in which to try them for one session; none where the graph's holds.
+    /// The ports of an interface's instances, in the order in which to try them for one session; none where the graph's holds.
     #[must_use]
-    pub fn instances(&self, service: &ServiceId) -> Vec<u16> {
-        self.words(service, Words::deal).unwrap_or_default()
+    pub fn instances(&self, service: &ServiceId, by: &InterfaceId) -> Vec<u16> {
+        self.words(service, by, Words::deal).unwrap_or_default()
+    }
+}
+
+impl Own {
+    /// Those that said nothing add nothing to what others said.
+    pub(super) fn weight(&self) -> Option<u32> {
+        let behind = self.behind.borrow();
+        let said = behind.values().filter_map(|one| one.said.weight.get());
+        said.reduce(u32::saturating_add).map(|sum| sum.min(WEIGHT_MAX))
     }
 }
 
@@ -124,54 +131,58 @@ impl Words {
 mod tests {
     use super::{super::State, *};
 
+    fn own() -> InterfaceId {
+        InterfaceId::only("shop/api".parse().unwrap())
+    }
+
     fn serving() -> (Endpoints, ServiceId) {
         let (endpoints, api) = (Endpoints::default(), "shop/api".parse().unwrap());
-        endpoints.serve([(&api, true)].into_iter());
+        endpoints.serve([(&api, vec![own()])].into_iter());
         (endpoints, api)
     }
 
     #[test]
     fn sessions_are_dealt_among_instances_in_turn() {
         let (endpoints, api) = serving();
-        assert!(endpoints.instances(&api).is_empty());
+        assert!(endpoints.instances(&api, &own()).is_empty());
         for port in [8081, 8082, 8081] {
-            assert!(endpoints.say(&api, Word::Instance(port)));
+            assert!(endpoints.say(&api, &own(), Word::Instance(port)));
         }
-        let firsts: Vec<_> = (0..4).map(|_| endpoints.instances(&api)[0]).collect();
+        let firsts: Vec<_> = (0..4).map(|_| endpoints.instances(&api, &own())[0]).collect();
         assert_eq!(firsts, [8081, 8082, 8081, 8082]);
-        assert_eq!(endpoints.instances(&api).len(), 2, "the others follow");
-        assert!(endpoints.say(&api, Word::NoInstance(8082)));
-        assert_eq!(endpoints.instances(&api), [8081]);
-        let fits = (1..=u16::MAX).filter(|port| endpoints.say(&api, Word::Instance(*port))).count();
+        assert_eq!(endpoints.instances(&api, &own()).len(), 2, "the others follow");
+        assert!(endpoints.say(&api, &own(), Word::NoInstance(8082)));
+        assert_eq!(endpoints.instances(&api, &own()), [8081]);
+        let fits = (1..=u16::MAX).filter(|port| endpoints.say(&api, &own(), Word::Instance(*port))).count();
         assert_eq!(fits, INSTANCES_MAX, "8081 again, and as many as fit");
-        assert!(!endpoints.say(&"shop/db".parse().unwrap(), Word::Draining(true)), "not of this host");
+        assert!(!endpoints.say(&"shop/db".parse().unwrap(), &own(), Word::Draining(true)), "not of this host");
     }
 
     #[test]
     fn what_may_not_be_said_any_more_is_forgotten() {
         let (endpoints, api) = serving();
         for word in [Word::Draining(true), Word::Weight(Some(3)), Word::Instance(8081)] {
-            assert!(endpoints.say(&api, word));
+            assert!(endpoints.say(&api, &own(), word));
         }
         assert_eq!(endpoints.own_standing(&api).map(|one| (one.state, one.weight)), Some((State::Draining, Some(3))));
-        endpoints.unsay(&api, |change| change == Change::Weight);
+        endpoints.unsay(&api, &own(), |change| change == Change::Weight);
         let left = Said { weight: Some(3), ..Said::default() };
-        assert_eq!((endpoints.said(&api), endpoints.ready(&api)), (Some(left), Ok(())));
-        endpoints.unsay(&api, |_| false);
-        assert_eq!(endpoints.said(&api), Some(Said::default()));
+        assert_eq!((endpoints.said(&api, &own()), endpoints.ready(&api)), (Some(left), Ok(())));
+        endpoints.unsay(&api, &own(), |_| false);
+        assert_eq!(endpoints.said(&api, &own()), Some(Said::default()));
     }
 
     #[test]
     fn an_operator_ends_what_a_workload_said_but_not_the_other_way_round() {
         let (endpoints, api) = serving();
-        assert!(endpoints.say(&api, Word::Draining(true)));
+        assert!(endpoints.say(&api, &own(), Word::Draining(true)));
         endpoints.drain(Some(&api), false).unwrap();
         assert!(endpoints.ready(&api).is_ok(), "the operator stands above");
         endpoints.drain(Some(&api), true).unwrap();
-        assert!(endpoints.say(&api, Word::Draining(false)));
+        assert!(endpoints.say(&api, &own(), Word::Draining(false)));
         assert!(endpoints.ready(&api).is_err());
         endpoints.drain(None, false).unwrap();
-        assert!(endpoints.say(&api, Word::Draining(true)));
+        assert!(endpoints.say(&api, &own(), Word::Draining(true)));
         endpoints.drain(None, false).unwrap();
         assert!(endpoints.ready(&api).is_err(), "the host is not drained any more, the workload is");
     }

@@ -1,15 +1,19 @@
 //! The way to an endpoint on this host, for a session whose caller is allowed to have it.
 //!
 //! 1. [`target`]: where it listens; at its usual address of either family, unless the graph names one.
-//! 2. [`way`]: through its interface, or by the host's own TCP, and from which address.
-//! 3. [`listener`]: on the host, whose program took the connection.
-//! 4. [`proxy`]: what it is told of the caller first, where it asks for that.
+//! 2. [`among`]: by which of its workload's interfaces, where that is several pods or containers.
+//! 3. [`way`]: through its interface, or by the host's own TCP, and from which address.
+//! 4. [`listener`]: on the host, whose program took the connection.
+//! 5. [`proxy`]: what it is told of the caller first, where it asks for that.
 
+mod among;
 mod listener;
 pub mod proxy;
 mod target;
 mod way;
 
+pub use among::Found;
+pub(crate) use among::among;
 pub use target::{Families, Targets};
 pub use way::Caller;
 pub(crate) use way::Way;
@@ -67,10 +71,10 @@ struct Search<'s> {
     policy: &'s Policy,
     service: &'s ServiceEntry,
     caller: Caller,
-    interface: Rc<Interface>,
+    interface: &'s Rc<Interface>,
 }
 
-/// Connects to the endpoint of a service on this host, and says at which address it was.
+/// Connects to the endpoint of a service on this host, and says where it was.
 ///
 /// # Errors
 /// [`Unreached`] with what the endpoint, or its absence, answered.
@@ -80,23 +84,16 @@ pub async fn reach(
     service: &ServiceEntry,
     caller: Caller,
     request: &Request,
-) -> Result<(Reached, SocketAddr), Unreached> {
-    let targets = request.targets(policy, service);
+) -> Result<Found<Reached>, Unreached> {
     let header = proxy_header(policy, service, caller, request);
-    let mut instances = context.endpoints.instances(&service.id).into_iter().map(|port| targets.with_port(port));
-    let mut targets = instances.next().unwrap_or(targets);
-    loop {
-        let reached = connect(context, policy, service, caller, targets, header.clone()).await;
-        let refused = matches!(&reached, Err(Unreached { reason: Reason::EndpointRefused, .. }));
-        match instances.next().filter(|_| refused) {
-            // That instance has ended; another one may not.
-            Some(another) => targets = another,
-            None => return reached,
-        }
-    }
+    let attempt = async |interface: &Rc<Interface>| {
+        let search = Search { context, policy, service, caller, interface };
+        search.instances(request.targets(policy, service), header.clone()).await
+    };
+    among(context, service, request, attempt).await
 }
 
-/// Connects to the endpoint of a service on this host to see whether it is well, in nobody's name.
+/// Connects to an interface of the endpoint's workload on this host to see whether it is well, in nobody's name.
 ///
 /// # Errors
 /// [`Unreached`] with what the endpoint, or its absence, answered.
@@ -104,9 +101,11 @@ pub async fn probe(
     context: &Context,
     policy: &Policy,
     service: &ServiceEntry,
+    interface: &Rc<Interface>,
     targets: Targets,
 ) -> Result<Reached, Unreached> {
-    connect(context, policy, service, Caller::Nobody, targets, None).await.map(|(reached, _)| reached)
+    let search = Search { context, policy, service, caller: Caller::Nobody, interface };
+    search.connect(targets, None).await.map(|(reached, _)| reached)
 }
 
 /// The connection as the caller made it: from its address to the service's.
@@ -120,33 +119,39 @@ fn proxy_header(policy: &Policy, service: &ServiceEntry, caller: Caller, request
     Some(proxy::header(from, to, &service.id.dns_name(policy.fabric()), &identity.to_string()).into())
 }
 
-async fn connect(
-    context: &Context,
-    policy: &Policy,
-    service: &ServiceEntry,
-    caller: Caller,
-    targets: Targets,
-    header: Option<Bytes>,
-) -> Result<(Reached, SocketAddr), Unreached> {
-    let unreached = |reason| Unreached { reason, detail: format!("{} {}", context.host, targets.first) };
-    let by = &policy.workload_entry(service.by).id;
-    let interface = context.interface(by).ok_or_else(|| unreached(Reason::NoInterface))?;
-    let search = Search { context, policy, service, caller, interface };
-    let reaching = async {
-        let (pending, at) = search.find(targets).await?;
-        if let Some(header) = header {
-            pending.write(header).await.map_err(unreached)?;
-        }
-        Ok((pending.take().ok_or_else(|| unreached(Reason::EndpointReset))?, at))
-    };
-    tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or_else(|_| Err(unreached(Reason::EndpointTimeout)))
-}
-
 impl Search<'_> {
+    /// At one instance after the other, where there are some by the workload's own word.
+    async fn instances(&self, targets: Targets, header: Option<Bytes>) -> Result<(Reached, SocketAddr), Unreached> {
+        let ports = self.context.endpoints.instances(&self.service.id, self.interface.id());
+        let mut instances = ports.into_iter().map(|port| targets.with_port(port));
+        let mut targets = instances.next().unwrap_or(targets);
+        loop {
+            let reached = self.connect(targets, header.clone()).await;
+            let refused = matches!(&reached, Err(Unreached { reason: Reason::EndpointRefused, .. }));
+            match instances.next().filter(|_| refused) {
+                // That instance has ended; another one may not.
+                Some(another) => targets = another,
+                None => return reached,
+            }
+        }
+    }
+
+    async fn connect(&self, targets: Targets, header: Option<Bytes>) -> Result<(Reached, SocketAddr), Unreached> {
+        let unreached = |reason| Unreached { reason, detail: format!("{} {}", self.context.host, targets.first) };
+        let reaching = async {
+            let (pending, at) = self.find(targets).await?;
+            if let Some(header) = header {
+                pending.write(header).await.map_err(unreached)?;
+            }
+            Ok((pending.take().ok_or_else(|| unreached(Reason::EndpointReset))?, at))
+        };
+        tokio::time::timeout(ANSWER_MAX, reaching).await.unwrap_or_else(|_| Err(unreached(Reason::EndpointTimeout)))
+    }
+
     /// At the likelier address or the other one.
     async fn find(&self, targets: Targets) -> Result<(Pending, SocketAddr), Unreached> {
         let families = &self.context.families;
-        let Targets { first, other } = families.order(Protocol::Tcp, targets.within(&self.interface));
+        let Targets { first, other } = families.order(Protocol::Tcp, targets.within(self.interface));
         let Some(other) = other else { return self.at(first).await };
         let mut trying = pin!(self.at(first));
         let head_start = tokio::time::timeout(HEAD_START, &mut trying).await;

@@ -11,7 +11,7 @@
 //! address, so it is called through its interface, from the service's address.
 //!
 //! In the last case the address is the host's own: the kernel would drop what comes from outside with it, and answers go
-//! by loopback. A check, and a workload in a namespace that calls itself, come from the service's address.
+//! by loopback. A check, and a workload in a namespace that calls itself or another of its replicas, come from the service's address.
 
 use crate::session::context::Context;
 use ripstop_config::graph::Source;
@@ -48,9 +48,9 @@ impl Way {
             (_, _, Caller::Workload(caller, port)) => {
                 let entry = policy.workload_entry(caller);
                 let own = SocketAddr::new(if v4 { IpAddr::V4(entry.v4) } else { IpAddr::V6(entry.v6) }, port);
-                let is_of_host = context.interface(&entry.id).is_some_and(|interface| interface.programs().is_some());
+                let is_of_host = || context.interfaces_of(&entry.id).iter().any(|one| one.programs().is_some());
                 match (on_host, caller == service.by) {
-                    (true, _) if is_of_host => Self::Host(Some(own)),
+                    (true, _) if is_of_host() => Self::Host(Some(own)),
                     (false, true) => Self::Interface(SocketAddr::new(of_service, port)),
                     (_, _) => Self::Interface(own),
                 }

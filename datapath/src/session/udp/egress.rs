@@ -67,7 +67,7 @@ pub fn open(
 
 async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     // Boxed, as all phases of a session share its task's memory, and this one is large and short.
-    let finding = Box::pin(find(&context, &opening));
+    let finding = Box::pin(find(&context, &interface, &opening));
     let found = tokio::select! {
         found = finding => found,
         reason = opening.decided.session.live().when_cut() => Err(reason.into()),
@@ -100,10 +100,9 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
     }
 }
 
-async fn find(context: &Rc<Context>, opening: &Opening) -> Result<(Far, Using), Refused> {
-    let decided = &opening.decided;
+async fn find(context: &Rc<Context>, interface: &Interface, opening: &Opening) -> Result<(Far, Using), Refused> {
     let attempt = async |host: &HostName| attempt(context, opening, host).await;
-    dial(context, decided.service(), &decided.session.live().request.caller, attempt).await
+    dial(context, opening.decided.service(), interface.id(), attempt).await
 }
 
 async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> Result<(Far, u16), Refused> {

@@ -99,6 +99,9 @@ pub async fn from_peer(session: Box<Session>, kept: Kept, peer: Peer, reached: R
     let relay = Relay::new(&session, admission, reached.outlet(), down, reached.interface());
     let way = reached.open(&relay);
     let reason = carry(&session, &relay, Some(far), Some(way), Patience { idle, more: SERVER_GRACE }).await;
+    if is_missed(&relay, reason) {
+        session.missed();
+    }
     session.end(reason, None);
 }
 
@@ -108,13 +111,18 @@ async fn to_peer(context: Rc<Context>, session: Box<Session>, kept: Kept, caller
     let patience = kept.patience();
     let relay = caller.relay(&session, kept.admission, up);
     let reason = carry(&session, &relay, Some(far), None, patience).await;
-    if reason == Reason::EndpointRefused && !relay.is_answered() {
+    if is_missed(&relay, reason) {
         blame(&context, &session);
     }
     session.end(reason, None);
 }
 
-/// Nobody listens at the endpoint, which only its first datagram could tell: the next session tries another.
+/// Nobody listens at the endpoint, which only its first datagram could tell.
+fn is_missed(relay: &Relay, reason: Reason) -> bool {
+    reason == Reason::EndpointRefused && !relay.is_answered()
+}
+
+/// The next session tries another endpoint.
 fn blame(context: &Context, session: &Session) {
     let host = session.live().endpoint_host.borrow();
     if let (Some(service), Some(host)) = (&session.live().request.service, &*host) {
@@ -134,6 +142,9 @@ async fn local(session: Box<Session>, kept: Kept, caller: Caller, reached: Reach
     let relay = caller.relay(&session, kept.admission, reached.outlet());
     let way = reached.open(&relay);
     let reason = carry(&session, &relay, None, Some(way), patience).await;
+    if is_missed(&relay, reason) {
+        session.missed();
+    }
     session.end(reason, None);
 }
 

@@ -11,7 +11,7 @@ use crate::{
     session::{
         context::Context,
         live::Request,
-        reach::{Caller, Targets, Unreached, Way, telling},
+        reach::{Caller, Found, Targets, Unreached, Way, among, telling},
     },
 };
 use ripstop_config::{Protocol, Reason};
@@ -77,17 +77,26 @@ pub async fn reach(
     service: &ServiceEntry,
     caller: Caller,
     request: &Request,
+) -> Result<Found<Reached>, Unreached> {
+    let attempt = async |interface: &Rc<Interface>| {
+        let targets = request.targets(policy, service);
+        reach_by(context, policy, service, caller, interface, targets).await
+    };
+    among(context, service, request, attempt).await
+}
+
+async fn reach_by(
+    context: &Rc<Context>,
+    policy: &Policy,
+    service: &ServiceEntry,
+    caller: Caller,
+    interface: &Rc<Interface>,
+    targets: Targets,
 ) -> Result<(Reached, SocketAddr), Unreached> {
-    let targets = request.targets(policy, service);
-    let by = &policy.workload_entry(service.by).id;
-    let interface = context.interface(by).ok_or_else(|| Unreached {
-        reason: Reason::NoInterface,
-        detail: format!("{} {}", context.host, targets.first),
-    })?;
-    let targets = context.families.order(Protocol::Udp, targets.within(&interface));
+    let targets = context.families.order(Protocol::Udp, targets.within(interface));
     let at = async |targets: Targets| {
-        let way = at(context, policy, service, caller, &interface, targets).await;
-        let found = way.map(|way| (Reached { way, interface: Rc::clone(&interface) }, targets.first));
+        let way = at(context, policy, service, caller, interface, targets).await;
+        let found = way.map(|way| (Reached { way, interface: Rc::clone(interface) }, targets.first));
         found
             .map_err(|(reason, more)| Unreached { reason, detail: format!("{} {}{more}", context.host, targets.first) })
     };
