@@ -6,7 +6,7 @@
 //! 1. `ripstop capture` asks the agent of its host (`admin/capture.rs`), which asks the other hosts that the sessions concern
 //!    (`fabric/capture.rs`). Each host looks into its own settings whether it lets the asking one.
 //! 2. On the data thread the interfaces that such sessions pass get a tap each, which is told of their flows
-//!    (`session/captures.rs`, `stack/tap.rs`). Of another host's sessions none but those with that very host are shown to it.
+//!    (`datapath/src/session/captures.rs`, `datapath/src/stack/tap.rs`). Of another host's sessions none but those with that very host are shown to it.
 //! 3. The command comes for the copies every moment. Whoever does not come for them for a while has no capture any more.
 //!
 //! An endpoint that its host reaches by a socket of the host itself has no packets of its own: there is nothing to copy on that side.

@@ -1,7 +1,7 @@
 //! Hosts' records in band: what each says of itself, signed, goes from host to host along the connections that there are.
 //!
 //! 1. A host signs its record anew when it has something new to say, and else at half of its life ([`own`]).
-//! 2. Every few seconds, and at once when one reports that it has news (`session/report.rs`), a host asks each of its neighbours
+//! 2. Every few seconds, and at once when one reports that it has news (`datapath/src/session/report.rs`), a host asks each of its neighbours
 //!    which records came there since it asked last: names and times, some 20 bytes each. It asks for those that are
 //!    later than what it has, once each, whoever else has them too.
 //! 3. What comes is held against the policy, the clock and the signature of its host ([`judge`]), and kept where it is the latest
