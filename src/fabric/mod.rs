@@ -71,7 +71,7 @@ use tokio::{
     sync::mpsc,
 };
 pub use upgrade::Upgraded;
-use upgrade::{Draining, Inherited, Listeners, Places, Succession, Upgrades};
+use upgrade::{Adopted, AdoptedInterface, Draining, Inherited, Listeners, Places, Succession, Upgrades};
 
 /// How long the last records may take to be written when the agent stops.
 const RECORDS_MAX: Duration = Duration::from_secs(5);
@@ -203,13 +203,7 @@ async fn serve(
     let parts = Parts { authority: enrolment.authority(), forward, door, upgrades, hearsay };
     let shared = Shared::new(config, start, data.handle(), &records, parts);
     by_hand.into_iter().for_each(|(workload, hand)| shared.by_hand.set(workload, Some(hand)));
-    let adopted = match adopted {
-        Some(adopted) => Some(adopted.settle(&shared).await?),
-        None => {
-            shared.connect_peers();
-            None
-        }
-    };
+    let adopted = settle(&shared, adopted).await?;
     // From here on all is this agent's, to keep in order and to undo.
     if let Err(error) = admin.own() {
         tracing::error!("{:#}", anyhow::Error::new(error));
@@ -224,6 +218,15 @@ async fn serve(
     service_manager::lives(&shared).into_iter().for_each(|signs| listeners.served_by(signs));
     let serving = Serving { shared, kernel: Arc::new(kernel), listeners, readiness, data, records, renewing };
     serving.until_told(signals, Beginning { starting, adopted, coming }).await
+}
+
+/// Takes up what the agent before has, where there is one; else begins to connect.
+async fn settle(shared: &Arc<Shared>, adopted: Option<Adopted>) -> anyhow::Result<Option<Vec<AdoptedInterface>>> {
+    let Some(adopted) = adopted else {
+        shared.connect_peers();
+        return Ok(None);
+    };
+    adopted.settle(shared).await.map(Some)
 }
 
 impl Serving {
