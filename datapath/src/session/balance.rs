@@ -1,11 +1,12 @@
 //! Which endpoint next: of two random ones the one that is quicker and has less to do, of the caller's zone first.
 //!
 //! 1. What came of calling an endpoint is kept: how long it took to connect and to answer, how many sessions it has, and
-//!    whether it failed lately. Its host says how many it has of all callers.
+//!    whether it failed lately. Its host says how many it has of all callers; where it is not heard, its record ([`super::claims`]).
 //! 2. [`Balancer::order`] gives all endpoints that may take a session, the best first; see [`super::order`].
 //! 3. An endpoint that failed is left alone for a while, which grows with each failure; but at most half of a service's.
 
 use super::{
+    claims::{Claim, Usual},
     context::random,
     order::{self, Ranked},
     pump::Way,
@@ -63,6 +64,8 @@ pub struct Candidate<'a> {
     pub up: bool,
     /// Sessions that it has of all callers, where that is known exactly: on this host.
     pub sessions: Option<u32>,
+    /// What its host's record says of them, where the host itself is not heard.
+    pub claim: Option<Claim>,
 }
 
 /// What the balancer knows of one endpoint, for people.
@@ -165,12 +168,12 @@ impl Balancer {
         now: Instant,
     ) -> Vec<HostName> {
         let states: Vec<_> = candidates.iter().map(|candidate| self.state(service, candidate.host)).collect();
-        let ejected = ejected(&states, now);
+        let (ejected, usual) = (ejected(&states, now), Usual::of(candidates));
         let ranked = candidates.iter().zip(&states).zip(ejected).map(|((candidate, state), ejected)| Ranked {
             candidate: *candidate,
             ejected,
             latency: state.latency(now),
-            sessions: candidate.sessions.unwrap_or_else(|| state.load()),
+            sessions: candidate.sessions.unwrap_or_else(|| state.load(usual.believed(candidate))),
         });
         order::order(ranked.collect(), sticky, &mut || self.random())
     }
@@ -270,9 +273,10 @@ impl EndpointState {
         self.measured(now).max(FLOOR)
     }
 
-    /// Sessions that it has: what its host said, and what this host's workloads have opened and ended since.
-    fn load(&self) -> u32 {
-        let (reported, own_then) = self.reported.get();
+    /// Sessions that it has: what its host said, and what this host's workloads have opened and ended since. Where a record says it,
+    /// that host has no sessions of this one's but those that are being opened.
+    fn load(&self, claimed: Option<u32>) -> u32 {
+        let (reported, own_then) = claimed.map_or(self.reported.get(), |claimed| (claimed, 0));
         let own = self.sessions.get();
         reported.saturating_add(own).saturating_sub(own_then).max(own)
     }

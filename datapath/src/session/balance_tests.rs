@@ -9,7 +9,8 @@ fn service() -> ServiceId {
 }
 
 fn all(hosts: &[HostName]) -> Vec<Candidate<'_>> {
-    hosts.iter().map(|host| Candidate { host, near: false, weight: 1, up: true, sessions: None }).collect()
+    let one = |host| Candidate { host, near: false, weight: 1, up: true, sessions: None, claim: None };
+    hosts.iter().map(one).collect()
 }
 
 fn first(balancer: &Balancer, hosts: &[HostName], now: Instant) -> HostName {
@@ -96,6 +97,60 @@ fn sessions_of_other_callers_count_until_the_next_report() {
     assert!((0..50).any(|_| first(&balancer, &hosts, Instant::now()) == hosts[0]), "3 against 4");
     drop(mine);
     assert!((0..50).all(|_| first(&balancer, &hosts, Instant::now()) == hosts[1]), "my own I know to be over");
+}
+
+/// How many of 100 sessions that stay open each endpoint gets first, where hosts say that so many are there before.
+fn drawn(hosts: &[HostName], loads: &[u32], by_record: Option<Duration>) -> Vec<u32> {
+    let (balancer, mut open) = (Balancer::default(), Vec::new());
+    let mut candidates = all(hosts);
+    for (candidate, load) in candidates.iter_mut().zip(loads) {
+        match by_record {
+            Some(age) => (candidate.up, candidate.claim) = (false, Some(Claim { sessions: *load, age })),
+            None => balancer.reported(&service(), candidate.host, *load),
+        }
+    }
+    for _ in 0..100 {
+        let host = balancer.order(&service(), &candidates, None, Instant::now()).remove(0);
+        open.push((balancer.trying(&service(), &host), host));
+    }
+    hosts.iter().map(|host| u32::try_from(open.iter().filter(|(_, one)| one == host).count()).unwrap()).collect()
+}
+
+#[test]
+fn where_no_host_is_connected_the_loads_in_records_count() {
+    let hosts = hosts(&["idle", "busy", "busier"]);
+    let fresh = drawn(&hosts, &[0, 60, 200], Some(Duration::ZERO));
+    assert!(fresh[0] > 40 && fresh[2] < 5, "{fresh:?}");
+    let old = drawn(&hosts, &[0, 60, 200], Some(Duration::from_secs(120)));
+    assert!(old.iter().all(|count| (20..=47).contains(count)), "what was two minutes ago says nothing: {old:?}");
+}
+
+#[test]
+fn a_record_that_claims_no_load_draws_no_more_than_load_that_is_measured() {
+    for loads in [vec![0, 40], vec![0, 40, 40], vec![0, 10, 20, 40], vec![0, 1_000, 1_000]] {
+        let hosts = hosts(&["a", "b", "c", "d"][..loads.len()]);
+        let sum = |age| (0..20).map(|_| drawn(&hosts, &loads, age)[0]).sum::<u32>() / 20;
+        let measured = sum(None);
+        for age in [0, 5, 30] {
+            let claimed = sum(Some(Duration::from_secs(age)));
+            // What chance makes of the mean of 20 rounds.
+            assert!(claimed <= measured + 4, "{loads:?}: {claimed} by a record {age} s old, {measured} measured");
+        }
+    }
+}
+
+#[test]
+fn who_is_heard_comes_before_who_claims() {
+    let (balancer, hosts) = (Balancer::default(), hosts(&["heard", "claims"]));
+    balancer.reported(&service(), &hosts[0], 1_000);
+    let mut candidates = all(&hosts);
+    (candidates[1].up, candidates[1].claim) = (false, Some(Claim { sessions: 0, age: Duration::ZERO }));
+    assert!((0..50).all(|_| balancer.order(&service(), &candidates, None, Instant::now())[0] == hosts[0]));
+    // What it reported over a connection that is gone is not what it has.
+    balancer.reported(&service(), &hosts[1], 5_000);
+    candidates[0].up = false;
+    candidates[0].claim = Some(Claim { sessions: 100, age: Duration::ZERO });
+    assert!((0..50).all(|_| balancer.order(&service(), &candidates, None, Instant::now())[0] == hosts[1]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::{
     balance::{Candidate, Using},
+    claims::Claim,
     context::Context,
     endpoints::Standing,
     limits::Refusal,
@@ -121,7 +122,7 @@ fn candidates<'a>(
     for host in &service.hosts {
         let own = *host == context.host;
         let up = own || context.transport.is_up(host);
-        let heard = heard(context, host, &service.id);
+        let (heard, claim) = heard(context, host, &service.id);
         let ready = match own {
             true => context.endpoints.ready(&service.id),
             false => heard.as_ref().map_or(Ok(()), |heard| heard.state.ready()),
@@ -132,6 +133,8 @@ fn candidates<'a>(
             weight: weight(context, policy, service, host, heard.as_ref()),
             up,
             sessions: own.then(|| context.endpoints.sessions(&service.id)),
+            // Of this host it is known.
+            claim: claim.filter(|_| !own),
         };
         match ready {
             Ok(()) => candidates.push(candidate),
@@ -143,13 +146,15 @@ fn candidates<'a>(
     if candidates.is_empty() { Err(why.into()) } else { Ok(candidates) }
 }
 
-/// What another host says of its endpoint of a service: over the connection to it, or else in its record. What it said over a
-/// connection before it fell silent is worth nothing.
-fn heard(context: &Context, host: &HostName, service: &ServiceId) -> Option<Standing> {
-    match context.transport.is_up(host) && context.endpoints.has_heard(host) {
-        true => context.endpoints.heard(host, service),
-        false => context.control.hearsay.of(host, service, Instant::now()).map(|heard| heard.standing),
+/// What another host says of its endpoint of a service: over the connection to it, or else in its record, which claims a load as
+/// well. What it said over a connection before it fell silent is worth nothing.
+fn heard(context: &Context, host: &HostName, service: &ServiceId) -> (Option<Standing>, Option<Claim>) {
+    if context.transport.is_up(host) && context.endpoints.has_heard(host) {
+        return (context.endpoints.heard(host, service), None);
     }
+    let heard = context.control.hearsay.of(host, service, Instant::now());
+    let claim = heard.as_ref().map(|heard| Claim { sessions: heard.standing.sessions, age: heard.age });
+    (heard.map(|heard| heard.standing), claim)
 }
 
 /// The share of an endpoint: by its workload's own word, where the graph lets that say so, and its host can be heard; else by

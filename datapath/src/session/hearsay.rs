@@ -1,5 +1,5 @@
 //! What hosts say of themselves in records, which other hosts hand on: at most one of each host, the latest, for as long as it is
-//! good. It decides nothing: an endpoint that a record says is drained is passed over while there is another, and an address
+//! good. It decides nothing: an endpoint that a record says is drained or busy is passed over while there is another, and an address
 //! in it is tried, where the host that answers has to show that it is that host.
 //!
 //! 1. The control thread takes records in, once they are verified, and forgets them (`fabric/carrier/records`).
@@ -131,7 +131,7 @@ pub struct Heads {
 pub struct Heard {
     /// How it is.
     pub standing: Standing,
-    /// How long ago that came here.
+    /// How old it is by both hosts' clocks, of which the part before it came is a quarter of its life at most.
     pub age: Duration,
 }
 
@@ -208,7 +208,8 @@ impl Hearsay {
         let table = self.table();
         let good = table.good(host, now)?;
         let standing = good.said.endpoints.iter().find(|one| one.service == *service)?.clone();
-        Some(Heard { standing, age: now.saturating_duration_since(good.taken) })
+        let left = good.until.saturating_duration_since(now);
+        Some(Heard { standing, age: good.said.stamp.life().saturating_sub(left) })
     }
 
     /// Which policy a host's record says that it runs.

@@ -7,7 +7,7 @@
 //! 5. [`live`]: while it is open, a session is in a table from which a new policy may cut it; when it ends, on
 //!    whichever path, its guard writes the one record.
 //! 6. [`endpoints`], by [`health`] and by [`report`]s of other hosts, are known to take sessions or not, by [`hearsay`] where a
-//!    host is not connected, and [`balance`] chooses among them.
+//!    host is not connected, whose loads are [`claims`], and [`balance`] chooses among them.
 //! 7. [`voice`]: what a workload says of itself, and is let say.
 //! 8. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
 //! 9. [`captures`]: whose packets are copied for operators, while they are.
@@ -15,6 +15,7 @@
 pub mod balance;
 pub mod captures;
 pub mod carry;
+pub mod claims;
 pub mod context;
 pub mod dial;
 pub mod echo;

@@ -9,7 +9,7 @@ fn names(count: usize) -> Vec<HostName> {
 }
 
 fn endpoint(host: &HostName) -> Ranked<'_> {
-    let candidate = Candidate { host, near: false, weight: 1, up: true, sessions: None };
+    let candidate = Candidate { host, near: false, weight: 1, up: true, sessions: None, claim: None };
     Ranked { candidate, ejected: false, latency: 0.005, sessions: 0 }
 }
 
