@@ -79,7 +79,8 @@ pub struct Ranges {
 pub struct Host {
     /// Hosts of one zone are preferred by callers in it.
     pub zone: Option<ZoneName>,
-    /// Where its agent takes QUIC connections: an address with port, or an address, with the default port 7477.
+    /// Where its agent takes QUIC connections: an address with port, or an address, with the default port 7477. Unless given, its
+    /// own record says it.
     pub address: Option<SocketAddr>,
     /// Where the graph says so.
     pub at: Location,

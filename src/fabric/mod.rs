@@ -26,6 +26,7 @@ mod inspect;
 mod load;
 mod members;
 mod neighbours;
+mod places;
 mod plan;
 mod process;
 mod relay;

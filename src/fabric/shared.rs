@@ -12,7 +12,7 @@ use super::{
     door::Doorkeeper,
     forward::Forward,
     load::{self, Source, Start},
-    members, neighbours,
+    members, neighbours, places,
     plan::Sources,
     signed::{Refusal, Signed},
     source,
@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) own_record: watch::Sender<Bytes>,
     /// Hosts of which metrics tell.
     told: Mutex<BTreeSet<HostName>>,
+    /// Held while it is said whom to connect to, so that what is said last is of the newest policy.
+    connecting: Mutex<()>,
     /// The policy changed, or a container: attachments may have to follow.
     pub(super) changed: Arc<Notify>,
     /// The containers of this host.
@@ -137,6 +139,7 @@ impl Shared {
             told: Mutex::default(),
             changed,
             containers: Arc::default(),
+            connecting: Mutex::default(),
             by_hand: ByHand::default(),
             pods,
             door,
@@ -354,6 +357,7 @@ impl Shared {
         let policy = self.policy();
         let hosts = &policy.graph().hosts;
         if self.signed().is_some() && policy.id().is_unsigned() {
+        let _connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
             return;
         }
         let called = self.called(&policy);
@@ -369,6 +373,8 @@ impl Shared {
         let peers: BTreeMap<HostName, SocketAddr> = called
             .chain(spread)
             .filter(|host| **host != self.config.host && !policy.revoked().hosts.contains(*host))
+        let said = places::by_records(&self.hearsay, &policy, Instant::now());
+        let place = |host: &HostName| hosts.get(host)?.address.or_else(|| said.get(host)?.first().copied());
             .filter_map(|host| Some((host.clone(), hosts.get(host)?.address?)))
             .collect();
         self.data.transport().revoke(members::shut_out(&policy));

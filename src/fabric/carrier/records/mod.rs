@@ -17,7 +17,7 @@ mod wire;
 use super::{Kind, up};
 use crate::{
     admin::AgentView as _,
-    fabric::{data::Command, members, neighbours, shared::Shared},
+    fabric::{data::Command, members, neighbours, places, shared::Shared},
 };
 use bytes::Bytes;
 use judge::{Judge, Refused};
@@ -73,16 +73,21 @@ pub(super) fn records(shared: &Shared, body: &[u8]) -> Option<Bytes> {
 /// Forgets what is not good any more, by its time or by the policy; and says where hosts may be dialled besides.
 async fn tidy(shared: &Arc<Shared>) {
     let (mut policy, mut shut_out) = (shared.policy(), members::shut_out(&shared.policy()));
-    let mut hints = BTreeMap::new();
+    let (mut hints, mut alone) = (BTreeMap::new(), BTreeMap::new());
     loop {
         let now = Instant::now();
         instruments::host_records(shared.hearsay.expire(now));
-        let addresses = shared.hearsay.addresses(now);
+        let newest = shared.policy();
+        let addresses = places::by_records(&shared.hearsay, &newest, now);
         if addresses != hints {
             hints.clone_from(&addresses);
             shared.data().transport().set_hints(addresses);
         }
+            let before = std::mem::replace(&mut alone, places::without_address(&addresses, &newest));
         let newest = shared.policy();
+            if alone != before {
+                shared.connect_peers();
+            }
         if !Arc::ptr_eq(&newest, &policy) {
             policy = newest;
             shared.hearsay.keep(|host| judge::is_member(&policy, host));
