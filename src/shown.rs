@@ -1,6 +1,11 @@
 //! Figures as people read them.
 
+use ripstop_config::HostName;
+use std::collections::BTreeMap;
 use time::{OffsetDateTime, macros::format_description};
+
+/// Hosts of which is said by how much their clocks are off; of more, how many.
+const CLOCKS_SHOWN: usize = 3;
 
 /// A number of bytes, or of bytes a second: three digits and a decimal unit.
 pub(crate) fn bytes(count: f64) -> String {
@@ -38,6 +43,19 @@ pub(crate) fn clock(at: OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(form).unwrap_or_default()
 }
 
+/// Whose clock is too far from this host's, by seconds ahead of it; nothing where nobody's is.
+pub(crate) fn clocks_apart(apart: &BTreeMap<HostName, f64>) -> Option<String> {
+    let one = |(host, ahead): (&HostName, &f64)| {
+        format!("{host}'s is {:.0} s {} this host's", ahead.abs(), if *ahead < 0.0 { "behind" } else { "ahead of" })
+    };
+    let mut shown: Vec<_> = apart.iter().take(CLOCKS_SHOWN).map(one).collect();
+    match apart.len().saturating_sub(CLOCKS_SHOWN) {
+        0 => {}
+        more => shown.push(format!("{more} more are off, so that it may be this host's own")),
+    }
+    (!shown.is_empty()).then(|| format!("{}: neither believes the other's records", shown.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +67,21 @@ mod tests {
         let shown: Vec<_> = [0.000_25, 0.0123, 1.5, 300.0, 86_400.0, 864_000.0].map(seconds).into();
         assert_eq!(shown, ["250us", "12.3ms", "1.50s", "5min", "24h", "10d"]);
         assert_eq!((loss(0, 0), loss(200, 1)), (0.0, 0.5));
+    }
+
+    #[test]
+    fn clocks_that_are_apart_are_told_by_host() {
+        let host = |number: usize| HostName::new(&format!("h{number}")).unwrap();
+        assert_eq!(clocks_apart(&BTreeMap::new()), None);
+        let two = clocks_apart(&[(host(1), 62.4), (host(2), -31.0)].into()).unwrap();
+        assert_eq!(
+            two,
+            "h1's is 62 s ahead of this host's, h2's is 31 s behind this host's: neither believes the other's records"
+        );
+        let many = clocks_apart(&(0..9).map(|number| (host(number), -90.0)).collect()).unwrap();
+        assert!(
+            many.contains("h2's is 90 s") && many.contains("6 more are off, so that it may be this host's own"),
+            "{many}"
+        );
     }
 }

@@ -86,6 +86,7 @@ impl AgentView for FakeAgent {
             }],
             peer_policies: std::collections::BTreeMap::new(),
             records: std::collections::BTreeMap::new(),
+            clocks_apart: std::collections::BTreeMap::new(),
             workloads: vec![
                 self.workload("web", "netns", path.clone(), WorkloadState::Attached),
                 self.workload("job", "user", NOBODY.to_string(), WorkloadState::Attached),

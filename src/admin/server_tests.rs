@@ -100,6 +100,7 @@ impl AgentView for Fake {
             }],
             peer_policies: [(HostName::new("beta").unwrap(), BundleId::default())].into(),
             records: std::collections::BTreeMap::new(),
+            clocks_apart: std::collections::BTreeMap::new(),
             workloads: vec![WorkloadStatus {
                 replica: None,
                 id: "shop/web".parse().unwrap(),

@@ -195,6 +195,9 @@ pub struct Status {
     /// How long ago the records of hosts came that are believed, in seconds.
     #[serde(default)]
     pub records: BTreeMap<HostName, f64>,
+    /// Hosts whose records are not believed for their clocks: seconds by which those are ahead of this host's.
+    #[serde(default)]
+    pub clocks_apart: BTreeMap<HostName, f64>,
     /// The workloads of this host.
     pub workloads: Vec<WorkloadStatus>,
     /// The services that this host serves, or that its workloads may call.

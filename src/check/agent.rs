@@ -1,7 +1,10 @@
 //! The running agent, and the other hosts as it reaches them.
 
 use super::{Finding, Group};
-use crate::admin::{Client, ClientError, Status, WorkloadState};
+use crate::{
+    admin::{Client, ClientError, Status, WorkloadState},
+    shown,
+};
 use ripstop_transport::{PeerState, PeerStatus};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -48,6 +51,10 @@ pub(super) fn findings(client: &Client, status: Result<&Status, &ClientError>, c
     findings.extend(status.identity.away.as_ref().map(|why| {
         let remedy = "`systemctl status spire-agent`; sessions go on, and new ones until the certificate expires";
         Finding::doubtful(Group::Agent, "identity", why, remedy)
+    }));
+    findings.extend(shown::clocks_apart(&status.clocks_apart).map(|apart| {
+        let remedy = "set the clock that is wrong (`timedatectl`, `chronyc tracking`) by a server of time, on all hosts the same";
+        Finding::doubtful(Group::Clock, "other hosts", apart, remedy)
     }));
     findings.extend(status.workloads.iter().map(|workload| match &workload.state {
         WorkloadState::Attached => Finding::good(Group::Agent, &workload.id.to_string(), "attached"),

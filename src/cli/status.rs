@@ -4,7 +4,7 @@ use super::{
     Exit, args,
     output::{self, Output, Tone},
     peers as others,
-    shown::seconds,
+    shown::{clocks_apart, seconds},
     socket,
 };
 use crate::admin::{CaptureStatus, CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
@@ -82,6 +82,9 @@ fn agent(status: &Status) -> String {
         for warning in carrier.error.iter().chain(&carrier.refused) {
             line("", &format!("WARNING: {warning}"));
         }
+    }
+    if let Some(apart) = clocks_apart(&status.clocks_apart) {
+        line("clocks", &format!("WARNING: {apart}; set them, see `ripstop check`"));
     }
     line("denied", &denied(&status.tally));
     line("held back", &format!("{} sessions, by rate limits", status.tally.held_back));

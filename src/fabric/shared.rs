@@ -5,7 +5,7 @@ mod view;
 use super::{
     by_hand::{ByHand, Hand},
     capture::Captures,
-    carrier::{Carried, Said},
+    carrier::{Carried, Clocks, Said},
     certificate::Certificate,
     containers::Containers,
     data::{Command, DataHandle, Inspection},
@@ -66,12 +66,14 @@ pub(super) struct Shared {
     pub(super) carried: Carried,
     /// What hosts say of themselves by other hosts.
     pub(super) hearsay: Arc<Hearsay>,
+    /// Whose clocks are too far from this one's for that.
+    pub(super) clocks: Arc<Clocks>,
     /// What this one says so, signed; nothing at first.
     pub(super) own_record: watch::Sender<Bytes>,
-    /// Hosts of which metrics tell.
-    told: Mutex<BTreeSet<HostName>>,
     /// Held while it is said whom to connect to, so that what is said last is of the newest policy.
     connecting: Mutex<()>,
+    /// Hosts of which metrics tell.
+    told: Mutex<BTreeSet<HostName>>,
     /// The policy changed, or a container: attachments may have to follow.
     pub(super) changed: Arc<Notify>,
     /// The containers of this host.
@@ -135,11 +137,12 @@ impl Shared {
             workloads: Mutex::default(),
             carried: Carried::default(),
             hearsay,
+            clocks: Arc::default(),
             own_record: watch::Sender::new(Bytes::new()),
+            connecting: Mutex::default(),
             told: Mutex::default(),
             changed,
             containers: Arc::default(),
-            connecting: Mutex::default(),
             by_hand: ByHand::default(),
             pods,
             door,
@@ -352,12 +355,12 @@ impl Shared {
 
     /// Lets only hosts of the graph connect, and keeps connections to those whose services this host's workloads may call;
     /// where the policy is signed, also to those by which it spreads. A host that has no policy yet takes one from any host
-    /// of the fabric.
+    /// of the fabric. One of which the graph does not say where it is, is dialled where its record does.
     pub(super) fn connect_peers(&self) {
+        let _connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = self.policy();
         let hosts = &policy.graph().hosts;
         if self.signed().is_some() && policy.id().is_unsigned() {
-        let _connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
             return;
         }
         let called = self.called(&policy);
@@ -370,12 +373,12 @@ impl Shared {
             }
             None => Vec::new(),
         };
+        let said = places::by_records(&self.hearsay, &policy, Instant::now());
+        let place = |host: &HostName| hosts.get(host)?.address.or_else(|| said.get(host)?.first().copied());
         let peers: BTreeMap<HostName, SocketAddr> = called
             .chain(spread)
             .filter(|host| **host != self.config.host && !policy.revoked().hosts.contains(*host))
-        let said = places::by_records(&self.hearsay, &policy, Instant::now());
-        let place = |host: &HostName| hosts.get(host)?.address.or_else(|| said.get(host)?.first().copied());
-            .filter_map(|host| Some((host.clone(), hosts.get(host)?.address?)))
+            .filter_map(|host| Some((host.clone(), place(host)?)))
             .collect();
         self.data.transport().revoke(members::shut_out(&policy));
         self.data.transport().retain_hosts(&hosts.keys().cloned().collect());

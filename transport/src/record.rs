@@ -96,6 +96,13 @@ impl Stamp {
         Duration::from_millis(since_1970(now).saturating_sub(self.issued))
     }
 
+    /// Seconds by which the clock of its host was ahead of this one's, if it was issued just now; less than nothing where it is
+    /// behind, or old.
+    #[must_use]
+    pub fn ahead(self, now: SystemTime) -> f64 {
+        (self.issued as f64 - since_1970(now) as f64) / 1e3
+    }
+
     /// Whether it is of this time, as far as two clocks agree.
     ///
     /// # Errors

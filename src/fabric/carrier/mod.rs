@@ -21,6 +21,7 @@ mod etcd;
 mod records;
 mod stage;
 
+pub(super) use records::Clocks;
 pub(super) use stage::ask_all;
 
 use super::{asks, capture, shared::Shared, signed::Refusal};

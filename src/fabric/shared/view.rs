@@ -54,6 +54,7 @@ impl AgentView for Shared {
             peers: self.data.transport().peers(),
             peer_policies: self.peer_policies(),
             records: self.record_ages(),
+            clocks_apart: self.clocks.apart(Instant::now()),
             workloads: self.workload_statuses(&inspection),
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),

@@ -1,5 +1,6 @@
 //! Whether a record that came by another host, or by etcd, is believed.
 
+use super::clocks::Clocks;
 use crate::{
     admin::AgentView as _,
     fabric::{members, shared::Shared},
@@ -103,13 +104,20 @@ pub(in crate::fabric) struct Judge {
     pub(super) revoked: Revoked,
     pub(super) identity: Identity,
     pub(super) hearsay: Arc<Hearsay>,
+    pub(super) clocks: Arc<Clocks>,
 }
 
 impl Judge {
     /// By the policy in force and the identity of this host.
     pub(in crate::fabric) fn new(shared: &Shared) -> Self {
         let (policy, identity) = (shared.policy(), shared.data().transport().identity());
-        Self { revoked: members::shut_out(&policy), policy, identity, hearsay: Arc::clone(&shared.hearsay) }
+        Self {
+            revoked: members::shut_out(&policy),
+            policy,
+            identity,
+            hearsay: Arc::clone(&shared.hearsay),
+            clocks: Arc::clone(&shared.clocks),
+        }
     }
 
     /// Takes a record of a host that is expected, where it is good; says whose it claims to be, if it is one at all.
@@ -139,15 +147,32 @@ impl Judge {
         if !self.policy.graph().hosts.contains_key(&record.host) {
             return Err(Refused::Unknown);
         }
-        record.stamp.check(now)?;
+        if let Err(error) = record.stamp.check(now) {
+            self.doubt(record, error, now);
+            return Err(error.into());
+        }
         if !self.hearsay.wants(&record.host, record.stamp.issued) {
             return Ok(Taken::Late);
         }
         let report = self.identity.verify_record(record, &self.revoked)?;
         let report = report::decode(report).map_err(|_| Refused::Version)?;
+        self.clocks.agree(&record.host);
         let good_for = good_for(record.stamp, now);
         let said = said(Bytes::copy_from_slice(bytes), record.stamp, report);
         Ok(self.hearsay.take(&record.host, said, good_for, Instant::now()))
+    }
+
+    /// Notes whose clock it is that is another one, where it is the host's last record and signed: what somebody kept back, or has
+    /// made up, says nothing of that.
+    fn doubt(&self, record: &Record<'_>, error: StampError, now: SystemTime) {
+        let is_of_clocks = match error {
+            StampError::Expired(_) | StampError::Future(_) => true,
+            StampError::Life(_) => false,
+        };
+        let is_last = is_of_clocks && self.hearsay.wants(&record.host, record.stamp.issued);
+        if is_last && self.identity.verify_record(record, &self.revoked).is_ok() {
+            self.clocks.are_apart(&record.host, record.stamp.ahead(now), Instant::now());
+        }
     }
 
     /// Forgets those that are not believed any more.

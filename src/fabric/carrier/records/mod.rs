@@ -10,6 +10,7 @@
 //! Nothing is pushed, so nobody can make a host take, keep or verify more than it asked for. `docs/scale.md` says what that
 //! comes to.
 
+mod clocks;
 pub(super) mod judge;
 mod own;
 mod wire;
@@ -20,6 +21,7 @@ use crate::{
     fabric::{data::Command, members, neighbours, places, shared::Shared},
 };
 use bytes::Bytes;
+pub(in crate::fabric) use clocks::Clocks;
 use judge::{Judge, Refused};
 use ripstop_config::HostName;
 use ripstop_datapath::session::hearsay::{Cursor, Hearsay, Taken};
@@ -81,13 +83,12 @@ async fn tidy(shared: &Arc<Shared>) {
         let addresses = places::by_records(&shared.hearsay, &newest, now);
         if addresses != hints {
             hints.clone_from(&addresses);
-            shared.data().transport().set_hints(addresses);
-        }
             let before = std::mem::replace(&mut alone, places::without_address(&addresses, &newest));
-        let newest = shared.policy();
+            shared.data().transport().set_hints(addresses);
             if alone != before {
                 shared.connect_peers();
             }
+        }
         if !Arc::ptr_eq(&newest, &policy) {
             policy = newest;
             shared.hearsay.keep(|host| judge::is_member(&policy, host));

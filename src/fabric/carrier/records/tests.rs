@@ -65,6 +65,7 @@ fn judge() -> Judge {
         revoked: Revoked::default(),
         identity: ALL.alpha.clone(),
         hearsay: Arc::new(Hearsay::new(host("alpha"), 7)),
+        clocks: Arc::default(),
     }
 }
 
@@ -147,6 +148,32 @@ fn nothing_that_is_hostile_is_taken() {
     assert_eq!(believed(&judge), Some(State::Draining), "unmoved");
     judge.again();
     assert_eq!(believed(&judge), None, "signed with a certificate that is shut out by now");
+}
+
+/// By how many seconds alpha finds gamma's clock to be ahead, where it is too far off.
+fn ahead(judge: &Judge) -> Option<i64> {
+    judge.clocks.apart(Instant::now()).get(&host("gamma")).map(|ahead| ahead.round() as i64)
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_of_the_host_whose_it_is() {
+    let (judge, now) = (judge(), SystemTime::now());
+    let at = |seconds: i64| {
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        Stamp::now(LIFE, None, if seconds < 0 { now - by } else { now + by })
+    };
+    assert_eq!(hear(&judge, &record(&ALL.beta, at(3_600), "ready")), Err(Refused::Future));
+    assert_eq!(hear(&judge, &beta_as_gamma(&record(&ALL.beta, at(90), "ready"))), Err(Refused::Future));
+    assert_eq!(ahead(&judge), None, "gamma has not signed that");
+    assert_eq!(hear(&judge, &record(&ALL.gamma, at(-90), "ready")), Err(Refused::Expired));
+    assert_eq!(ahead(&judge), Some(-90));
+    assert_eq!(hear(&judge, &record(&ALL.gamma, Stamp { life: 0, ..at(0) }, "ready")), Err(Refused::Future));
+    assert_eq!(hear(&judge, &record(&ALL.gamma, at(0), "ready")), Ok(Taken::News));
+    assert_eq!(ahead(&judge), None, "it is set");
+    assert_eq!(hear(&judge, &record(&ALL.gamma, at(-90), "ready")), Err(Refused::Expired));
+    assert_eq!(ahead(&judge), None, "an old one that somebody kept says nothing");
+    assert_eq!(hear(&judge, &record(&ALL.gamma, at(62), "ready")), Err(Refused::Future));
+    assert_eq!((ahead(&judge), judge.clocks.apart(Instant::now()).len()), (Some(62), 2), "and beta");
 }
 
 #[test]
