@@ -27,6 +27,8 @@ const HOSTS: [&str; 3] = ["alpha", "beta", "gamma"];
 const CONVERGE: Duration = Duration::from_secs(5);
 /// How soon an agent says that etcd is gone: it looks every 4 s, and waits for 3.
 const NOTICE: Duration = Duration::from_secs(9);
+/// How soon etcd forgets a host that lets its lease of 15 s end.
+const FORGOTTEN: Duration = Duration::from_secs(20);
 /// How long etcd is away in the whole form of the test; in the short one it is noticed, and no more.
 const AWAY: Duration = Duration::from_secs(600);
 const PORT: u16 = 2379;
@@ -174,6 +176,11 @@ impl Etcd {
         self.ask("kv/put", &json!({ "key": key, "value": STANDARD.encode(value) }));
     }
 
+    fn has(&self, key: &str) -> bool {
+        let key = STANDARD.encode(format!("/ripstop/lab.test/{key}"));
+        self.ask("kv/range", &json!({ "key": key }))["kvs"].is_array()
+    }
+
     /// The value of the greatest key below a prefix.
     fn last(&self, prefix: &str) -> (String, Vec<u8>) {
         let key = format!("/ripstop/lab.test/{prefix}/");
@@ -255,6 +262,7 @@ fn etcd_carries_policies_and_is_believed_in_nothing() {
     forged(&lab, &etcd);
     silent(&lab, &etcd, &mut session);
     killed(&lab, &mut etcd, &mut session);
+    lease(&lab, &etcd);
     revoked(&lab);
     secrets(&lab);
 }
@@ -356,6 +364,24 @@ fn killed(lab: &Lab, etcd: &mut Etcd, session: &mut TcpStream) {
     let took = agree(lab, "after etcd is back");
     eprintln!("all had the policy {:.1} s after etcd answered", took.as_secs_f64());
     open(lab, "other").expect_err("denied by the policy that came");
+}
+
+/// What a host says goes with it: from etcd by its lease, and from who followed it there by its record's life. Who applies a
+/// policy then is told that it is gone, and does not wait for it.
+fn lease(lab: &Lab, etcd: &Etcd) {
+    within(CONVERGE, "beta's record to be in etcd", || etcd.has("host/beta"));
+    let believed = || lab.agent("alpha").status()["records"].get("beta").is_some();
+    lab.agent("beta").kill();
+    within(NOTICE, "alpha to follow it by etcd", believed);
+    let took = within(FORGOTTEN, "its record to go", || !etcd.has("host/beta"));
+    eprintln!("the record of a host that was killed went {:.1} s after it was followed", took.as_secs_f64());
+    within(NOTICE, "alpha to forget it", || !believed());
+    let said = lab.apply("gamma", str::to_owned);
+    assert!(said.contains("runs on 2 hosts") && said.contains("beta") && said.contains("not reachable"), "{said}");
+    lab.agent("beta").start();
+    within(CONVERGE, "its record to be back", || etcd.has("host/beta"));
+    agree(lab, "after it is back");
+    within(CONVERGE, "new sessions to begin", || open(lab, "web").is_ok());
 }
 
 /// Who is shut out, is so everywhere.
