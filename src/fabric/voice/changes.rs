@@ -150,6 +150,20 @@ mod tests {
         HeaderMap::from_iter([(CONTENT_TYPE, kind.parse().unwrap())])
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_body_makes_it_panic(
+            kind in r"(application/json)?(; ?[a-z=]*)?", body in r#"[{}\[\]":,\\a-z0-9é ]{0,60}"#, cut in 0_usize..60,
+        ) {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind.parse().unwrap())]);
+            let mut body = body.into_bytes();
+            // In the middle of a character as well.
+            body.truncate(cut);
+            let _ = (read::<OfService>(&headers, &body), read_back::<Weight>(&headers, &body));
+            let _ = (read::<Path>(&headers, &body), read::<Instance>(&headers, &body));
+        }
+    }
+
     #[test]
     fn a_change_is_json_and_of_known_fields() {
         let service = |kind, body: &str| read::<OfService>(&headers(kind), body.as_bytes()).map(|said| said.service);
