@@ -1,13 +1,20 @@
-//! What is fuzzed: each parser of what other hosts, operators and files say. Nothing may make one panic, and what it takes
-//! must be what it would write.
+//! What is fuzzed: each parser of what other hosts, workloads, servers, operators and files say. Nothing may make one panic, and
+//! what it takes must be what it would write.
 //!
 //! cargo-fuzz runs these with bytes of its own (`fuzz/fuzz_targets`), the test `tests/fuzz.rs` with the committed corpora and
 //! with what it makes of them.
 
 use ripstop_config::{Graph, Operators};
-use ripstop_datapath::session::report;
-use ripstop_policy::{Addresses, Content, Envelope, compile};
+use ripstop_datapath::{
+    capture::{PART_MAX, Part, Question},
+    handover::Frame,
+    packet::{self, Halves, Payload, craft},
+    session::report,
+};
+use ripstop_dns::{Answer, Looked, Via, answer, peek_name};
+use ripstop_policy::{Addresses, Content, Envelope, Policy, compile};
 use ripstop_transport::{Record, SessionHeader};
+use std::sync::LazyLock;
 
 /// A target.
 pub(crate) type Target = fn(&[u8]);
@@ -15,9 +22,13 @@ pub(crate) type Target = fn(&[u8]);
 /// All of them, each with the name of its corpus.
 pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("bundle", bundle),
+    ("capture", capture),
+    ("dns", dns),
+    ("frame", frame),
     ("graph", graph),
     ("header", header),
     ("operators", operators),
+    ("packet", packet),
     ("record", record),
     ("report", report),
 ];
@@ -33,6 +44,85 @@ pub(crate) fn bundle(bytes: &[u8]) {
     if content.graph.len() <= COMPILED_MAX {
         // Addresses come from whoever signed, as the graph does.
         let _ = Content::of(envelope.fabric(), &content.file, &content.graph, &content.addresses);
+    }
+}
+
+/// What another host has captured, or asks about captures.
+pub(crate) fn capture(bytes: &[u8]) {
+    match Part::decode(bytes) {
+        // One that is longer than any is not written whole.
+        Ok(part) if bytes.len() <= PART_MAX => {
+            assert_eq!(Part::decode(&part.encode()), Ok(part), "what is written is read again");
+        }
+        Ok(_) => {}
+        Err(error) => assert!(!error.to_string().is_empty(), "a mistake is told"),
+    }
+    if let Ok(Question::Begin(asked)) = serde_json::from_slice(bytes) {
+        let _ = asked.check();
+    }
+}
+
+/// The graph of those that ask in [`dns`].
+pub(crate) const NAMES: &str = "
+fabric: shop.example
+hosts: { alpha: { address: 192.0.2.1 } }
+tenants:
+  shop:
+    workloads: { web: { on: [alpha], run: { netns: web } }, db: { on: [alpha], run: { netns: db } } }
+    services:
+      db: { by: db, ports: [5432/tcp, 53/udp] }
+      web: { by: web, port: 80/tcp }
+    allow: [{ from: web, to: db }]
+";
+
+static POLICY: LazyLock<Option<Policy>> = LazyLock::new(|| compile(Graph::parse("names.yaml", NAMES).ok()?).ok());
+
+/// A workload's query, or a server's reply.
+pub(crate) fn dns(bytes: &[u8]) {
+    let (_, _) = (peek_name(bytes), Looked::read(bytes));
+    let web = "shop/web".parse().ok();
+    let asking = POLICY.as_ref().zip(web).and_then(|(policy, web)| Some((policy, policy.workload(&web)?)));
+    assert!(asking.is_some(), "the graph above has web");
+    let Some((policy, web)) = asking else { return };
+    for (via, most) in [(Via::Udp, 1_232), (Via::Tcp, 65_535)] {
+        if let Answer::Reply(reply) = answer(policy, web, bytes, via) {
+            assert!(reply.bytes.len() <= most, "{} bytes", reply.bytes.len());
+            assert!(Looked::read(&reply.bytes).is_ok(), "what is replied is read");
+        }
+    }
+}
+
+/// What agents of one host hand each other.
+pub(crate) fn frame(bytes: &[u8]) {
+    if let Some(frame) = Frame::parse(bytes) {
+        let (head, tail) = frame.parts();
+        assert_eq!(Frame::parse(&[&head, tail].concat()), Some(frame), "what is written is read again");
+    }
+}
+
+/// A workload's packet, and what it is answered with.
+pub(crate) fn packet(bytes: &[u8]) {
+    let mut halves = Halves::default();
+    let joined = [halves.join(bytes), halves.join(bytes)];
+    joined.iter().flatten().flatten().for_each(|whole| {
+        let _ = packet::parse(whole);
+    });
+    let Ok(packet) = packet::parse(bytes) else { return };
+    let answer = match packet.payload {
+        Payload::Tcp(segment) => {
+            let _ = (packet::answer(bytes), packet::acknowledgement_alone(packet.bytes, segment.sequence));
+            let kept = packet.without_data(&segment);
+            let again = packet::parse(&kept).map(|kept| (kept.source, kept.destination));
+            assert_eq!(again, Ok((packet.source, packet.destination)), "a SYN is kept so that it is one");
+            craft::reset(&packet, &segment)
+        }
+        Payload::Udp { .. } => craft::unreachable(&packet, craft::Unreachable::Port),
+        Payload::EchoRequest(echo) => craft::echo_reply(&packet, echo),
+        Payload::IcmpError(_) | Payload::OtherIcmp => return,
+    };
+    // From an address from which nothing is taken it may not be read.
+    if let Ok(read) = packet::parse(&answer) {
+        assert_eq!((read.source, read.destination), (packet.destination, packet.source), "to whom it came from");
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 use targets::{TARGETS, Target};
 
 /// How long each target is given changed inputs.
-const EACH: Duration = Duration::from_secs(2);
+const EACH: Duration = Duration::from_secs(1);
 /// Changes of one input, one after the other.
 const CHANGES_MAX: usize = 6;
 /// Bytes that mean something to one parser or another, and numbers at their limits.
@@ -137,6 +137,12 @@ fn no_parser_panics_on_the_corpora_nor_on_what_comes_of_them() {
 #[test]
 fn the_corpora_hold_what_is_taken() {
     use ripstop_config::{Graph, Operators};
+    use ripstop_datapath::{
+        capture::{Part, Question},
+        handover::Frame,
+        packet::parse,
+    };
+    use std::mem::discriminant;
     let text =
         |name: &str| inputs(name).into_iter().filter_map(|input| String::from_utf8(input).ok()).collect::<Vec<_>>();
     assert!(text("graph").iter().any(|text| Graph::parse("f", text).is_ok_and(|graph| !graph.never.is_empty())));
@@ -145,6 +151,15 @@ fn the_corpora_hold_what_is_taken() {
     assert!(bundles.into_iter().any(|envelope| envelope.look().is_ok()));
     assert!(inputs("header").iter().any(|bytes| ripstop_transport::SessionHeader::decode(&bytes[2..]).is_ok()));
     assert!(inputs("record").iter().any(|bytes| ripstop_transport::Record::read(bytes).is_ok()));
+    assert!(inputs("capture").iter().any(|bytes| Part::decode(bytes).is_ok_and(|part| part.packets.len() > 1)));
+    assert!(inputs("capture").iter().any(|bytes| serde_json::from_slice::<Question>(bytes).is_ok()));
+    assert!(inputs("frame").iter().all(|bytes| Frame::parse(bytes).is_some()));
+    let packets = inputs("packet");
+    let kinds = packets.iter().filter_map(|bytes| Some(discriminant(&parse(bytes).ok()?.payload)));
+    assert_eq!(kinds.collect::<std::collections::HashSet<_>>().len(), 5, "all that a packet may be");
+    assert!(
+        inputs("dns").iter().any(|bytes| ripstop_dns::Looked::read(bytes).is_ok_and(|read| !read.answers.is_empty()))
+    );
     assert!(inputs("report").iter().any(|bytes| ripstop_datapath::session::report::decode(bytes).is_ok()));
 }
 
@@ -186,6 +201,108 @@ fn binary_corpora_are_written() {
         fs::write(corpus("header").join(name), header.encode()).unwrap();
     }
     write_records(&fabric);
+    write_captures();
+    write_frames();
+    write_names();
+    write_packets();
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    fs::create_dir_all(corpus(target)).unwrap();
+    fs::write(corpus(target).join(name), bytes).unwrap();
+}
+
+fn write_captures() {
+    use ripstop_datapath::{
+        capture::{Asked, Part, Question, Take, Target},
+        stack::Copied,
+    };
+    let copied = |source, toward, bytes: &[u8]| Copied { source, at: 7, toward, length: 99, bytes: bytes.to_vec() };
+    let sources = vec![("shop/web".parse().unwrap(), 7), ("shop/eu/api".parse().unwrap(), u64::MAX)];
+    let packets = vec![copied(1, true, b"a packet"), copied(0, false, b"")];
+    write("capture", "part", &Part { over: false, sources, packets }.encode());
+    write("capture", "over", &Part { over: true, ..Part::default() }.encode());
+    let target = Target::Service("shop/api".parse().unwrap());
+    let begin = Question::Begin(Asked { target, from: None, seconds: 60, bytes: 1 << 20, snap: 96 });
+    for (name, question) in [("begin", begin), ("take", Question::Take(Take { id: 7, end: true }))] {
+        write("capture", name, &serde_json::to_vec(&question).unwrap());
+    }
+}
+
+fn write_frames() {
+    use ripstop_config::Protocol;
+    use ripstop_datapath::{
+        handover::{Flow, Frame},
+        packet::FlowKey,
+    };
+    use ripstop_transport::Datagrams;
+    let (v4, v6) = (("198.19.0.1:4000", "198.18.0.3:80"), ("[fd00::1]:4000", "[fd00::2]:53"));
+    let flow = |protocol, (workload, fabric): (&str, &str)| Flow {
+        protocol,
+        key: FlowKey { workload: workload.parse().unwrap(), fabric: fabric.parse().unwrap() },
+    };
+    let from = "[::ffff:192.0.2.1]:7477".parse().unwrap();
+    let frames = [
+        ("packet", Frame::Packet { interface: 7, datagram: 1_200, bytes: b"a packet" }),
+        ("datagrams", Frame::Datagrams(Datagrams { from, to: None, ecn: 2, stride: 1_452, bytes: b"datagrams" })),
+        ("tcp", Frame::Flow { interface: 1, flow: flow(Protocol::Tcp, v4), open: true }),
+        ("udp", Frame::Flow { interface: 1, flow: flow(Protocol::Udp, v6), open: false }),
+        ("gone", Frame::Gone { interface: 1 }),
+    ];
+    for (name, frame) in frames {
+        let (head, tail) = frame.parts();
+        write("frame", name, &[&head, tail].concat());
+    }
+}
+
+/// Queries for names of the targets' graph, and for others, and the replies to them.
+fn write_names() {
+    use ripstop_dns::{Answer, Via, answer, question};
+    let graph = ripstop_config::Graph::parse("names.yaml", targets::NAMES).unwrap();
+    let policy = ripstop_policy::compile(graph).unwrap();
+    let web = policy.workload(&"shop/web".parse().unwrap()).unwrap();
+    for (name, kind) in [
+        ("db.shop.shop.example", "A"),
+        ("_5432._tcp.db.shop.shop.example", "SRV"),
+        ("none.shop.shop.example", "AAAA"),
+        ("1.0.18.198.in-addr.arpa", "PTR"),
+        ("www.example.org", "TXT"),
+    ] {
+        let query = question(name, kind).unwrap();
+        write("dns", &format!("{kind}-query"), &query);
+        if let Answer::Reply(reply) = answer(&policy, web, &query, Via::Tcp) {
+            write("dns", &format!("{kind}-reply"), &reply.bytes);
+        }
+    }
+}
+
+/// What [`ripstop_datapath::packet`] makes, and what only workloads do.
+fn write_packets() {
+    use ripstop_datapath::packet::{FlowKey, craft, parse};
+    let flows = [("198.19.0.1:4000", "198.18.0.3:80"), ("[fd00::1]:4000", "[fd00::2]:53")];
+    for (family, (workload, fabric)) in ["v4", "v6"].into_iter().zip(flows) {
+        let flow = FlowKey { workload: workload.parse().unwrap(), fabric: fabric.parse().unwrap() };
+        let datagram = craft::datagram(flow.workload, flow.fabric, b"data");
+        let refused = craft::unreachable(&parse(&datagram).unwrap(), craft::Unreachable::Port);
+        let mut echo = refused.clone();
+        let at = if family == "v4" { 20 } else { 40 };
+        echo[at..at + 2].copy_from_slice(if family == "v4" { &[8, 0] } else { &[128, 0] });
+        let mut other = refused.clone();
+        other[at] = 250;
+        let segment = craft::question(&flow);
+        let all = [("udp", datagram), ("error", refused), ("echo", echo), ("icmp", other), ("tcp", segment)];
+        for (name, bytes) in all {
+            write("packet", &format!("{family}-{name}"), &bytes);
+        }
+    }
+    // A half of a packet: the fragment header has the next one's number (RFC 8200 section 4.5).
+    let mut half = fs::read(corpus("packet").join("v6-udp")).unwrap();
+    let rest = half.split_off(40);
+    half[6] = 44;
+    half[4..6].copy_from_slice(&u16::try_from(8 + rest.len()).unwrap().to_be_bytes());
+    half.extend([17, 0, 0, 1, 0, 0, 0, 9]);
+    half.extend(rest);
+    write("packet", "v6-half", &half);
 }
 
 fn write_records(fabric: &ripstop_config::FabricName) {
