@@ -4,6 +4,7 @@
 //! hands over ten at most. What a send costs beside copying is the same for ten as for sixty-four, on both hosts where the
 //! path passes them on whole; so full tens wait for what the connection sends next, until there is no room for more, or until
 //! it has nothing more to send. Fewer than ten are the end of what there was: they are not kept, and nothing before them.
+//! Of packets so large that ten are more than a send takes, as many leave as it takes, and then the others.
 
 use quinn::{
     AsyncUdpSocket, UdpPoller,
@@ -94,6 +95,40 @@ impl Gathering {
         BYTES_MAX.min(size.saturating_mul(self.inner.max_transmit_segments()))
     }
 
+    /// Sends what is more than may leave together. Nothing of it is taken where the socket has no room for the first part;
+    /// where it has none for the others, they are kept.
+    fn send_in_parts(&self, transmit: &Transmit<'_>, kept: &mut Kept, room: usize) -> io::Result<()> {
+        let to = To::of(transmit);
+        let mut is_first = true;
+        for contents in transmit.contents.chunks((room / to.size).max(1) * to.size) {
+            let segment_size = (contents.len() > to.size).then_some(to.size);
+            let sent = match kept.to {
+                None => self.inner.try_send(&Transmit {
+                    destination: to.destination,
+                    ecn: to.ecn,
+                    contents,
+                    segment_size,
+                    src_ip: to.source,
+                }),
+                Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            match sent {
+                Err(error) if !is_first && error.kind() == io::ErrorKind::WouldBlock => self.keep(kept, to, contents),
+                sent => sent?,
+            }
+            is_first = false;
+        }
+        Ok(())
+    }
+
+    fn keep(&self, kept: &mut Kept, to: To, contents: &[u8]) {
+        if kept.to.replace(to).is_none() {
+            self.keeping.notify_one();
+        }
+        kept.bytes.extend_from_slice(contents);
+        kept.added = kept.added.wrapping_add(1);
+    }
+
     /// Sends what is kept once nothing is added any more: connections that have more to send are polled before a task that
     /// yields is.
     async fn send_when_complete(self: &Arc<Self>) {
@@ -154,15 +189,14 @@ impl AsyncUdpSocket for Gathering {
         if kept.to.is_some_and(|before| before != to) || kept.bytes.len() + length > room {
             self.send(&mut kept)?;
         }
+        if length > room {
+            return self.send_in_parts(transmit, &mut kept, room);
+        }
         let more_may_come = length == TEN * to.size && kept.bytes.len() + 2 * length <= room;
         if kept.to.is_none() && !more_may_come {
             return self.inner.try_send(transmit);
         }
-        if kept.to.replace(to).is_none() {
-            self.keeping.notify_one();
-        }
-        kept.bytes.extend_from_slice(transmit.contents);
-        kept.added = kept.added.wrapping_add(1);
+        self.keep(&mut kept, to, transmit.contents);
         if more_may_come {
             return Ok(());
         }
@@ -339,6 +373,8 @@ mod tests {
             assert_eq!(path.sends(), 2, "four tens each");
             path.send(9, 10, 6_500, 0);
             assert_eq!(path.sends(), 4, "as large as one may be");
+            path.send(10, 10, 8_973, 100);
+            assert_eq!(path.sends(), 6, "seven of them, and three");
         });
     }
 }
