@@ -42,6 +42,8 @@ pub struct AgentConfig {
     pub identity: IdentitySource,
     /// `listen:` where QUIC connections are taken. Default `[::]:7477`, both families.
     pub listen: SocketAddr,
+    /// `busy-poll:` whether the data thread looks for what comes next for a moment before it sleeps. Default [`BusyPoll::Auto`].
+    pub busy_poll: BusyPoll,
     /// `metrics:` where Prometheus scrapes; `off` for nowhere. Default `127.0.0.1:7478`.
     pub metrics: Option<SocketAddr>,
     /// `page:` where browsers of this host see the page, an address of loopback; `off` for the admin socket alone. Default `off`.
@@ -236,6 +238,19 @@ impl Principal {
             (Err(_), true) => Self::Group(name.to_owned()),
         })
     }
+}
+
+/// Whether the data thread looks for what comes next for a moment before it sleeps, where that has come soon lately: answers
+/// are there sooner, and while packets come every few microseconds the agent takes a processor that nobody else wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// Where the agent may use two processors at least, by its affinity and the quota of its control group.
+    #[default]
+    Auto,
+    /// Also with one.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Where session records go.

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use ripstop_config::{
     AgentConfig,
     agent::{
-        AGENT_MAX, Admin, CERTIFICATES, Carrier, ETCD_PREFIX, IdentityFiles, IdentitySource, PolicySource, Principal,
-        SessionLog,
+        AGENT_MAX, Admin, BusyPoll, CERTIFICATES, Carrier, ETCD_PREFIX, IdentityFiles, IdentitySource, PolicySource,
+        Principal, SessionLog,
     },
 };
 #[cfg(feature = "otel")]
@@ -31,7 +31,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
     assert_eq!((config.admin, config.capture.is_empty()), (Admin::default(), true));
     assert_eq!(config.carrier, Carrier { in_band: true, etcd: None });
-    assert_eq!(config.otel, None);
+    assert_eq!((config.otel, config.busy_poll), (None, BusyPoll::Auto));
 }
 
 #[test]
@@ -41,6 +41,7 @@ host: beta
 graph: /srv/graph.yaml
 identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
 listen: 192.0.2.7
+busy-poll: off
 metrics: off
 page: ':80'
 run: run
@@ -55,7 +56,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: t
     assert_eq!(config.state, Path::new("conf/state"));
     let [certificate, key, ca] = ["conf/pki/beta.pem", "/secret/beta.key", "conf/../ca.pem"].map(Into::into);
     assert_eq!(config.identity_files(), Some(&IdentityFiles { certificate, key, ca }));
-    assert_eq!(config.listen.to_string(), "192.0.2.7:7477");
+    assert_eq!((config.listen.to_string().as_str(), config.busy_poll), ("192.0.2.7:7477", BusyPoll::Off));
     assert_eq!((config.metrics, config.page.unwrap().to_string()), (None, "127.0.0.1:80".into()));
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
@@ -83,6 +84,17 @@ fn the_page_is_on_loopback_alone() {
         let refused = page(elsewhere).unwrap_err().to_string();
         assert!(refused.contains("on loopback alone") && refused.contains("ssh -L 7479"), "{refused}");
     }
+}
+
+#[test]
+fn whether_to_poll_is_one_of_three() {
+    let read = |text: &str| AgentConfig::parse(FILE, &format!("host: a\ngraph: g\nbusy-poll: {text}\n"));
+    assert_eq!(
+        ["auto", "on", "off"].map(|text| read(text).unwrap().busy_poll),
+        [BusyPoll::Auto, BusyPoll::On, BusyPoll::Off]
+    );
+    let refused = read("50us").unwrap_err().to_string();
+    assert!(refused.contains("agent.yaml:3") && refused.contains("write `auto`, `on` or `off`"), "{refused}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod capture;
 pub mod handover;
 pub mod interface;
 pub mod packet;
+mod polling;
 pub mod session;
 pub mod stack;
 pub mod thread;

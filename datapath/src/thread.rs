@@ -3,8 +3,12 @@
 //! An asynchronous function is compiled in the crate that first awaits it, at that crate's level of optimisation. What the agent starts
 //! on the data thread is therefore handed to it in a box ([`Task`]): so all that runs there is compiled here.
 
+use crate::polling;
 use std::{io, pin::Pin};
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::{
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    task,
+};
 
 /// What the agent starts on the data thread.
 pub type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -18,10 +22,20 @@ const EVENTS: u32 = 16;
 /// # Errors
 /// The system's, where it has no descriptors left to wait with.
 pub fn runtime() -> io::Result<LocalRuntime> {
-    Builder::new_current_thread().event_interval(EVENTS).enable_all().build_local(LocalOptions::default())
+    Builder::new_current_thread()
+        .event_interval(EVENTS)
+        .enable_all()
+        .on_thread_park(polling::sleeps)
+        .on_thread_unpark(polling::wakes)
+        .build_local(LocalOptions::default())
 }
 
-/// Runs the thread's first task, and all that it spawns, until that one is over.
-pub fn run(runtime: &LocalRuntime, first: Task) {
-    runtime.block_on(first);
+/// Runs the thread's first task, and all that it spawns, until that one is over. Where it `may_poll`, the thread looks for what
+/// comes next for a moment before it sleeps.
+pub fn run(runtime: &LocalRuntime, may_poll: bool, first: Task) {
+    runtime.block_on(async {
+        let polling = task::spawn_local(polling::run(may_poll));
+        first.await;
+        polling.abort();
+    });
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::admin::{LiveSession, ServiceStatus};
 use anyhow::Context as _;
-use ripstop_config::{AgentConfig, Reason, ServiceId};
+use ripstop_config::{AgentConfig, Reason, ServiceId, agent::BusyPoll};
 use ripstop_datapath::capture::Begun;
 use ripstop_datapath::handover::Channel;
 use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
@@ -256,6 +256,7 @@ pub(super) async fn start(
     let stats = Arc::new(Stats::default());
     let host = config.host.clone();
     let settings = Settings { listen: config.listen, ..Settings::default() };
+    let may_poll = may_poll(config.busy_poll);
     let thread_stats = Arc::clone(&stats);
     let body = move || {
         let runtime = match thread::runtime() {
@@ -274,7 +275,7 @@ pub(super) async fn start(
                 Err(error) => drop(bound.send(Err(error))),
             }
         };
-        thread::run(&runtime, Box::pin(first));
+        thread::run(&runtime, may_poll, Box::pin(first));
         // The runtime's tasks are gone from here on, and with them every session has its record.
         drop(runtime);
         let _ = end.send(());
@@ -283,6 +284,16 @@ pub(super) async fn start(
     let transport = binding.await.context("the data thread ended at once")??;
     let gone = Arc::new(tokio::sync::Mutex::new(gone));
     Ok(Data { handle: DataHandle { commands, transport, stats, gone }, ended })
+}
+
+/// What the thread polls for comes from others, who need a processor: it is not to be the only one.
+fn may_poll(setting: BusyPoll) -> bool {
+    match setting {
+        // By affinity and by quota.
+        BusyPoll::Auto => std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1),
+        BusyPoll::On => true,
+        BusyPoll::Off => false,
+    }
 }
 
 struct Bound {

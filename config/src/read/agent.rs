@@ -10,8 +10,8 @@ use super::{
 use crate::{
     Diagnostics, HostName,
     agent::{
-        AGENT_MAX, Admin, AgentConfig, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT, PolicySource,
-        SessionLog,
+        AGENT_MAX, Admin, AgentConfig, BusyPoll, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT,
+        PolicySource, SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -33,6 +33,7 @@ const AGENT: Shape = Shape {
         "renew",
         "identity",
         "listen",
+        "busy-poll",
         "metrics",
         "page",
         "run",
@@ -83,6 +84,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         .get("carrier")
         .map_or_else(|| Some(Carrier::default()), |node| carrier(node, policy.as_ref(), directory, report));
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
+    let busy_poll = top.get("busy-poll").map_or(Some(BusyPoll::default()), |node| busy_poll(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
     let page = top.get("page").map_or(Some(None), |node| page(node, report));
     let run = top.get("run").map_or_else(|| Some(PathBuf::from(DEFAULT_RUN)), |node| run(node, directory, report));
@@ -101,6 +103,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         renew,
         identity: identity?,
         listen: listen?,
+        busy_poll: busy_poll?,
         metrics: metrics?,
         page: page?,
         run: run?,
@@ -149,6 +152,19 @@ fn default_metrics() -> SocketAddr {
 /// An own address to listen at; port 0 would be another at every start.
 fn listen(node: &Node, report: &mut Report<'_>) -> Option<SocketAddr> {
     own_address(node, DEFAULT_PORT, Ipv6Addr::UNSPECIFIED.into(), report)
+}
+
+fn busy_poll(node: &Node, report: &mut Report<'_>) -> Option<BusyPoll> {
+    match node.text("`auto`, `on` or `off`", report)? {
+        "auto" => Some(BusyPoll::Auto),
+        "on" => Some(BusyPoll::On),
+        "off" => Some(BusyPoll::Off),
+        other => {
+            let hint = "write `auto`, `on` or `off`";
+            report.hinted(node.mark, format!("`{other}` does not say whether to poll"), hint);
+            None
+        }
+    }
 }
 
 fn metrics(node: &Node, report: &mut Report<'_>) -> Option<Option<SocketAddr>> {

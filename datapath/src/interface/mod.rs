@@ -23,6 +23,7 @@ pub use id::{InterfaceId, Replica};
 pub use udp::{DatagramSink, UdpFlow};
 
 use crate::{
+    polling,
     session::context::Context,
     stack::{MTU, Received, VNET_HEADER},
     thread::Task,
@@ -80,6 +81,7 @@ fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mu
     for _ in 0..BATCH {
         match tun.recv(buffer) {
             Ok(length) => {
+                polling::came();
                 let received = Received::of(buffer.get(..length).unwrap_or_default());
                 interface.port().came(received.packet);
                 packet(context, interface, received);

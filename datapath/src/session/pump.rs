@@ -6,6 +6,7 @@
 //! what was sent before it, as it does over one connection.
 
 use super::{balance::Using, limits::Shaper};
+use crate::polling;
 use bytes::Bytes;
 use ripstop_config::Reason;
 use ripstop_telemetry::EdgeInstruments;
@@ -140,6 +141,7 @@ impl<F: Source, T: Sink> Direction<'_, F, T> {
                 got = self.from.read(unit, &mut pieces) => got.map_err(Break::Source)?,
                 broken = self.to.broken() => return Err(Break::Sink(broken)),
             };
+            polling::came();
             let Got::Bytes(length) = got else {
                 self.to.finish();
                 return Ok(());

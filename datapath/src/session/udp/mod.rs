@@ -17,7 +17,7 @@ pub use egress::open;
 pub use reach::{Reached, reach};
 
 use super::{balance::Using, context::Context, limits::Admission, live::Session, pump::Way};
-use crate::interface::UdpFlow;
+use crate::{interface::UdpFlow, polling};
 use reach::EndpointWay;
 use relay::{Inlet, Outlet, Relay};
 use ripstop_config::Reason;
@@ -206,6 +206,7 @@ async fn carry(
 async fn receive(relay: &Relay, way: Way, receiver: &mut DatagramReceiver) -> Infallible {
     let mut batch = Vec::new();
     while receiver.recv_some(&mut batch, IN_A_ROW).await {
+        polling::came();
         let full = batch.len() == IN_A_ROW;
         relay.pass_all(way, &mut batch);
         for _ in 0..receiver.take_lost() {

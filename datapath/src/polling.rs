@@ -1,0 +1,194 @@
+//! Busy polling: the data thread looks for what comes next for a moment before it sleeps, where that has come soon lately.
+//!
+//! To wake a thread that sleeps on another processor takes the kernel an interrupt, which costs some microseconds, and many
+//! more on a virtual machine; a request and its answer wake the data threads of two hosts four times. What one of them
+//! would wait for is then on its way already. So:
+//!
+//! 1. After some waits in a row that were short, the thread polls in place of the next one. A look is one system call.
+//! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
+//!    nothing came for as long as a short wait may be; then the thread sleeps.
+//! 3. Where little came, it was not worth it, and the next time takes twice as many short waits.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::{sync::Notify, task};
+
+/// Longest of the short waits, and how long the thread polls in vain. A request to a host nearby is answered in less, so
+/// that what polls for it has it; and a host with fewer than some thousand packets a second never polls.
+const SHORT: Duration = Duration::from_micros(150);
+/// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
+/// those who would use it. An application that answers a request takes less.
+const KEPT: Duration = Duration::from_micros(80);
+/// Short waits in a row before the thread polls: at first, and at most after it was not worth it.
+const IN_A_ROW: (u32, u32) = (4, 1_024);
+/// Times that something came by which polling was worth it: it costs as much as one or two waits.
+const WORTH: u32 = 16;
+
+/// Whether the thread polls, by how its waits were.
+#[derive(Default)]
+pub(crate) struct Polling {
+    is_allowed: Cell<bool>,
+    is_on: Cell<bool>,
+    begin: Notify,
+    slept: Cell<Option<Instant>>,
+    short: Cell<u32>,
+    /// Short waits in a row that it takes.
+    needed: Cell<u32>,
+    /// Changes with all that comes.
+    came: Cell<u64>,
+}
+
+thread_local! {
+    /// Of the data thread; the runtime calls functions that own nothing.
+    static OWN: Rc<Polling> = Rc::default();
+}
+
+/// Something came: a packet, bytes of another host or a socket, a session.
+pub(crate) fn came() {
+    OWN.with(|own| own.came.update(|came| came.wrapping_add(1)));
+}
+
+/// The thread has nothing to do.
+pub(crate) fn sleeps() {
+    OWN.with(|own| own.sleeps(Instant::now()));
+}
+
+/// It has something to do again.
+pub(crate) fn wakes() {
+    OWN.with(|own| own.wakes(Instant::now()));
+}
+
+/// Polls whenever it is worth it, if it is allowed at all; never resolves.
+pub(crate) async fn run(is_allowed: bool) {
+    let own = OWN.with(Rc::clone);
+    own.is_allowed.set(is_allowed);
+    own.needed.set(IN_A_ROW.0);
+    loop {
+        own.begin.notified().await;
+        let times = own.poll().await;
+        own.ended(times);
+    }
+}
+
+impl Polling {
+    fn sleeps(&self, now: Instant) {
+        if self.is_allowed.get() && !self.is_on.get() && self.short.get() >= self.needed.get() {
+            self.is_on.set(true);
+            // The runtime finds a task to run, and does not sleep.
+            self.begin.notify_one();
+        } else {
+            self.slept.set(Some(now));
+        }
+    }
+
+    fn wakes(&self, now: Instant) {
+        let Some(slept) = self.slept.take() else { return };
+        let is_short = now.saturating_duration_since(slept) < SHORT;
+        self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
+    }
+
+    /// Returns how many times something came.
+    async fn poll(&self) -> u32 {
+        let (mut times, mut before, mut last) = (0_u32, self.came.get(), Instant::now());
+        let mut looked = last;
+        loop {
+            thread::yield_now();
+            let now = Instant::now();
+            if now - looked > KEPT || now - last > SHORT {
+                return times;
+            }
+            task::yield_now().await;
+            looked = Instant::now();
+            let came = self.came.get();
+            if came != before {
+                (times, before, last) = (times.saturating_add(1), came, looked);
+            }
+        }
+    }
+
+    fn ended(&self, times: u32) {
+        self.is_on.set(false);
+        self.short.set(0);
+        let (least, most) = IN_A_ROW;
+        self.needed.update(|needed| if times < WORTH { (needed * 2).min(most) } else { least });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::thread;
+
+    fn fresh() -> (Polling, Instant) {
+        let polling = Polling::default();
+        polling.is_allowed.set(true);
+        polling.needed.set(IN_A_ROW.0);
+        (polling, Instant::now())
+    }
+
+    /// Waits of so many microseconds each, until the thread polls in place of one; returns how many there were.
+    fn waits(polling: &Polling, start: Instant, micros: impl IntoIterator<Item = u64>) -> usize {
+        micros
+            .into_iter()
+            .take_while(|micros| {
+                polling.sleeps(start);
+                let polls = polling.is_on.get();
+                polling.wakes(start + Duration::from_micros(*micros));
+                !polls
+            })
+            .count()
+    }
+
+    #[test]
+    fn short_waits_in_a_row_have_the_thread_poll() {
+        let (polling, start) = fresh();
+        assert_eq!(waits(&polling, start, [149; 9]), 4);
+        let (polling, start) = fresh();
+        assert_eq!(waits(&polling, start, [1, 1, 1, 150].repeat(9)), 36, "never four of them");
+        let (polling, start) = fresh();
+        polling.is_allowed.set(false);
+        assert_eq!(waits(&polling, start, [1; 99]), 99);
+    }
+
+    #[test]
+    fn polling_in_vain_is_done_ever_more_rarely() {
+        let (polling, start) = fresh();
+        let mut needed = Vec::new();
+        for _ in 0..10 {
+            needed.push(waits(&polling, start, [1; 2_000]));
+            polling.ended(WORTH - 1);
+        }
+        assert_eq!(needed, [4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024]);
+        assert_eq!(waits(&polling, start, [1; 2_000]), 1_024);
+        polling.ended(WORTH);
+        assert_eq!(waits(&polling, start, [1; 2_000]), 4);
+    }
+
+    #[tokio::test]
+    async fn a_thread_to_which_nothing_comes_sleeps_again() {
+        let (polling, _) = fresh();
+        assert_eq!(polling.poll().await, 0);
+    }
+
+    #[test]
+    fn a_thread_that_polls_runs_its_timers_and_hears_others() {
+        let runtime = thread::runtime().unwrap();
+        let (asks, hears) = std::sync::mpsc::sync_channel(1);
+        let (answers, mut answered) = tokio::sync::mpsc::channel(1);
+        let echo = std::thread::spawn(move || hears.iter().try_for_each(|number: u32| answers.blocking_send(number)));
+        let asking = async move {
+            for number in 0..5_000 {
+                asks.send(number).unwrap();
+                assert_eq!(answered.recv().await, Some(number));
+                came();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        thread::run(&runtime, true, Box::pin(asking));
+        echo.join().unwrap().unwrap();
+    }
+}
