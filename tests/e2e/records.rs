@@ -118,9 +118,10 @@ fn start_in_the_future(lab: &Lab, host: &str) {
 /// A host with a wrong clock is told of where its records are not believed, and connected as all are; then its clock is set.
 fn wrong_clock(lab: &Lab) {
     let apart = |host: &str, other: &str| lab.agent(host).status()["clocks_apart"].get(other).and_then(Value::as_f64);
-    within(SOON, "both to say so", || apart("h5", "h6").is_some() && apart("h6", "h5").is_some());
+    within(SOON * 2, "both to say so", || apart("h5", "h6").is_some() && apart("h6", "h5").is_some());
     let (ahead, behind) = (apart("h5", "h6").unwrap(), apart("h6", "h5").unwrap());
-    assert!((80.0..91.0).contains(&ahead) && (-101.0..-89.0).contains(&behind), "{ahead} {behind}");
+    // The record was some seconds old when it came, on a busy machine more.
+    assert!((60.0..91.0).contains(&ahead) && (-120.0..-89.0).contains(&behind), "{ahead} {behind}");
     assert!(lab.agent("h5").is_up(&["h6"]) && age(lab, "h6").is_none(), "connected, and not believed");
     assert_eq!(apart("h5", "h7"), None);
     let log = lab.agent("h5").log();
