@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use ripstop_config::{
     Graph,
+    graph::{Container, Run},
     import::{Compose, ImportError, Imported, Kind, Manifest, Target, compose, kubernetes},
 };
 
@@ -101,6 +102,7 @@ fn edges_come_from_what_one_says_of_another_alone() {
 fn the_report_says_what_became_of_each_part() {
     let shop = shop();
     for (place, kind, words) in [
+        ("compose.yaml:28", Kind::Inferred, "give the service the label ripstop-workload=shop/api"),
         ("compose.yaml:13", Kind::NotCarried, "its port on the host is outside"),
         ("compose.yaml:15", Kind::Inferred, "edge proxy -> web"),
         ("compose.yaml:25", Kind::NotCarried, "waits for its end"),
@@ -115,6 +117,38 @@ fn the_report_says_what_became_of_each_part() {
         says(&shop, place, kind, words);
     }
     assert!(!shop.report.to_string().contains("secret"), "values of variables are nobody's business");
+}
+
+#[test]
+fn replicas_are_one_workload_whose_containers_are_found_by_a_name_or_a_label() {
+    let run = |count: u32, more: &str| {
+        let text = format!("name: shop\nservices:\n  a: {{ image: x, deploy: {{ replicas: {count} }}{more} }}\n");
+        let imported = import_compose(&[("c.yaml", &text)], &[]).unwrap();
+        let graph = Graph::parse("graph.yaml", &imported.graph).unwrap();
+        let workload = &graph.workloads[&"shop/a".parse().unwrap()];
+        (workload.on.len(), workload.run.clone())
+    };
+    let named = |name: &str| Run::Container(Container::Name(name.into()));
+    assert_eq!(run(1, ""), (1, named("shop-a-1")));
+    assert_eq!(run(2, ""), (2, named("shop-a-1")), "one on each of two hosts");
+    let label = Container::Label("ripstop-workload".into(), "shop/a".into());
+    assert_eq!(run(3, ""), (2, Run::Container(label)));
+    assert_eq!(run(3, ", container_name: own"), (2, named("own")));
+}
+
+#[test]
+fn a_variable_without_a_value_has_the_projects() {
+    for environment in ["[WEB_PORT, DB]", "{ WEB_PORT: , DB: }", "[WEB_PORT=3, 'DB=${DB}']"] {
+        let text = format!("services:\n  a: {{ image: x, environment: {environment} }}\n  db: {{ image: postgres }}\n");
+        let settings = Compose {
+            target: target(),
+            project: "dir".into(),
+            variables: [("DB".to_owned(), "db:5432".to_owned())].into(),
+            profiles: Default::default(),
+        };
+        let imported = compose(&[manifest("c.yaml", &text)], &settings, &|_, path| Err(path.into())).unwrap();
+        says(&imported, "c.yaml:2", Kind::Suggested, "variable DB names db");
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ use std::{
 /// Edges of one graph; each costs every host memory and the operator a line to read.
 const EDGES_MAX: usize = 100_000;
 
+/// The label by which containers are found that have no name of their own: what they are in the graph.
+pub(super) const LABEL: &str = "ripstop-workload";
+
 /// A graph that is put together. Everything in it is in the order of its names, so that it is written the same each time.
 #[derive(Debug)]
 pub(super) struct Draft {

@@ -16,12 +16,12 @@ pub use dotenv::variables;
 
 use super::{
     ImportError, Imported, Manifest, Target,
-    draft::{Draft, DraftService, DraftTenant, DraftWorkload, label},
+    draft::{Draft, DraftService, DraftTenant, DraftWorkload, LABEL, label},
     names_of,
     report::Report,
 };
 use crate::{
-    Location, ServiceName, TenantName, WorkloadName,
+    Location, ServiceName, TenantName, WorkloadId, WorkloadName,
     graph::{Container, Run},
     read::is_container_name,
 };
@@ -111,8 +111,13 @@ fn workloads<'s>(
     let (mut named, mut containers) = (Vec::new(), BTreeSet::new());
     for service in services {
         let Some(workload) = own_name(service, &made, report) else { continue };
-        let Some(run) = run(service, name, &mut containers, report) else { continue };
-        let count = replicas(service, draft.hosts(), report);
+        let several = several(service, draft.hosts());
+        let run = match several {
+            Some(count) => Some(by_label(service, count, &WorkloadId::new(tenant.clone(), workload.clone()), report)),
+            None => run(service, name, &mut containers, report),
+        };
+        let Some(run) = run else { continue };
+        let count = service.replicas.map(|count| count.min(draft.hosts()));
         let isolated = isolated(service, project, report);
         let at = service.at.clone();
         made.workloads.insert(workload.clone(), DraftWorkload { count, run, isolated, at });
@@ -168,17 +173,20 @@ fn run(service: &Service, project: &str, taken: &mut BTreeSet<String>, report: &
     Some(Run::Container(Container::Name(name)))
 }
 
-/// One container of a service is on each host, so there are as many as hosts at most.
-fn replicas(service: &Service, hosts: usize, report: &mut Report) -> Option<usize> {
-    let count = service.replicas?;
-    if count > hosts {
-        let what = format!(
-            "service {}: replicas: {count}: one is on each host, so {hosts}; name more hosts with --on",
-            service.key
-        );
-        report.not_carried(&service.at, what);
-    }
-    Some(count.min(hosts))
+/// How many containers a service has, where there are more than hosts. With a name for them there is one (Compose refuses others).
+fn several(service: &Service, hosts: usize) -> Option<usize> {
+    service.replicas.filter(|count| *count > hosts && service.container.is_none())
+}
+
+/// Several containers on a host have no one name, and by Compose's own label with the service's name another project's would be
+/// among them.
+fn by_label(service: &Service, count: usize, id: &WorkloadId, report: &mut Report) -> Run {
+    let what = format!(
+        "service {}: replicas: {count}, so that a host has several, which are one workload: give the service the label {LABEL}={id}",
+        service.key
+    );
+    report.inferred(&service.at, what);
+    Run::Container(Container::Label(LABEL.to_owned(), id.to_string()))
 }
 
 /// A service all of whose networks are internal reaches nothing outside: the fabric is its only network.

@@ -293,12 +293,19 @@ impl Reader<'_> {
         let Some(node) = tree.get("environment") else { return Ok(all) };
         // What cannot be read in a value that is nobody's business here is no reason to stop.
         let value = |text: &str| expand(text, self.variables).map(|out| out.text).unwrap_or_default();
+        // Without a value it has that of the project's own variable (Compose specification, "environment").
+        let own = |name: &str| self.variables.get(name).cloned();
         for item in node.items() {
-            let pair = item.text().and_then(|text| text.split_once('='));
-            all.extend(pair.map(|(name, text)| (name.to_owned(), value(text), item.at.clone())));
+            let Some(text) = item.text() else { continue };
+            let (name, value) = match text.split_once('=') {
+                Some((name, text)) => (name, Some(value(text))),
+                None => (text, own(text)),
+            };
+            all.extend(value.map(|value| (name.to_owned(), value, item.at.clone())));
         }
         for (word, item) in node.entries() {
-            all.extend(item.text().map(|text| (word.text.clone(), value(text), item.at.clone())));
+            let value = item.text().map_or_else(|| own(&word.text), |text| Some(value(text)));
+            all.extend(value.map(|value| (word.text.clone(), value, item.at.clone())));
         }
         Ok(all)
     }

@@ -8,16 +8,13 @@ use crate::{
     Location, Port, Protocol, TenantName, WorkloadId, WorkloadName,
     graph::{Container, Run},
     import::{
-        draft::label,
+        draft::{LABEL, label},
         report::Report,
         tree::{Branch, Tree},
     },
     read::is_container_name,
 };
 use std::collections::BTreeSet;
-
-/// The label by which a container is found whose name is another's too.
-const LABEL: &str = "ripstop-workload";
 
 /// Pods that are made alike.
 #[derive(Debug)]
@@ -180,8 +177,10 @@ fn count(object: &Object<'_>, hosts: usize, report: &mut Report) -> Option<usize
     };
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     if count > hosts {
-        let what =
-            format!("{}: {count} replicas, but {hosts} of them: one a host; name more with --on", object.shown());
+        let what = format!(
+            "{}: {count} replicas, but {hosts} of them: one a host by its name; name more with --on, or, in a cluster, write `run: {{ pod: NAMESPACE/NAME }}`, which all pods on a host are",
+            object.shown()
+        );
         report.not_carried(&node.at, what);
     } else {
         report.used(&node.at, format!("{}: replicas: {count}", object.shown()));
