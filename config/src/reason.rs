@@ -170,10 +170,15 @@ impl std::str::FromStr for Reason {
         let found = Self::ALL.iter().find(|reason| reason.as_str() == label);
         found.copied().ok_or_else(|| UnknownReason {
             hint: crate::suggest::nearest(label, Self::ALL.iter().map(|reason| reason.as_str()))
-                .map_or_else(|| "see the `reason` of session records".into(), |near| format!("did you mean `{near}`?")),
+                .map_or_else(known, |near| format!("did you mean `{near}`?")),
             label: label.into(),
         })
     }
+}
+
+fn known() -> String {
+    let all: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    format!("there are: {}", all.join(", "))
 }
 
 /// A text that is no reason's label.
@@ -206,5 +211,7 @@ mod tests {
         }
         let error = "no_egde".parse::<Reason>().unwrap_err().to_string();
         assert_eq!(error, "there is no reason `no_egde`; did you mean `no_edge`?");
+        let error = "nonsense".parse::<Reason>().unwrap_err().to_string();
+        assert!(error.contains("there are: ") && error.contains(", no_edge, no_service, "), "{error}");
     }
 }

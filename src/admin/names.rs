@@ -1,6 +1,6 @@
-//! What people type for a workload or a service, looked up in a policy.
+//! What people type for a workload, a service or a host, looked up in a policy.
 
-use ripstop_config::{Port, ServiceId, WorkloadId, suggest::nearest, units::UnitError};
+use ripstop_config::{HostName, Port, ServiceId, WorkloadId, suggest::nearest, units::UnitError};
 use ripstop_policy::Policy;
 
 /// Why a text names nothing.
@@ -9,7 +9,7 @@ pub enum LookupError {
     /// Nothing has that name.
     #[error("the graph has no {kind} `{text}`; {hint}")]
     Unknown {
-        /// `workload` or `service`.
+        /// `workload`, `service` or `host`.
         kind: &'static str,
         /// What was typed.
         text: String,
@@ -92,6 +92,18 @@ pub fn service(policy: &Policy, text: &str, caller: Option<&WorkloadId>) -> Resu
     }
     let own = caller.and_then(|who| all.iter().find(|id| id.tenant == who.tenant && id.name.as_str() == text));
     pick("service", text, &all, |id| id.name.as_str(), own)
+}
+
+/// Looks up a host.
+///
+/// # Errors
+/// [`LookupError`] when there is none of that name.
+pub fn host<'p>(policy: &'p Policy, text: &str) -> Result<&'p HostName, LookupError> {
+    let all: Vec<_> = policy.graph().hosts.keys().collect();
+    let found = all.iter().find(|host| host.as_str() == text);
+    let unknown =
+        || LookupError::Unknown { kind: "host", text: text.into(), hint: hint(text, &all, |host| host.as_str()) };
+    found.copied().ok_or_else(unknown)
 }
 
 /// A qualified name must exist; a bare one must be of one tenant, unless one is preferred.

@@ -1,6 +1,11 @@
 //! `ripstop attach` and `ripstop detach`.
 
-use super::{Exit, args, output::Output, socket, workloads};
+use super::{
+    Exit, args,
+    output::Output,
+    socket::{self, Said},
+    workloads,
+};
 use crate::admin::{BY_HAND, Client, WorkloadState, WorkloadStatus};
 use anyhow::bail;
 use ripstop_config::WorkloadId;
@@ -16,32 +21,24 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Has a workload attached, and waits until it is.
 pub(super) fn attach(attach: &args::Attach, output: &Output) -> anyhow::Result<Exit> {
-    let client = client(&attach.socket)?;
+    let client = socket::one(&attach.socket)?;
     let id = client.attach(&attach.workload, attach.pid, attach.netns.as_deref())?;
     let is_attached = |one: &WorkloadStatus| one.state == WorkloadState::Attached;
     let all = wait(&client, &id, |all| all.iter().all(|one| is_attached(one) && is_there(one, attach)))?;
     let attached = all.iter().all(is_attached);
-    workloads::show(&all, output)?;
+    workloads::show(&Said::of_one(all), output)?;
     Ok(if attached { Exit::Ok } else { Exit::Failed })
 }
 
 /// Has a workload's interface taken away, and waits until it is.
 pub(super) fn detach(detach: &args::Detach, output: &Output) -> anyhow::Result<Exit> {
-    let client = client(&detach.socket)?;
+    let client = socket::one(&detach.socket)?;
     let id = client.detach(&detach.workload)?;
     let is_detached = |all: &[WorkloadStatus]| all.iter().all(|one| one.state != WorkloadState::Attached);
     let all = wait(&client, &id, is_detached)?;
     let detached = is_detached(&all);
-    workloads::show(&all, output)?;
+    workloads::show(&Said::of_one(all), output)?;
     Ok(if detached { Exit::Ok } else { Exit::Failed })
-}
-
-fn client(socket: &args::Socket) -> anyhow::Result<Client> {
-    let mut clients = socket::clients(socket);
-    match (clients.pop(), clients.is_empty()) {
-        (Some(client), true) => Ok(client),
-        (_, _) => bail!("several agents run here; say which host is meant with --socket"),
-    }
 }
 
 /// Whether it is where it was asked to be, and not still where it was before.

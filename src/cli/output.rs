@@ -1,6 +1,6 @@
 //! What commands print: tables or JSON on standard output, errors on standard error.
 
-use super::args::Format;
+use super::{args::Format, socket::Said};
 use anyhow::Context;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -78,6 +78,18 @@ impl Output {
         table
     }
 
+    /// A table of what agents say; where several were asked, its first column is whose word each row is.
+    pub(super) fn table_of<T>(&self, head: &[&str], said: &[Said<T>], row: impl Fn(&T) -> Vec<Cell>) -> String {
+        let several = said.iter().any(|one| one.agent.is_some());
+        let whose: &[&str] = if several { &["AGENT"] } else { &[] };
+        let mut table = self.table(&[whose, head].concat());
+        for one in said {
+            let agent = one.agent.iter().map(Cell::new);
+            table.add_row(agent.chain(row(&one.value)).collect::<Vec<_>>());
+        }
+        lines(&table)
+    }
+
     /// Text that is green, yellow or red where there are colours.
     pub(super) fn paint(&self, text: &str, tone: Tone) -> String {
         // SGR 32, 33 and 31 (ECMA-48).
@@ -153,6 +165,17 @@ mod tests {
     fn causes_are_said_once() {
         let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("failed to start");
         assert_eq!(render_error(&error), "error: failed to start\n  because: cannot read x: no such file\n");
+    }
+
+    #[test]
+    fn of_several_agents_each_row_says_whose_word_it_is() {
+        let output = Output { format: Format::Table, colours: false };
+        let said = |agents: [Option<&str>; 2]| {
+            let said = agents.map(|agent| Said { agent: agent.map(|host| host.parse().unwrap()), value: "up" });
+            output.table_of(&["STATE"], &said, |state| vec![Cell::new(state)])
+        };
+        assert_eq!(said([None, None]), "STATE\nup\nup\n");
+        assert_eq!(said([Some("alpha"), Some("beta")]), "AGENT  STATE\nalpha  up\nbeta   up\n");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{
     Exit, args,
     output::{self, Output, Tone},
     shown::{loss, seconds},
-    socket,
+    socket::{self, Said},
 };
 use crate::admin::{Client, ClientError, Pong};
 use comfy_table::Cell;
@@ -18,22 +18,20 @@ use std::{
 
 /// Shows the other hosts, as every agent that answers sees them.
 pub(super) fn run(peers: &args::Peers, output: &Output) -> anyhow::Result<Exit> {
-    let found = socket::answering(&peers.socket)?;
-    let all: Vec<_> = found.into_iter().flat_map(|one| one.status.peers).collect();
+    let all = socket::each(&peers.socket, |status| status.peers)?;
     output.show_list("peers", &all, || describe(&all, output))?;
     Ok(Exit::Ok)
 }
 
-fn describe(peers: &[PeerStatus], output: &Output) -> String {
+fn describe(peers: &[Said<PeerStatus>], output: &Output) -> String {
     if peers.is_empty() {
         return "no other hosts\n".into();
     }
-    let mut table = output.table(&["PEER", "STATE", "FOR", "PATH", "RTT", "SENT", "LOSS", "MTU", "CIPHER"]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-    for peer in peers {
+    output.table_of(&["PEER", "STATE", "FOR", "PATH", "RTT", "SENT", "LOSS", "MTU", "CIPHER"], peers, |peer| {
         let up = peer.state == PeerState::Up;
         let shown = |value: Option<String>| Cell::new(value.unwrap_or_else(|| "-".into()));
-        table.add_row(vec![
+        vec![
             Cell::new(&peer.host),
             output.cell(&state(&peer.state), if up { Tone::Good } else { Tone::Bad }),
             Cell::new(seconds((now - peer.since).max(0.0))),
@@ -43,9 +41,8 @@ fn describe(peers: &[PeerStatus], output: &Output) -> String {
             shown(up.then(|| format!("{:.2} %", loss(peer.sent_packets, peer.lost_packets)))),
             shown(peer.mtu.map(|mtu| mtu.to_string())),
             shown(peer.cipher.clone()),
-        ]);
-    }
-    output::lines(&table)
+        ]
+    })
 }
 
 /// How a host can be reached, in words.

@@ -2,8 +2,8 @@
 
 use super::{
     Exit, args,
-    output::{self, Output, Tone},
-    socket,
+    output::{Output, Tone},
+    socket::{self, Said},
 };
 use crate::admin::{EndpointState, ServiceView};
 use comfy_table::Cell;
@@ -13,24 +13,26 @@ const CALLERS_SHOWN: usize = 3;
 
 /// Shows the services of every agent that answers.
 pub(super) fn run(services: &args::Services, output: &Output) -> anyhow::Result<Exit> {
-    let mut all: Vec<ServiceView> = Vec::new();
-    for client in socket::clients(&services.socket) {
-        all.extend(client.services()?);
+    let clients = socket::clients(&services.socket);
+    let mut all: Vec<Said<ServiceView>> = Vec::new();
+    for client in &clients {
+        let agent = if clients.len() > 1 { Some(client.status()?.host) } else { None };
+        all.extend(client.services()?.into_iter().map(|value| Said { agent: agent.clone(), value }));
     }
     output.show_list("services", &all, || describe(&all, output))?;
     Ok(Exit::Ok)
 }
 
-fn describe(services: &[ServiceView], output: &Output) -> String {
+fn describe(services: &[Said<ServiceView>], output: &Output) -> String {
     if services.is_empty() {
         return "no services that this host serves or calls\n".into();
     }
-    let mut table = output.table(&["SERVICE", "NAME", "IPV4", "PORTS", "BY", "ENDPOINTS", "SESSIONS", "CALLERS"]);
-    for service in services {
+    let head = ["SERVICE", "NAME", "IPV4", "PORTS", "BY", "ENDPOINTS", "SESSIONS", "CALLERS"];
+    output.table_of(&head, services, |service| {
         let ready = service.endpoints.iter().filter(|one| one.state == EndpointState::Ready).count();
         let tone = if ready == service.endpoints.len() { Tone::Good } else { Tone::Bad };
         let sessions: u64 = service.endpoints.iter().filter_map(|one| one.sessions).map(u64::from).sum();
-        table.add_row(vec![
+        vec![
             Cell::new(&service.id),
             Cell::new(&service.name),
             Cell::new(service.v4),
@@ -39,9 +41,8 @@ fn describe(services: &[ServiceView], output: &Output) -> String {
             output.cell(&format!("{ready}/{} ready", service.endpoints.len()), tone),
             Cell::new(sessions),
             Cell::new(callers(service)),
-        ]);
-    }
-    output::lines(&table)
+        ]
+    })
 }
 
 fn callers(service: &ServiceView) -> String {

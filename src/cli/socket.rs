@@ -2,6 +2,8 @@
 
 use super::args;
 use crate::admin::{Client, ClientError, SOCKET, Status};
+use ripstop_config::HostName;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The run directory that agents use unless told otherwise.
@@ -12,11 +14,14 @@ const SOCKETS_MAX: usize = 64;
 /// The agents that may be meant: the one that was named; else this host's; else those of the directories below, as the
 /// demo has them. Never empty.
 pub(super) fn clients(socket: &args::Socket) -> Vec<Client> {
-    let found = match &socket.socket {
+    paths(socket).iter().map(|path| Client::new(path)).collect()
+}
+
+fn paths(socket: &args::Socket) -> Vec<PathBuf> {
+    match &socket.socket {
         Some(named) => vec![named.clone()],
         None => candidates(Path::new(RUN)),
-    };
-    found.iter().map(|path| Client::new(path)).collect()
+    }
 }
 
 /// The one agent that is meant.
@@ -24,10 +29,12 @@ pub(super) fn clients(socket: &args::Socket) -> Vec<Client> {
 /// # Errors
 /// When several run here and none was named.
 pub(super) fn one(socket: &args::Socket) -> anyhow::Result<Client> {
-    let clients = clients(socket);
-    match clients.as_slice() {
-        [client] => Ok(client.clone()),
-        _ => anyhow::bail!("several agents run here; say which host is meant with --socket"),
+    match paths(socket).as_slice() {
+        [path] => Ok(Client::new(path)),
+        several => {
+            let named: String = several.iter().map(|path| format!("\n  --socket {}", path.display())).collect();
+            anyhow::bail!("several agents run here; say which is meant:{named}")
+        }
     }
 }
 
@@ -52,6 +59,37 @@ pub(super) struct Found {
     pub(super) status: Status,
     /// Its process id as seen from here.
     pub(super) pid: Option<i32>,
+}
+
+/// A row of what agents say.
+#[derive(Serialize)]
+pub(super) struct Said<T> {
+    /// The host whose agent says it, where several were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<HostName>,
+    #[serde(flatten)]
+    pub(super) value: T,
+}
+
+impl<T> Said<T> {
+    /// What one agent says.
+    pub(super) fn of_one(values: Vec<T>) -> Vec<Self> {
+        values.into_iter().map(|value| Self { agent: None, value }).collect()
+    }
+}
+
+/// What each agent that answers says of something.
+///
+/// # Errors
+/// As [`answering`].
+pub(super) fn each<T>(socket: &args::Socket, of: impl Fn(Status) -> Vec<T>) -> Result<Vec<Said<T>>, ClientError> {
+    let found = answering(socket)?;
+    let several = found.len() > 1;
+    let said = found.into_iter().flat_map(|one| {
+        let agent = several.then(|| one.status.host.clone());
+        of(one.status).into_iter().map(move |value| Said { agent: agent.clone(), value })
+    });
+    Ok(said.collect())
 }
 
 /// Every agent that answers.

@@ -197,7 +197,7 @@ fn workloads(status: &Status, output: &Output) -> String {
             Cell::new(workload.sessions),
         ]);
     }
-    format!("{}{}", output::lines(&table), super::workloads::said(&status.workloads))
+    format!("{}{}", output::lines(&table), super::workloads::said(status.workloads.iter()))
 }
 
 /// `ready`, or `ready, weight 5` where its workload said so; `draining, by a record 3 s old` where its host is not connected.

@@ -2,36 +2,34 @@
 
 use super::{
     Exit, args,
-    output::{self, Output, Tone},
-    socket,
+    output::{Output, Tone},
+    socket::{self, Said},
 };
 use crate::admin::{WorkloadState, WorkloadStatus};
 use comfy_table::Cell;
 
 /// Shows the workloads of every agent that answers.
 pub(super) fn run(workloads: &args::Workloads, output: &Output) -> anyhow::Result<Exit> {
-    let found = socket::answering(&workloads.socket)?;
-    let all: Vec<_> = found.into_iter().flat_map(|one| one.status.workloads).collect();
-    show(&all, output)?;
+    show(&socket::each(&workloads.socket, |status| status.workloads)?, output)?;
     Ok(Exit::Ok)
 }
 
 /// Shows some workloads.
-pub(super) fn show(workloads: &[WorkloadStatus], output: &Output) -> anyhow::Result<()> {
+pub(super) fn show(workloads: &[Said<WorkloadStatus>], output: &Output) -> anyhow::Result<()> {
     output.show_list("workloads", workloads, || describe(workloads, output))
 }
 
-fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {
+fn describe(workloads: &[Said<WorkloadStatus>], output: &Output) -> String {
     if workloads.is_empty() {
         return "no workloads on this host\n".into();
     }
-    let mut table = output.table(&["WORKLOAD", "STATE", "SINCE", "INTERFACE", "HOW", "WHERE", "SESSIONS"]);
-    for workload in workloads {
+    let head = ["WORKLOAD", "STATE", "SINCE", "INTERFACE", "HOW", "WHERE", "SESSIONS"];
+    let table = output.table_of(&head, workloads, |workload| {
         let tone = match workload.state {
             WorkloadState::Attached => Tone::Good,
             WorkloadState::Waiting(_) => Tone::Bad,
         };
-        table.add_row(vec![
+        vec![
             Cell::new(&workload.id),
             output.cell(&workload.state.to_string(), tone),
             Cell::new(workload.since.as_deref().unwrap_or("-")),
@@ -39,14 +37,14 @@ fn describe(workloads: &[WorkloadStatus], output: &Output) -> String {
             Cell::new(workload.how()),
             Cell::new(&workload.place),
             Cell::new(workload.sessions),
-        ]);
-    }
-    format!("{}{}", output::lines(&table), said(workloads))
+        ]
+    });
+    table + &said(workloads.iter().map(|one| &one.value))
 }
 
 /// What workloads say of themselves, a line each.
-pub(super) fn said(workloads: &[WorkloadStatus]) -> String {
-    let talking = workloads.iter().filter(|workload| !workload.says.is_empty());
+pub(super) fn said<'w>(workloads: impl Iterator<Item = &'w WorkloadStatus>) -> String {
+    let talking = workloads.filter(|workload| !workload.says.is_empty());
     let who = |one: &WorkloadStatus| one.replica.as_ref().map(|replica| format!(" ({replica})")).unwrap_or_default();
     talking.map(|one| format!("{}{} says: {}\n", one.id, who(one), one.says.join("; "))).collect()
 }

@@ -26,7 +26,7 @@ pub(super) fn ping(transport: &Transport, host: &HostName) -> Result<Pong, Strin
         Ok(answer) => answer.first_chunk().map(|micros| Duration::from_micros(u64::from_be_bytes(*micros))),
         // An agent of a version that does not know the question has answered all the same.
         Err(AskError::Refused(_)) => None,
-        Err(error) => return Err(format!("{host}: {error}")),
+        Err(error) => return Err(error.to_string()),
     };
     let ahead = |theirs: Duration| theirs.as_secs_f64() - (sent.as_secs_f64() + rtt / 2.0);
     Ok(Pong { host: host.clone(), rtt, clock_ahead: theirs.map(ahead) })

@@ -147,6 +147,11 @@ impl AgentView for Shared {
     }
 
     fn ping(&self, host: &HostName) -> Result<Pong, String> {
+        if host == self.host() {
+            return Err(format!("{host} is this host; name another one"));
+        }
+        // Without a policy no host is known, and none is connected.
+        names::host(&self.policy(), host.as_str()).map_err(|error| error.to_string())?;
         asks::ping(self.data.transport(), host)
     }
 
