@@ -182,7 +182,7 @@ fn section(name: &str, mapping: &Value) -> String {
     let required: Vec<_> = mapping["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut text = format!(
         "\n## {name}\n{}.\n\n| key | what | value | default |\n|---|---|---|---|\n",
-        mapping["description"].as_str().unwrap()
+        mapping["description"].as_str().unwrap().trim_end_matches('.')
     );
     for (key, value) in mapping["properties"].as_object().unwrap() {
         let schema: Value = serde_json::from_str(SCHEMA).unwrap();

@@ -213,18 +213,24 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
 }
 
 fn write_captures() {
+    use ripstop_config::{InterfaceId, Replica};
     use ripstop_datapath::{
         capture::{Asked, Part, Question, Take, Target},
         stack::Copied,
     };
     let copied = |source, toward, bytes: &[u8]| Copied { source, at: 7, toward, length: 99, bytes: bytes.to_vec() };
-    let sources = vec![("shop/web".parse().unwrap(), 7), ("shop/eu/api".parse().unwrap(), u64::MAX)];
+    let only = |workload: &str| InterfaceId::only(workload.parse().unwrap());
+    let sources = vec![(only("shop/web"), 7), (only("shop/eu/api"), u64::MAX)];
     let packets = vec![copied(1, true, b"a packet"), copied(0, false, b"")];
-    write("capture", "part", &Part { over: false, sources, packets }.encode());
-    write("capture", "over", &Part { over: true, ..Part::default() }.encode());
+    let part = Part { over: false, sources, packets };
+    write("capture", "part", &part.encode(false));
+    let replica = InterfaceId::of("shop/web".parse().unwrap(), Replica::new("4f2a9c81d2aa"));
+    let sources = [part.sources, vec![(replica, 8)]].concat();
+    write("capture", "replicas", &Part { sources, ..part }.encode(true));
+    write("capture", "over", &Part { over: true, ..Part::default() }.encode(false));
     let target = Target::Service("shop/api".parse().unwrap());
     let begin = Question::Begin(Asked { target, from: None, seconds: 60, bytes: 1 << 20, snap: 96 });
-    for (name, question) in [("begin", begin), ("take", Question::Take(Take { id: 7, end: true }))] {
+    for (name, question) in [("begin", begin), ("take", Question::Take(Take { id: 7, end: true, by_replica: true }))] {
         write("capture", name, &serde_json::to_vec(&question).unwrap());
     }
 }

@@ -17,7 +17,7 @@ use axum::{
     response::Response,
     routing::post,
 };
-use ripstop_config::{HostName, WorkloadId};
+use ripstop_config::{HostName, InterfaceId, WorkloadId};
 use ripstop_datapath::capture::{Asked, Begun, Target};
 use ripstop_policy::Policy;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub struct CapturingOn {
     pub id: Option<u64>,
     /// Whose packets are seen there.
     pub workloads: Vec<WorkloadId>,
+    /// By which interfaces; none where its version, or the agent's that was asked, tells no replicas apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<InterfaceId>>,
     /// What is not seen there, and why, for people.
     pub gaps: Vec<String>,
     /// Why it does not take part.
@@ -65,14 +68,14 @@ impl CapturingOn {
     /// A host that takes part.
     #[must_use]
     pub fn begun(host: HostName, begun: Begun) -> Self {
-        let Begun { id, workloads, gaps, .. } = begun;
-        Self { host, id: Some(id), workloads, gaps, error: None }
+        let Begun { id, workloads, interfaces, gaps, .. } = begun;
+        Self { host, id: Some(id), workloads, interfaces, gaps, error: None }
     }
 
     /// A host that does not.
     #[must_use]
     pub fn failed(host: HostName, why: String) -> Self {
-        Self { host, id: None, workloads: Vec::new(), gaps: Vec::new(), error: Some(why) }
+        Self { host, id: None, workloads: Vec::new(), interfaces: None, gaps: Vec::new(), error: Some(why) }
     }
 }
 
@@ -84,6 +87,9 @@ pub struct TakeAll {
     pub captures: Vec<(HostName, u64)>,
     /// They are to end.
     pub end: bool,
+    /// Hosts of which replicas are to be told apart: those that name interfaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_replica: Vec<HostName>,
 }
 
 /// What a host has captured since it was asked last.

@@ -61,6 +61,8 @@ pub struct RecordsQuery {
     #[expect(missing_docs, reason = "above")]
     pub to: Option<String>,
     #[expect(missing_docs, reason = "above")]
+    pub replica: Option<String>,
+    #[expect(missing_docs, reason = "above")]
     pub tenant: Option<String>,
     #[expect(missing_docs, reason = "above")]
     pub verdict: Option<String>,
@@ -77,6 +79,7 @@ impl RecordsQuery {
         Ok(Filter {
             from: self.from.clone(),
             to: self.to.clone(),
+            replica: self.replica.clone(),
             tenant: self.tenant.clone(),
             verdict: self.verdict.clone(),
             reason: reason.transpose().map_err(|error| error.to_string())?,

@@ -96,6 +96,8 @@ mod tests {
             session: session.into(),
             side: Side::Caller,
             started: String::new(),
+            caller_replica: None,
+            endpoint_replica: None,
             caller: "shop/web".parse().unwrap(),
             service: "shop/api".parse().unwrap(),
             port: 80,

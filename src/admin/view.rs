@@ -424,6 +424,12 @@ pub struct LiveSession {
     pub started: String,
     /// The calling workload.
     pub caller: WorkloadId,
+    /// Of several pods or containers of this host that are the caller, which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller_replica: Option<Replica>,
+    /// Of several that are the endpoint, which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_replica: Option<Replica>,
     /// The service.
     pub service: ServiceId,
     /// The port that was called.

@@ -7,6 +7,8 @@ use super::{
     socket,
 };
 use crate::admin::{Client, ClientError, Records, RecordsQuery, operate::RECORDS_WAIT_MAX};
+use ripstop_config::{Reason, Replica};
+use ripstop_telemetry::recent::RECENT_MAX;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{io::Write, sync::mpsc, thread};
@@ -23,6 +25,7 @@ struct Line {
     start: String,
     duration_s: f64,
     caller: String,
+    caller_replica: Option<Replica>,
     service: Option<String>,
     destination: String,
     port: u16,
@@ -32,6 +35,7 @@ struct Line {
     rule: Option<String>,
     detail: Option<String>,
     endpoint_host: Option<String>,
+    endpoint_replica: Option<Replica>,
     bytes_up: u64,
     bytes_down: u64,
 }
@@ -43,6 +47,7 @@ pub(super) fn run(observe: &args::Observe, output: &Output) -> anyhow::Result<Ex
         last: observe.last.or_else(|| observe.since.is_none().then_some(SHOWN)),
         from: observe.from.clone(),
         to: observe.to.clone(),
+        replica: observe.replica.clone(),
         tenant: observe.tenant.clone(),
         verdict: observe.verdict.map(|verdict| verdict.as_str().to_owned()),
         reason: observe.reason.map(|reason| reason.to_string()),
@@ -55,6 +60,9 @@ pub(super) fn run(observe: &args::Observe, output: &Output) -> anyhow::Result<Ex
     }
     let mut records: Vec<&Value> = pages.iter().flat_map(|page| &page.records).collect();
     records.sort_by_key(|record| ended(record));
+    if records.is_empty() && !output.is_json() && !observe.follow {
+        output::complain(&format!("none of the last {RECENT_MAX} sessions that the agent keeps fits\n"));
+    }
     let skip = query.last.map_or(0, |last| records.len().saturating_sub(last));
     if !print_all(records.into_iter().skip(skip), output)? || !observe.follow {
         return Ok(Exit::Ok);
@@ -123,20 +131,22 @@ fn line(record: &Value) -> String {
     };
     let target = one.service.as_deref().unwrap_or(&one.destination);
     let service = format!("{target}:{}/{}", one.port, one.protocol);
+    let described = one.reason.parse::<Reason>().map_or("", Reason::describe);
+    let which = |replica: &Option<Replica>| replica.as_ref().map(|one| format!(" ({one})")).unwrap_or_default();
     let rule = one.rule.map(|rule| match one.endpoint_host {
-        Some(host) => format!("{rule}, on {host}"),
+        Some(host) => format!("{rule}, on {host}{}", which(&one.endpoint_replica)),
         None => rule,
     });
     columns([
         &ended(record).map_or_else(|| one.start.clone(), clock),
         &one.verdict,
-        &one.caller,
+        &format!("{}{}", one.caller, which(&one.caller_replica)),
         &service,
         &one.reason,
         &bytes(one.bytes_up as f64),
         &bytes(one.bytes_down as f64),
         &seconds(one.duration_s),
-        one.detail.as_deref().or(rule.as_deref()).unwrap_or(""),
+        one.detail.as_deref().or(rule.as_deref()).unwrap_or(described),
     ])
 }
 
@@ -162,6 +172,12 @@ mod tests {
         let words: Vec<_> = shown.split_whitespace().collect();
         let expected = "12:00:01.750 allow shop/web shop/api:8080/tcp closed 5B 2.5MB 1.25s shop.yaml:14, on beta";
         assert_eq!(words.join(" "), expected);
+        record["caller_replica"] = "one".into();
+        record["endpoint_replica"] = "4f2a9c81d2aa77e01c".into();
+        assert!(line(&record).contains(" shop/web (one) ") && line(&record).ends_with("on beta (4f2a9c81d2aa)\n"));
+        record["rule"] = Value::Null;
+        record["reason"] = "no_edge".into();
+        assert!(line(&record).ends_with("no `allow` edge in the graph permits it\n"), "{}", line(&record));
         record["service"] = Value::Null;
         assert!(line(&record).contains(" 198.18.0.2:8080/tcp "));
         assert!(line(&json!({ "new": 1 })).contains("another version"));

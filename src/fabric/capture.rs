@@ -93,7 +93,7 @@ impl Running {
         }
         self.packets += packets.len() as u64;
         self.bytes += packets.iter().map(|packet| packet.bytes.len() as u64).sum::<u64>();
-        let sources = self.copies.sources().into_iter().map(|source| (source.workload, source.wanted)).collect();
+        let sources = self.copies.sources().into_iter().map(|source| (source.interface, source.wanted)).collect();
         Part { over: !self.copying && packets.is_empty(), sources, packets }
     }
 }
@@ -254,7 +254,7 @@ pub(super) async fn answer(shared: &Shared, peer: &HostName, body: &[u8]) -> Res
             begun.hosts.clear();
             serde_json::to_vec(&begun).map(Bytes::from).map_err(|error| error.to_string())
         }
-        Question::Take(take) => shared.captures.take(peer, take).map(|part| part.encode().into()),
+        Question::Take(take) => shared.captures.take(peer, take).map(|part| part.encode(take.by_replica).into()),
     }
 }
 
@@ -295,9 +295,9 @@ async fn begin_on(shared: &Shared, host: &HostName, asked: &Asked) -> CapturingO
 /// What captures of this host's operators have, here and on other hosts. Blocks.
 pub(super) fn take_all(shared: &Shared, all: &TakeAll) -> Vec<CapturedOn> {
     let one = async |(host, id): &(HostName, u64)| {
-        let take = Take { id: *id, end: all.end };
+        let take = Take { id: *id, end: all.end, by_replica: all.by_replica.contains(host) };
         let taken = if host == shared.host() {
-            shared.captures.take(host, take).map(|part| part.encode().into())
+            shared.captures.take(host, take).map(|part| part.encode(take.by_replica).into())
         } else {
             ask(shared, host, &Question::Take(take), PART_MAX).await
         };

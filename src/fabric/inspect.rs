@@ -59,6 +59,8 @@ fn describe(live: &Live, host: &HostName) -> Option<LiveSession> {
         side: live.request.side,
         started: started.format(&Rfc3339).unwrap_or_default(),
         caller: live.request.caller.clone(),
+        caller_replica: live.called_by().and_then(|interface| interface.id().replica.clone()),
+        endpoint_replica: live.served_by().and_then(|interface| interface.id().replica.clone()),
         service: live.request.service.clone()?,
         port: live.request.port.number,
         peer,

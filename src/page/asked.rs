@@ -35,6 +35,7 @@ impl Asked {
         Ok(Filter {
             from: given(&self.from),
             to: given(&self.to),
+            replica: None,
             tenant: given(&self.tenant),
             verdict: given(&self.verdict),
             reason: reason.map_err(|error| error.to_string())?,

@@ -42,6 +42,8 @@ fn live(number: u64, caller: &str, service: &str, bytes: u64) -> LiveSession {
         session: format!("{number:032x}"),
         side: Side::Caller,
         started: "2026-01-01T00:00:00Z".into(),
+        caller_replica: None,
+        endpoint_replica: None,
         caller: caller.parse().unwrap(),
         service: service.parse().unwrap(),
         port: 80,

@@ -159,13 +159,21 @@ fn identity(subject: &Subject<'_>, status: &Status, policy: &Policy) -> Vec<Stri
     let spiffe = Identity::workload(status.fabric.clone(), (*caller).clone()).to_string();
     let mut lines = vec![spiffe];
     if **caller_host == status.host {
-        let is_there = |one: &&WorkloadStatus| one.id == **caller && one.state == WorkloadState::Attached;
+        let which = match (subject.record, subject.live) {
+            (Some(record), _) => record.caller_replica.as_ref(),
+            (None, live) => live.and_then(|live| live.caller_replica.as_ref()),
+        };
+        let is_it = |one: &WorkloadStatus| which.is_none() || one.replica.as_ref() == which;
+        let is_there = |one: &&WorkloadStatus| one.id == **caller && one.state == WorkloadState::Attached && is_it(one);
         let interfaces: Vec<_> = status.workloads.iter().filter(is_there).collect();
         lines.push(match interfaces.as_slice() {
             [] => format!("by an interface of {} that is not there any more", status.host),
             [one] => format!(
                 "the kernel says so: its packets come by {} alone, which is for {} {}, from {}",
-                one.link, one.kind, one.place, one.v4
+                one.link,
+                one.how(),
+                one.place,
+                one.v4
             ),
             [one, ..] => format!(
                 "the kernel says so: its packets come by one of {} alone, each for a {} of it, from {}",
@@ -266,10 +274,17 @@ fn limits(subject: &Subject<'_>) -> Vec<String> {
 fn path(subject: &Subject<'_>, status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     let mut other = subject.live.map(|live| live.peer.clone());
+    if let Some(replica) = subject.live.and_then(|live| live.endpoint_replica.as_ref()) {
+        lines.push(format!("served by replica {replica} on {}", status.host));
+    }
     if let Some(record) = subject.record {
         let endpoint = record.endpoint.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
         match &record.endpoint_host {
-            Some(host) => lines.push(format!("endpoint on {host}{endpoint}")),
+            Some(host) => {
+                let replica =
+                    record.endpoint_replica.as_ref().map(|one| format!(", replica {one}")).unwrap_or_default();
+                lines.push(format!("endpoint on {host}{endpoint}{replica}"));
+            }
             None => lines.push("no endpoint was asked".into()),
         }
         let connected = record.connect_s.map(|took| format!("answered after {}", seconds(took)));

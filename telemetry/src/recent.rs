@@ -120,6 +120,8 @@ pub struct Filter {
     pub from: Option<String>,
     /// The service: `TENANT/NAME`, a name, or the address that was called.
     pub to: Option<String>,
+    /// The beginning of a replica's id, the caller's or the endpoint's.
+    pub replica: Option<String>,
     /// The tenant of the caller or of the service.
     pub tenant: Option<String>,
     /// `allow` or `deny`.
@@ -144,11 +146,17 @@ impl Filter {
         let service_tenant = service.as_ref().map_or("", |service| service.tenant.as_str());
         is(&self.from, &[&caller_id, caller.name.as_str()])
             && is(&self.to, &[&service_id, service_name, destination])
+            && self.replica.as_ref().is_none_or(|begin| is_of_replica(record, begin))
             && is(&self.tenant, &[caller.tenant.as_str(), service_tenant])
             && is(&self.verdict, &[verdict])
             && self.reason.is_none_or(|wanted| wanted == *reason)
             && self.since.is_none_or(|since| record.start + time::Duration::seconds_f64(record.duration_s) >= since)
     }
+}
+
+fn is_of_replica(record: &SessionRecord, begin: &str) -> bool {
+    let mut replicas = [&record.caller_replica, &record.endpoint_replica].into_iter().flatten();
+    replicas.any(|replica| replica.as_str().starts_with(begin))
 }
 
 #[cfg(test)]

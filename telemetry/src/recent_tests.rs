@@ -1,5 +1,6 @@
 use super::*;
 use crate::record::record;
+use ripstop_config::Replica;
 
 fn kept(count: u64) -> Recent {
     let recent = Recent::default();
@@ -46,19 +47,24 @@ async fn who_waits_is_woken_by_the_next_record() {
 
 #[test]
 fn each_part_of_a_filter_counts() {
-    let one = record(1);
+    let replica = |id: &str| Some(Replica::new(id));
+    let one =
+        SessionRecord { caller_replica: replica("4f2a9c81d2aa"), endpoint_replica: replica("b01dface"), ..record(1) };
     let text = |text: &str| Some(text.to_owned());
     let fits = [
         Filter::default(),
         Filter { from: text("web"), to: text("shop/api"), tenant: text("shop"), ..Filter::default() },
         Filter { to: text("198.18.0.2"), verdict: text("allow"), reason: Some(Reason::Closed), ..Filter::default() },
         Filter { since: Some(OffsetDateTime::UNIX_EPOCH), ..Filter::default() },
+        Filter { replica: text("4f2a"), ..Filter::default() },
+        Filter { replica: text("b01dface"), ..Filter::default() },
     ];
     assert!(fits.iter().all(|filter| filter.fits(&one)));
     let misses = [
         Filter { from: text("api"), ..Filter::default() },
         Filter { to: text("web"), ..Filter::default() },
         Filter { tenant: text("ops"), ..Filter::default() },
+        Filter { replica: text("f2a9"), ..Filter::default() },
         Filter { verdict: text("deny"), ..Filter::default() },
         Filter { reason: Some(Reason::Idle), ..Filter::default() },
         Filter { since: Some(OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1)), ..Filter::default() },
@@ -66,6 +72,7 @@ fn each_part_of_a_filter_counts() {
     for filter in misses {
         assert!(!filter.fits(&one), "{filter:?}");
     }
+    assert!(!Filter { replica: text(""), ..Filter::default() }.fits(&record(1)), "of no replica at all");
 }
 
 #[test]

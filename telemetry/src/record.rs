@@ -14,7 +14,7 @@ use super::{
     otel::{Export, Traced, Tracer},
     recent::Recent,
 };
-use ripstop_config::{HostName, Protocol, Reason, ServiceId, WorkloadId, agent::SessionLog};
+use ripstop_config::{HostName, Protocol, Reason, Replica, ServiceId, WorkloadId, agent::SessionLog};
 use serde::{Serialize, Serializer};
 use std::{
     fs::{File, OpenOptions},
@@ -60,6 +60,9 @@ pub struct SessionRecord {
     pub duration_s: f64,
     /// The calling workload.
     pub caller: WorkloadId,
+    /// Of several pods or containers that are the caller, which one; known at its host alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller_replica: Option<Replica>,
     /// The host of the calling workload.
     pub caller_host: HostName,
     /// The service that was called, when the destination is one.
@@ -74,6 +77,9 @@ pub struct SessionRecord {
     pub endpoint_host: Option<HostName>,
     /// The endpoint, as its host names it.
     pub endpoint: Option<String>,
+    /// Of several pods or containers that are the endpoint, which one; known at its host alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_replica: Option<Replica>,
     /// `allow` or `deny`; a session that was allowed and could not be had says `allow`, and why in `reason`.
     pub verdict: &'static str,
     /// The rule that allowed it: file and line of the edge.

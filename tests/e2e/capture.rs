@@ -56,7 +56,7 @@ fn said(lab: &Lab, host: &str, event: &str) -> usize {
 }
 
 /// Captures begin on alpha, each into a file; on beta, too, when this returns.
-fn begin(lab: &Lab, captures: &[(&str, &[&str])]) -> Vec<Server> {
+pub fn begin(lab: &Lab, captures: &[(&str, &[&str])]) -> Vec<Server> {
     let before = ["alpha", "beta"].map(|host| said(lab, host, "capture_begun"));
     let started = captures.iter().map(|(name, arguments)| {
         let file = lab.path(&format!("{name}.pcapng"));
@@ -71,7 +71,8 @@ fn begin(lab: &Lab, captures: &[(&str, &[&str])]) -> Vec<Server> {
     started
 }
 
-fn interrupt(mut capture: Server) -> String {
+/// Ends one; returns what it said.
+pub fn interrupt(mut capture: Server) -> String {
     capture.signal(Signal::SIGINT);
     assert_eq!(capture.wait(END), Some(0), "{}", capture.log());
     capture.log()

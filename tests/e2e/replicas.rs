@@ -1,9 +1,11 @@
-//! Several pods that are one workload on one host, each by an interface of its own.
+//! Several pods or containers that are one workload on one host, each by an interface of its own.
 
 use crate::{
     callers::{Steady, ask, calls, tally},
+    capture,
     cni::{Runtime, annotated},
     lab::{Lab, Listening, Place, ripstop, wait_for},
+    podman::Podman,
     servers::{Http, echo},
     upgrade::upgrade,
 };
@@ -161,7 +163,8 @@ fn both_serve(tally: &BTreeMap<String, usize>) {
 
 #[test]
 fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
-    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
+    let may = "capture: { allow: [alpha] }";
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).settings("alpha", may).settings("beta", may).start();
     let pods = Pods { lab: &lab, runtime: Runtime::of(&lab) };
     let (job, to) = (lab.workload("job"), lab.service("shop/web", 8080));
     let _back = job.serve(7070, named_echo("back"));
@@ -184,6 +187,9 @@ fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
     assert!(shown.contains("pod one") && shown.contains("pod two"), "{shown}");
     let spread = datagrams_from(&job, lab.service("shop/web", 9000), 8);
     assert_eq!(spread, BTreeMap::from([("one".into(), 4), ("two".into(), 4)]));
+
+    it_is_told_which_one(&pods, &job, to);
+    what_is_killed_leaves_all_of_them(&pods, &job, to);
 
     // Its program ends: the other one has every session at once, and it again what it had when its program is back.
     drop(one);
@@ -216,6 +222,56 @@ fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
     rolling_update(&pods, &job, to, two);
 }
 
+/// The first of a host's records that fits.
+fn one_of(lab: &Lab, host: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let find = || lab.agent(host).records().into_iter().find(&fits);
+    wait_for("a record", || find().is_some());
+    find().unwrap()
+}
+
+/// In records, and in captures.
+fn it_is_told_which_one(pods: &Pods<'_>, job: &Place, to: SocketAddr) {
+    let lab = pods.lab;
+    let captured = capture::begin(lab, &[("web", &["web", "--from", "job"])]).pop().unwrap();
+    both_serve(&calls(job, to, CALLS));
+    let told = capture::interrupt(captured);
+    for interface in ["alpha shop/web (one): ", "alpha shop/web (two): ", "beta shop/job: "] {
+        let line =
+            told.lines().find(|line| line.starts_with(interface)).unwrap_or_else(|| panic!("{interface}: {told}"));
+        assert!(!line.contains(": 0 packets") && !line.contains("did not fit"), "{told}");
+    }
+    let file = std::fs::read(lab.file("web.pcapng")).unwrap();
+    for name in [&b"alpha shop/web (one)"[..], b"alpha shop/web (two)"] {
+        assert!(file.windows(name.len()).any(|part| part == name), "an interface for each");
+    }
+    for pod in ["one", "two"] {
+        let served = one_of(lab, "alpha", |one| one["endpoint_replica"] == pod && one["caller"] == "shop/job");
+        let there = lab.agent("beta").record(|record| record["session"] == served["session"]);
+        assert!(there["endpoint_replica"].is_null(), "the caller's host knows the host alone: {there}");
+        one_of(lab, "alpha", |one| one["caller_replica"] == pod && one["service"] == "shop/back");
+    }
+    let shown = lab.host("alpha").ok(&[ripstop(), "observe", "--replica", "tw", "--from", "job"]);
+    assert!(shown.contains("on alpha (two)") && !shown.contains("(one)"), "{shown}");
+}
+
+/// The next agent takes over what stands of each of them, and sessions go to and from each.
+fn what_is_killed_leaves_all_of_them(pods: &Pods<'_>, job: &Place, to: SocketAddr) {
+    let (lab, alpha) = (pods.lab, pods.lab.agent("alpha"));
+    let links = || -> Vec<_> { pods.interfaces().into_values().map(|one| one["link"].clone()).collect() };
+    let before = links();
+    alpha.kill();
+    alpha.start();
+    alpha.wait_up(&["beta"]);
+    wait_for("both to be attached", || pods.interfaces().len() == 2);
+    assert!(alpha.log().contains("taking over interfaces=2"), "{}", alpha.log());
+    assert_eq!(links(), before);
+    wait_for("the next agent to be reached", || ask_from(job, to).is_ok());
+    wait_for("both to be served by it", || calls(job, to, 8).len() == 2);
+    for pod in ["one", "two"] {
+        Held::open(&pods.place(pod), lab.service("shop/back", 7070)).goes_on();
+    }
+}
+
 /// A new pod comes before the old one goes, and nobody who calls meanwhile notices.
 fn rolling_update(pods: &Pods<'_>, job: &Place, to: SocketAddr, two: Serving) {
     let steady = Steady::start(job, to);
@@ -243,4 +299,44 @@ fn rolling_update(pods: &Pods<'_>, job: &Place, to: SocketAddr, two: Serving) {
 
 fn ask_from(place: &Place, to: SocketAddr) -> Result<String, String> {
     place.inside(|| ask(to))
+}
+
+const CONTAINERS: &str = "
+tenants:
+  shop:
+    workloads:
+      web: { on: [alpha], run: { container: { label: app=web } } }
+      job: { on: [beta], run: { netns: job } }
+    services:
+      web: { by: web, port: 8080/tcp, health: { tcp: 200ms } }
+    allow:
+      - { from: job, to: web }
+";
+/// Tells its name over HTTP.
+const TELLS: &str = "busybox mkdir -p /tmp/$0; echo $0 > /tmp/$0/index.html; exec httpd -f -p 8080 -h /tmp/$0";
+
+#[test]
+fn containers_with_one_label_share_its_sessions() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(CONTAINERS).start();
+    let (job, to) = (lab.workload("job"), lab.service("shop/web", 8080));
+    let mut podman = Podman::on(&lab, "alpha");
+    podman.serve();
+    let start = |name: &str| {
+        podman.start_program(name, &["--network", "none", "--label", "app=web"], &["sh", "-c", TELLS, name]);
+    };
+    let who = |count| -> BTreeMap<String, usize> {
+        calls(&job, to, count).into_iter().map(|(name, count)| (name.trim().to_owned(), count)).collect()
+    };
+    start("one");
+    wait_for("the first to serve", || ask_from(&job, to).is_ok());
+    start("two");
+    wait_for("the second to serve", || who(4).len() == 2);
+    both_serve(&who(CALLS));
+    podman.stop("one");
+    // What began just then may have been its own; nothing after that.
+    wait_for("the first to be gone", || ask_from(&job, to).is_ok());
+    assert_eq!(who(CALLS), BTreeMap::from([("two".into(), CALLS)]));
+    start("three");
+    wait_for("the third to serve", || who(4).contains_key("three"));
+    both_serve(&who(CALLS));
 }

@@ -18,7 +18,7 @@ mod recording;
 pub use part::{PART_MAX, Part, PartError};
 pub use recording::{Recording, Total};
 
-use ripstop_config::{HostName, ServiceId, WorkloadId};
+use ripstop_config::{HostName, InterfaceId, ServiceId, WorkloadId};
 use ripstop_transport::SessionId;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -114,6 +114,9 @@ pub struct Take {
     pub id: u64,
     /// It is to end; all that is left is given, as far as it fits a part.
     pub end: bool,
+    /// The part is to tell replicas apart. Asked only of those whose [`Begun`] names interfaces: others refuse what they do not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_replica: bool,
 }
 
 /// A capture that has begun on a host.
@@ -123,6 +126,9 @@ pub struct Begun {
     pub id: u64,
     /// Whose packets are seen.
     pub workloads: Vec<WorkloadId>,
+    /// By which interfaces that are there; others may come. None where the host's version tells no replicas apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<InterfaceId>>,
     /// What is not seen there, and why, for people.
     pub gaps: Vec<String>,
     /// The other hosts of the sessions that are asked for.

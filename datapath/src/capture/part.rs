@@ -1,18 +1,22 @@
 //! What one host has captured since it was asked last, as agents tell each other.
 //!
 //! ```text
-//! part:   u8 form = 1 | u8 over | u16 sources | source… | packet…, to the end
-//! source: u8 length, workload | u64 packets that were wanted so far
+//! part:   u8 form = 1 or 2 | u8 over | u16 sources | source… | packet…, to the end
+//! source: u8 length, workload | in form 2: u8 length, replica, of no length where there is none | u64 packets that were wanted so far
 //! packet: u16 source | u64 nanoseconds since 1970 | u8 toward the workload | u32 whole length | u32 length, bytes
 //! ```
 //! Numbers are big-endian. The sources are told again with each part: what was wanted and is in none has not fitted, or was lost.
+//! Form 1 is for those who do not ask for form 2 ([`Take::by_replica`](super::Take)): who reads it takes all of a workload's sources for
+//! one, and so each of them has the sum of what was wanted.
 
 use crate::stack::Copied;
-use ripstop_config::WorkloadId;
+use ripstop_config::{InterfaceId, Replica, WorkloadId};
 
 /// Largest part, in bytes.
 pub const PART_MAX: usize = 1 << 20;
-const FORM: u8 = 1;
+/// Sources are workloads, or interfaces.
+const OF_WORKLOADS: u8 = 1;
+const OF_INTERFACES: u8 = 2;
 /// Bytes before those of a packet.
 const PACKET_HEAD: usize = 2 + 8 + 1 + 4 + 4;
 
@@ -21,8 +25,8 @@ const PACKET_HEAD: usize = 2 + 8 + 1 + 4 + 4;
 pub struct Part {
     /// There will be no more.
     pub over: bool,
-    /// Whose packets are seen, and how many were wanted so far.
-    pub sources: Vec<(WorkloadId, u64)>,
+    /// By which interfaces packets are seen, and how many were wanted so far.
+    pub sources: Vec<(InterfaceId, u64)>,
     /// The packets, by the numbers of their sources; hardly ever not in the order in which they passed.
     pub packets: Vec<Copied>,
 }
@@ -39,16 +43,17 @@ pub enum PartError {
 }
 
 impl Part {
-    /// As bytes. Packets that would make it larger than [`PART_MAX`] are left out.
+    /// As bytes, with replicas told apart or not. Packets that would make it larger than [`PART_MAX`] are left out.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORM, u8::from(self.over)];
+    pub fn encode(&self, by_replica: bool) -> Vec<u8> {
+        let mut out = vec![if by_replica { OF_INTERFACES } else { OF_WORKLOADS }, u8::from(self.over)];
         out.extend_from_slice(&u16::try_from(self.sources.len()).unwrap_or(u16::MAX).to_be_bytes());
-        for (workload, wanted) in self.sources.iter().take(usize::from(u16::MAX)) {
-            let name = workload.to_string();
-            // A name is shorter than what 8 bits count: names are of DNS.
-            out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-            out.extend_from_slice(name.as_bytes());
+        for (interface, wanted) in self.sources.iter().take(usize::from(u16::MAX)) {
+            name(&mut out, &interface.workload.to_string());
+            if by_replica {
+                name(&mut out, interface.replica.as_ref().map_or("", Replica::as_str));
+            }
+            let wanted = if by_replica { *wanted } else { self.wanted_of(&interface.workload) };
             out.extend_from_slice(&wanted.to_be_bytes());
         }
         for packet in &self.packets {
@@ -66,6 +71,12 @@ impl Part {
         out
     }
 
+    /// Packets of all of a workload's interfaces that were wanted.
+    fn wanted_of(&self, workload: &WorkloadId) -> u64 {
+        let of_it = self.sources.iter().filter(|(interface, _)| interface.workload == *workload);
+        of_it.fold(0, |sum, (_, wanted)| sum.saturating_add(*wanted))
+    }
+
     /// Reads what another host has sent.
     ///
     /// # Errors
@@ -73,13 +84,13 @@ impl Part {
     pub fn decode(bytes: &[u8]) -> Result<Self, PartError> {
         let mut rest = bytes;
         let [form, over] = array(&mut rest)?;
-        if form != FORM {
+        if ![OF_WORKLOADS, OF_INTERFACES].contains(&form) {
             return Err(PartError::Form);
         }
         let count = u16::from_be_bytes(array(&mut rest)?);
         let mut part = Self { over: over != 0, ..Self::default() };
         for _ in 0..count {
-            part.sources.push(source(&mut rest)?);
+            part.sources.push(source(&mut rest, form == OF_INTERFACES)?);
         }
         while !rest.is_empty() {
             let packet = packet(&mut rest)?;
@@ -92,12 +103,25 @@ impl Part {
     }
 }
 
-fn source(rest: &mut &[u8]) -> Result<(WorkloadId, u64), PartError> {
-    let [length] = array(rest)?;
-    let name = std::str::from_utf8(take(rest, usize::from(length))?).map_err(|_| PartError::Malformed)?;
+/// Names and ids are shorter than what 8 bits count; of a longer one nothing could be read.
+fn name(out: &mut Vec<u8>, name: &str) {
+    let length = u8::try_from(name.len()).unwrap_or_default();
+    out.push(length);
+    out.extend_from_slice(&name.as_bytes()[..usize::from(length)]);
+}
+
+fn source(rest: &mut &[u8], with_replica: bool) -> Result<(InterfaceId, u64), PartError> {
     // A name, and not any text: it is shown.
-    let workload: WorkloadId = name.parse().map_err(|_| PartError::Malformed)?;
-    Ok((workload, u64::from_be_bytes(array(rest)?)))
+    let workload = text(rest)?.parse().map_err(|_| PartError::Malformed)?;
+    let id = if with_replica { text(rest)? } else { "" };
+    let replica = (!id.is_empty()).then(|| Replica::try_from(id.to_owned())).transpose();
+    let replica = replica.map_err(|_| PartError::Malformed)?;
+    Ok((InterfaceId { workload, replica }, u64::from_be_bytes(array(rest)?)))
+}
+
+fn text<'r>(rest: &mut &'r [u8]) -> Result<&'r str, PartError> {
+    let [length] = array(rest)?;
+    std::str::from_utf8(take(rest, usize::from(length))?).map_err(|_| PartError::Malformed)
 }
 
 fn packet(rest: &mut &[u8]) -> Result<Copied, PartError> {
@@ -124,8 +148,11 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(in crate::capture) fn source(workload: &str) -> (WorkloadId, u64) {
-        (workload.parse().unwrap(), 7)
+    /// Of `shop/web`, or of a replica of it: `shop/web one`.
+    pub(in crate::capture) fn source(interface: &str) -> (InterfaceId, u64) {
+        let (workload, replica) = interface.split_once(' ').unwrap_or((interface, ""));
+        let replica = Replica::try_from(replica.to_owned()).ok();
+        (InterfaceId { workload: workload.parse().unwrap(), replica }, 7)
     }
 
     pub(in crate::capture) fn copied(source: u16, at: u64, bytes: &[u8]) -> Copied {
@@ -137,26 +164,42 @@ pub(super) mod tests {
     fn a_part_is_read_as_it_was_written_and_nothing_else_is() {
         let packets = vec![copied(1, 7, b"one"), copied(0, u64::MAX, b"")];
         let part = Part { over: true, sources: vec![source("shop/web"), source("shop/eu/api")], packets };
-        let bytes = part.encode();
+        let bytes = part.encode(false);
         assert_eq!(Part::decode(&bytes).unwrap(), part);
-        assert_eq!(Part::decode(&Part::default().encode()).unwrap(), Part::default());
+        assert_eq!(Part::decode(&part.encode(true)).unwrap(), part, "in either form");
+        assert_eq!(Part::decode(&Part::default().encode(true)).unwrap(), Part::default());
         let head = 4 + 1 + 8 + 8 + 1 + 11 + 8;
         let whole = [head, head + PACKET_HEAD + 3];
         for cut in (0..bytes.len()).filter(|cut| !whole.contains(cut)) {
             assert_eq!(Part::decode(&bytes[..cut]), Err(PartError::Malformed), "{cut}");
         }
-        assert_eq!(Part::decode(&[2, 0]), Err(PartError::Form));
+        assert_eq!(Part::decode(&[3, 0]), Err(PartError::Form));
         let other: Vec<_> = bytes.iter().map(|byte| if *byte == b'w' { b'<' } else { *byte }).collect();
         assert_eq!(Part::decode(&other), Err(PartError::Malformed), "a name is a name");
         let nobody = Part { packets: vec![copied(0, 1, b"x")], ..Part::default() };
-        assert_eq!(Part::decode(&nobody.encode()), Err(PartError::Malformed));
+        assert_eq!(Part::decode(&nobody.encode(true)), Err(PartError::Malformed));
+    }
+
+    #[test]
+    fn replicas_are_told_apart_to_who_asks_for_that() {
+        let sources = vec![source("shop/web one"), source("shop/api"), source("shop/web two")];
+        let part = Part { over: false, sources, packets: vec![copied(2, 7, b"of two")] };
+        let bytes = part.encode(true);
+        assert_eq!(Part::decode(&bytes).unwrap(), part);
+        let shown: Vec<_> = bytes.iter().map(|byte| if *byte == b'w' { 0x1b } else { *byte }).collect();
+        assert_eq!(Part::decode(&shown), Err(PartError::Malformed), "an id can be shown");
+        // As versions before this one read it, which know sources by their workloads.
+        let of_workloads = Part::decode(&part.encode(false)).unwrap();
+        let told: Vec<_> = of_workloads.sources.iter().map(|(id, wanted)| (id.to_string(), *wanted)).collect();
+        assert_eq!(told, [("shop/web".into(), 14), ("shop/api".into(), 7), ("shop/web".into(), 14)]);
+        assert_eq!(of_workloads.packets, part.packets);
     }
 
     #[test]
     fn what_does_not_fit_is_left_out() {
         let packets = vec![copied(0, 1, &vec![0; PART_MAX]), copied(0, 2, b"fits")];
         let part = Part { over: false, sources: vec![source("shop/web")], packets };
-        let bytes = part.encode();
+        let bytes = part.encode(true);
         let read = Part::decode(&bytes).unwrap();
         assert_eq!((read.sources[0].1, read.packets.len()), (7, 1));
         assert!(bytes.len() <= PART_MAX);
@@ -164,10 +207,13 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_make_it_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            known in prop::sample::select(vec![OF_WORKLOADS, OF_INTERFACES]),
+        ) {
             let _ = Part::decode(&bytes);
             if let Some(form) = bytes.first_mut() {
-                *form = FORM;
+                *form = known;
                 let _ = Part::decode(&bytes);
             }
         }

@@ -10,7 +10,7 @@ use super::{
     pcapng::{self, Packet, Statistics},
 };
 use crate::stack::Copied;
-use ripstop_config::{HostName, WorkloadId};
+use ripstop_config::{HostName, InterfaceId, Replica, WorkloadId};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -27,10 +27,10 @@ pub struct Recording<W> {
     full: bool,
 }
 
-/// The interface of one workload on one host.
+/// An interface on one host.
 struct Interface {
     host: HostName,
-    workload: WorkloadId,
+    id: InterfaceId,
     /// Packets that the host wanted to be here, and those that are.
     wanted: u64,
     written: u64,
@@ -39,13 +39,16 @@ struct Interface {
     between: Option<(u64, u64)>,
 }
 
-/// What became of the packets of a workload's interface on a host.
+/// What became of the packets of an interface on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Total {
     /// The host.
     pub host: HostName,
     /// Whose interface.
     pub workload: WorkloadId,
+    /// Of several whose replica's, by its runtime's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Replica>,
     /// Packets in the file.
     pub packets: u64,
     /// Their bytes.
@@ -69,8 +72,8 @@ impl<W: Write> Recording<W> {
     ///
     /// # Errors
     /// As above.
-    pub fn expect(&mut self, host: &HostName, workload: &WorkloadId) -> io::Result<()> {
-        self.interface(host, workload).map(drop)
+    pub fn expect(&mut self, host: &HostName, id: &InterfaceId) -> io::Result<()> {
+        self.interface(host, id).map(drop)
     }
 
     /// Takes what a host has captured since it was asked last.
@@ -79,8 +82,8 @@ impl<W: Write> Recording<W> {
     /// As above.
     pub fn add(&mut self, host: &HostName, part: Part) -> io::Result<()> {
         let mut numbers = Vec::new();
-        for (workload, wanted) in part.sources {
-            let at = self.interface(host, &workload)?;
+        for (id, wanted) in part.sources {
+            let at = self.interface(host, &id)?;
             let interface = &mut self.interfaces[at];
             // It only grows, whatever a host says.
             interface.wanted = interface.wanted.max(wanted);
@@ -156,29 +159,24 @@ impl<W: Write> Recording<W> {
         Ok(())
     }
 
-    fn interface(&mut self, host: &HostName, workload: &WorkloadId) -> io::Result<usize> {
-        let known = self.interfaces.iter().position(|one| one.host == *host && one.workload == *workload);
+    fn interface(&mut self, host: &HostName, id: &InterfaceId) -> io::Result<usize> {
+        let known = self.interfaces.iter().position(|one| one.host == *host && one.id == *id);
         if let Some(at) = known {
             return Ok(at);
         }
-        let description = format!("as {workload} sees it on {host}, by the clock of {host}");
-        pcapng::interface(&mut self.out, &format!("{host} {workload}"), &description)?;
-        self.interfaces.push(Interface {
-            host: host.clone(),
-            workload: workload.clone(),
-            wanted: 0,
-            written: 0,
-            bytes: 0,
-            between: None,
-        });
+        let description = format!("as {id} sees it on {host}, by the clock of {host}");
+        pcapng::interface(&mut self.out, &format!("{host} {id}"), &description)?;
+        let (host, id, between) = (host.clone(), id.clone(), None);
+        self.interfaces.push(Interface { host, id, wanted: 0, written: 0, bytes: 0, between });
         Ok(self.interfaces.len() - 1)
     }
 }
 
 impl From<Interface> for Total {
     fn from(of: Interface) -> Self {
-        let Interface { host, workload, wanted, written, bytes, .. } = of;
-        Self { host, workload, packets: written, bytes, missed: wanted.saturating_sub(written) }
+        let Interface { host, id, wanted, written, bytes, .. } = of;
+        let InterfaceId { workload, replica } = id;
+        Self { host, workload, replica, packets: written, bytes, missed: wanted.saturating_sub(written) }
     }
 }
 
@@ -205,7 +203,7 @@ mod tests {
         let [alpha, beta] = hosts();
         let mut file = Vec::new();
         let mut recording = Recording::begin(&mut file, 1_000, "calls to shop/api").unwrap();
-        recording.expect(&alpha, &"shop/web".parse().unwrap()).unwrap();
+        recording.expect(&alpha, &source("shop/web").0).unwrap();
         recording.add(&alpha, part(vec![copied(0, 9, b"late!"), copied(0, 2, b"first")])).unwrap();
         recording.settle().unwrap();
         recording.add(&beta, part(vec![copied(0, 3, b"soon")])).unwrap();
@@ -223,6 +221,23 @@ mod tests {
         let counted = blocks(&file).into_iter().filter(|(kind, _)| *kind == statistics);
         let counted: Vec<_> = counted.map(|(_, body)| (body[40], body[52], body[64])).collect();
         assert_eq!(counted, [(7, 5, 2), (7, 6, 1)]);
+    }
+
+    #[test]
+    fn each_replica_has_an_interface_of_its_own() {
+        let [alpha, _] = hosts();
+        let mut file = Vec::new();
+        let mut recording = Recording::begin(&mut file, 1_000, "").unwrap();
+        recording.expect(&alpha, &source("shop/web one").0).unwrap();
+        let sources = vec![source("shop/web two"), source("shop/web one")];
+        let packets = vec![copied(0, 1, b"to two"), copied(1, 2, b"to one"), copied(0, 3, b"to two")];
+        recording.add(&alpha, Part { over: false, sources, packets }).unwrap();
+        let told: Vec<_> =
+            recording.finish().unwrap().into_iter().map(|total| (total.replica.unwrap(), total.packets)).collect();
+        assert_eq!(told, [(Replica::new("one"), 1), (Replica::new("two"), 2)]);
+        for name in ["alpha shop/web (one)", "alpha shop/web (two)"] {
+            assert!(file.windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
+        }
     }
 
     #[test]

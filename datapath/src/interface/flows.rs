@@ -1,6 +1,6 @@
 //! The flows of one interface.
 
-use super::{handed::Others, id::InterfaceId, lately::Lately, udp::UdpFlows};
+use super::{InterfaceId, handed::Others, lately::Lately, udp::UdpFlows};
 use crate::{
     handover::Flow as Told,
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},

@@ -9,7 +9,6 @@
 mod dispatch;
 mod flows;
 mod handed;
-mod id;
 mod lately;
 mod own;
 mod resolver;
@@ -19,7 +18,7 @@ mod voice;
 pub use dispatch::{back, packet};
 pub use flows::{FlowGuard, Interface, Owner};
 pub use handed::{Flows, Way};
-pub use id::{InterfaceId, Replica};
+pub use ripstop_config::{InterfaceId, Replica};
 pub use udp::{DatagramSink, UdpFlow};
 
 use crate::{

@@ -11,7 +11,7 @@
 use super::{context::Context, live::Live};
 use crate::{
     capture::{Asked, Begun, Target},
-    interface::Interface,
+    interface::{Interface, InterfaceId},
     stack::{Flow, Outflow, Tap},
 };
 use ripstop_config::{HostName, Protocol, WorkloadId, graph::Source};
@@ -55,10 +55,11 @@ impl Captures {
             Target::Service(_) => Seen::of_service(context, &capture)?,
             Target::Session(_) => Seen::of_session(context, &capture)?,
         };
-        let Seen { workloads, hosts, gaps } = seen;
+        let Seen { workloads, interfaces, hosts, gaps } = seen;
         let begun = Begun {
             id: capture.id,
             workloads: workloads.iter().cloned().collect(),
+            interfaces: Some(interfaces.into_iter().collect()),
             gaps,
             hosts: hosts.into_iter().collect(),
         };
@@ -102,7 +103,7 @@ impl Captures {
 
 impl Running {
     fn tap(&self, interface: &Interface) {
-        interface.port().put_tap(Tap::new(self.capture.id, interface.workload(), &self.capture.outflow));
+        interface.port().put_tap(Tap::new(self.capture.id, interface.id(), &self.capture.outflow));
     }
 
     fn follow(&self, live: &Live) {
@@ -112,7 +113,7 @@ impl Running {
             match (interface.port().tap(*id), is_wanted) {
                 (Some(tap), true) => tap.claim(flow),
                 (Some(tap), false) => tap.disclaim(flow),
-                (None, true) => interface.port().put_tap(Tap::new(*id, interface.workload(), outflow)).claim(flow),
+                (None, true) => interface.port().put_tap(Tap::new(*id, interface.id(), outflow)).claim(flow),
                 (None, false) => {}
             }
         }
@@ -159,6 +160,8 @@ fn flows(live: &Live) -> impl Iterator<Item = (Rc<Interface>, Flow)> {
 #[derive(Default)]
 struct Seen {
     workloads: BTreeSet<WorkloadId>,
+    /// Those that there are of these, and that concern it.
+    interfaces: BTreeSet<InterfaceId>,
     hosts: BTreeSet<HostName>,
     gaps: Vec<String>,
 }
@@ -203,7 +206,10 @@ impl Seen {
             }
             is_open = true;
             seen.hosts.extend(other_end(live, &context.host));
-            seen.workloads.extend(flows(live).map(|(interface, _)| interface.workload().clone()));
+            for (interface, _) in flows(live) {
+                seen.workloads.insert(interface.workload().clone());
+                seen.interfaces.insert(interface.id().clone());
+            }
             let service = live.request.service.as_ref().and_then(|service| policy.service(service));
             if let (Some(service), None, true) = (service, live.endpoint_flow.get(), live.serving.borrow().is_some()) {
                 seen.gaps.push(no_interface(context, &policy, policy.service_entry(service)));
@@ -214,7 +220,9 @@ impl Seen {
 
     fn see(&mut self, context: &Context, workload: &WorkloadId) {
         self.workloads.insert(workload.clone());
-        if context.interfaces_of(workload).is_empty() {
+        let there = context.interfaces_of(workload);
+        self.interfaces.extend(there.iter().map(|interface| interface.id().clone()));
+        if there.is_empty() {
             self.gaps.push(format!("{workload} has no interface on {} so far", context.host));
         }
     }

@@ -430,6 +430,7 @@ impl Session {
             start: self.start,
             duration_s: self.live.started.elapsed().as_secs_f64(),
             caller: request.caller.clone(),
+            caller_replica: self.live.called_by().and_then(|interface| interface.id().replica.clone()),
             caller_host: request.speaker.clone(),
             service: request.service.clone(),
             destination: match (draft.destination, &request.service) {
@@ -441,6 +442,7 @@ impl Session {
             protocol: request.port.protocol,
             endpoint_host: self.live.endpoint_host.take(),
             endpoint: draft.endpoint.take(),
+            endpoint_replica: self.live.served_by().and_then(|interface| interface.id().replica.clone()),
             verdict: if !opened && reason.is_denial() { "deny" } else { "allow" },
             rule: draft.rule.take(),
             reason,

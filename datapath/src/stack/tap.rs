@@ -6,7 +6,7 @@
 //! 3. A copy goes to the [`Outflow`] of its capture without waiting. What does not fit its bounds is counted, and left out.
 
 use crate::packet::{FlowKey, ICMP, ICMPV6, TCP, UDP};
-use ripstop_config::{Protocol, WorkloadId};
+use ripstop_config::{InterfaceId, Protocol};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
     cell::RefCell,
@@ -60,8 +60,8 @@ struct Count {
 /// The packets of one interface so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Whose interface.
-    pub workload: WorkloadId,
+    /// Which interface.
+    pub interface: InterfaceId,
     /// Packets that were wanted.
     pub wanted: u64,
     /// Those of them that did not fit the bounds.
@@ -81,7 +81,7 @@ pub struct Outflow {
     /// A packet did not fit what was left.
     spent: AtomicBool,
     /// Locked when a tap is made, and when somebody asks; never for a packet.
-    sources: Mutex<Vec<(WorkloadId, Arc<Count>)>>,
+    sources: Mutex<Vec<(InterfaceId, Arc<Count>)>>,
 }
 
 /// The end at which copies are taken.
@@ -102,24 +102,24 @@ impl Outflow {
         (Arc::clone(&outflow), Copies { queue, outflow })
     }
 
-    /// Whose interfaces are tapped, by their numbers.
+    /// Which interfaces are tapped, by their numbers.
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let described = sources.iter().map(|(workload, count)| Source {
-            workload: workload.clone(),
+        let described = sources.iter().map(|(interface, count)| Source {
+            interface: interface.clone(),
             wanted: count.wanted.load(Relaxed),
             missed: count.missed.load(Relaxed),
         });
         described.collect()
     }
 
-    /// The number of a workload's interface, which stays what it is. One host has far fewer workloads than there are numbers.
-    fn source(&self, workload: &WorkloadId) -> (u16, Arc<Count>) {
+    /// The number of an interface, which stays what it is. One host has far fewer than there are numbers.
+    fn source(&self, interface: &InterfaceId) -> (u16, Arc<Count>) {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = sources.iter().position(|(known, _)| known == workload);
+        let known = sources.iter().position(|(known, _)| known == interface);
         let at = known.unwrap_or_else(|| {
-            sources.push((workload.clone(), Arc::default()));
+            sources.push((interface.clone(), Arc::default()));
             sources.len() - 1
         });
         (u16::try_from(at).unwrap_or(u16::MAX), Arc::clone(&sources[at].1))
@@ -164,7 +164,7 @@ impl Copies {
         (taken, is_over)
     }
 
-    /// Whose interfaces they are of.
+    /// Which interfaces they are of.
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
         self.outflow.sources()
@@ -192,10 +192,10 @@ struct Early {
 }
 
 impl Tap {
-    /// A tap on a workload's interface, for a capture of this number, that wants nothing yet.
+    /// A tap on an interface, for a capture of this number, that wants nothing yet.
     #[must_use]
-    pub fn new(capture: u64, workload: &WorkloadId, outflow: &Arc<Outflow>) -> Self {
-        let (source, count) = outflow.source(workload);
+    pub fn new(capture: u64, interface: &InterfaceId, outflow: &Arc<Outflow>) -> Self {
+        let (source, count) = outflow.source(interface);
         let (flows, early) = Default::default();
         Self { capture, source, count, outflow: Arc::clone(outflow), flows, early }
     }

@@ -22,7 +22,7 @@ fn packet(protocol: u8, flags: u8, toward: bool) -> Vec<u8> {
 
 fn tap(bytes: usize, snap: usize) -> (Tap, Copies) {
     let (outflow, copies) = Outflow::new(bytes, snap);
-    (Tap::new(7, &"shop/web".parse().unwrap(), &outflow), copies)
+    (Tap::new(7, &InterfaceId::only("shop/web".parse().unwrap()), &outflow), copies)
 }
 
 fn see(tap: &Tap, toward: bool, packet: &[u8]) {
@@ -59,7 +59,7 @@ fn only_flows_that_are_wanted_are_copied_with_what_began_them() {
     see(&tap, false, &packet(TCP, 0x10, false));
     assert!(taken(&mut copies).is_empty());
     let [source] = copies.sources().try_into().unwrap();
-    assert_eq!((source.workload.to_string().as_str(), source.wanted, source.missed), ("shop/web", 5, 0));
+    assert_eq!((source.interface.to_string().as_str(), source.wanted, source.missed), ("shop/web", 5, 0));
 }
 
 #[test]

@@ -3,8 +3,12 @@
 use super::Socket;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use ripstop_config::{HostName, Reason, Span};
-use ripstop_datapath::capture::{BYTES_MAX, SNAP_MAX};
-use std::{path::PathBuf, str::FromStr, time::SystemTime};
+use ripstop_datapath::capture::{BYTES_MAX, LONGEST, SNAP_MAX};
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Debug, Args)]
@@ -30,6 +34,9 @@ pub(in crate::cli) struct Observe {
     /// Only to this service: TENANT/NAME, NAME, or the address that was called
     #[arg(long, value_name = "SERVICE")]
     pub(in crate::cli) to: Option<String>,
+    /// Only of this pod or container: the beginning of its id, as `ripstop workloads` shows it
+    #[arg(long, value_name = "ID")]
+    pub(in crate::cli) replica: Option<String>,
     /// Only with a caller or a service of this tenant
     #[arg(long, value_name = "TENANT")]
     pub(in crate::cli) tenant: Option<String>,
@@ -97,7 +104,7 @@ pub(in crate::cli) struct Capture {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "-")]
     pub(in crate::cli) write: PathBuf,
     /// For how long, an hour at most
-    #[arg(long = "for", value_name = "DURATION", default_value = "1m")]
+    #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = capture_time)]
     pub(in crate::cli) time: Span,
     /// At most so many bytes of packets, such as 500k, 64m or 1g
     #[arg(long, value_name = "SIZE", default_value = "64m")]
@@ -107,6 +114,12 @@ pub(in crate::cli) struct Capture {
     pub(in crate::cli) snap: Option<u32>,
     #[command(flatten)]
     pub(in crate::cli) socket: Socket,
+}
+
+fn capture_time(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = (Duration::from_secs(1)..=LONGEST).contains(&span.duration());
+    if fits { Ok(span) } else { Err("a capture takes a second to an hour".into()) }
 }
 
 /// A number of bytes: `4096`, `500k`, `64m`, `1g`, in powers of 1 024.

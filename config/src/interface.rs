@@ -1,16 +1,39 @@
-//! Which interface of this host it is: whose, and of a workload's several whose replica's.
+//! Which interface of a host it is: whose, and of a workload's several whose replica's.
 
-use ripstop_config::WorkloadId;
+use crate::WorkloadId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Characters of a replica that people are shown: what container engines show of an id.
 const SHOWN: usize = 12;
+/// Bytes of a replica's id: a container's is a hash in hex, and a file's name at most.
+const ID_MAX: usize = 255;
 
 /// One of the pods or containers that are the same workload on one host, by the id that its runtime gave it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Replica(String);
+
+/// A text is no id of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a replica's id has 1 to {ID_MAX} bytes, and no control characters")]
+pub struct NoReplica;
+
+/// An id as somebody else tells it: it is shown.
+impl TryFrom<String> for Replica {
+    type Error = NoReplica;
+
+    fn try_from(id: String) -> Result<Self, NoReplica> {
+        let is_one = !id.is_empty() && id.len() <= ID_MAX && !id.contains(char::is_control);
+        if is_one { Ok(Self(id)) } else { Err(NoReplica) }
+    }
+}
+
+impl From<Replica> for String {
+    fn from(replica: Replica) -> Self {
+        replica.0
+    }
+}
 
 impl Replica {
     /// The replica with this id.
@@ -34,12 +57,13 @@ impl fmt::Display for Replica {
     }
 }
 
-/// An interface of this host. All of a workload's have its identity and its addresses; each is in a namespace of its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An interface of a host. All of a workload's have its identity and its addresses; each is in a namespace of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InterfaceId {
     /// Whose it is.
     pub workload: WorkloadId,
     /// Which replica's; none where the workload can have but one interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<Replica>,
 }
 
@@ -85,5 +109,16 @@ mod tests {
             InterfaceId::only(web.clone()) < InterfaceId::of(web, Replica::new("")),
             "all of a workload's in a row"
         );
+    }
+
+    #[test]
+    fn an_id_from_elsewhere_is_one_that_can_be_shown() {
+        let read = |id: &str| serde_json::from_value::<Replica>(id.into());
+        assert_eq!(read("4f2a9c81d2aa").unwrap(), Replica::new("4f2a9c81d2aa"));
+        let [longest, longer] = [ID_MAX, ID_MAX + 1].map(|length| "a".repeat(length));
+        assert!(read(&longest).is_ok());
+        for none in ["", "a\nb", "\u{1b}[2J", &longer] {
+            assert!(read(none).is_err(), "{none:?}");
+        }
     }
 }
