@@ -7,7 +7,7 @@
 //! 1. After some waits in a row that were short, the thread polls in place of the next one. A look is one system call.
 //! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
 //!    nothing came for as long as a short wait may be; then the thread sleeps.
-//! 3. Where little came, it was not worth it, and the next time takes twice as many short waits.
+//! 3. Where little came, or came slowly, it was not worth it, and the next time takes twice as many short waits.
 
 use std::{
     cell::Cell,
@@ -17,16 +17,19 @@ use std::{
 };
 use tokio::{sync::Notify, task};
 
-/// Longest of the short waits, and how long the thread polls in vain. A request to a host nearby is answered in less, so
-/// that what polls for it has it; and a host with fewer than some thousand packets a second never polls.
+/// Longest of the short waits, and how long the thread polls in vain. A request to a host nearby is answered in less.
 const SHORT: Duration = Duration::from_micros(150);
+/// Longest time between two things that come, on average, for which it is worth it. It is less than a short wait, as that
+/// becomes shorter once the thread and those that it waits for poll. So a host to which fewer than some ten thousand packets
+/// come a second hardly polls.
+const BETWEEN: Duration = Duration::from_micros(75);
 /// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
 /// those who would use it. An application that answers a request takes less.
 const KEPT: Duration = Duration::from_micros(80);
 /// Short waits in a row before the thread polls: at first, and at most after it was not worth it.
 const IN_A_ROW: (u32, u32) = (4, 1_024);
-/// Times that something came by which polling was worth it: it costs as much as one or two waits.
-const WORTH: u32 = 16;
+/// Things that come by which that is told, again and again.
+const ENOUGH: u32 = 64;
 
 /// Whether the thread polls, by how its waits were.
 #[derive(Default)]
@@ -69,8 +72,8 @@ pub(crate) async fn run(is_allowed: bool) {
     own.needed.set(IN_A_ROW.0);
     loop {
         own.begin.notified().await;
-        let times = own.poll().await;
-        own.ended(times);
+        let was_worth_it = own.poll().await;
+        own.ended(was_worth_it);
     }
 }
 
@@ -91,30 +94,59 @@ impl Polling {
         self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
     }
 
-    /// Returns how many times something came.
-    async fn poll(&self) -> u32 {
-        let (mut times, mut before, mut last) = (0_u32, self.came.get(), Instant::now());
-        let mut looked = last;
+    /// Returns whether it was worth it.
+    async fn poll(&self) -> bool {
+        let start = Instant::now();
+        let (mut pace, mut was_worth_it) = (Pace::new(start), false);
+        let (mut before, mut looked, mut last) = (self.came.get(), start, start);
         loop {
             thread::yield_now();
             let now = Instant::now();
             if now - looked > KEPT || now - last > SHORT {
-                return times;
+                return was_worth_it;
             }
             task::yield_now().await;
             looked = Instant::now();
             let came = self.came.get();
-            if came != before {
-                (times, before, last) = (times.saturating_add(1), came, looked);
+            if came == before {
+                continue;
+            }
+            (before, last) = (came, looked);
+            match pace.came(looked) {
+                Some(false) => return false,
+                Some(true) => was_worth_it = true,
+                None => {}
             }
         }
     }
 
-    fn ended(&self, times: u32) {
+    fn ended(&self, was_worth_it: bool) {
         self.is_on.set(false);
         self.short.set(0);
         let (least, most) = IN_A_ROW;
-        self.needed.update(|needed| if times < WORTH { (needed * 2).min(most) } else { least });
+        self.needed.update(|needed| if was_worth_it { least } else { (needed * 2).min(most) });
+    }
+}
+
+/// How fast things come.
+struct Pace {
+    since: Instant,
+    times: u32,
+}
+
+impl Pace {
+    fn new(since: Instant) -> Self {
+        Self { since, times: 0 }
+    }
+
+    /// Something came; after [`ENOUGH`] says whether polling for them was worth it.
+    fn came(&mut self, now: Instant) -> Option<bool> {
+        self.times += 1;
+        (self.times == ENOUGH).then(|| {
+            let took = now.saturating_duration_since(self.since);
+            *self = Self::new(now);
+            took <= BETWEEN * ENOUGH
+        })
     }
 }
 
@@ -160,18 +192,31 @@ mod tests {
         let mut needed = Vec::new();
         for _ in 0..10 {
             needed.push(waits(&polling, start, [1; 2_000]));
-            polling.ended(WORTH - 1);
+            polling.ended(false);
         }
         assert_eq!(needed, [4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024]);
         assert_eq!(waits(&polling, start, [1; 2_000]), 1_024);
-        polling.ended(WORTH);
+        polling.ended(true);
         assert_eq!(waits(&polling, start, [1; 2_000]), 4);
     }
 
     #[tokio::test]
     async fn a_thread_to_which_nothing_comes_sleeps_again() {
         let (polling, _) = fresh();
-        assert_eq!(polling.poll().await, 0);
+        assert!(!polling.poll().await);
+    }
+
+    #[test]
+    fn what_comes_slowly_is_not_worth_it() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let mut said = |from: u64, apart: u64| {
+            let at = |number| start + Duration::from_micros(from + number * apart);
+            (1..=64).filter_map(|number| pace.came(at(number))).collect::<Vec<_>>()
+        };
+        assert_eq!(said(0, 75), [true]);
+        assert_eq!(said(4_800, 76), [false], "each time anew");
+        assert_eq!(said(9_664, 10), [true]);
     }
 
     #[test]
