@@ -4,6 +4,7 @@ use crate::lab::{Lab, wait_for};
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,13 @@ async def main():
 asyncio.run(main())
 ";
 
+fn echo(stream: &mut TcpStream, said: &str) {
+    stream.write_all(said.as_bytes()).unwrap();
+    let mut back = vec![0; said.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, said.as_bytes());
+}
+
 #[test]
 fn ten_thousand_sessions_stay_open() {
     let lab = Lab::shop();
@@ -51,11 +59,17 @@ fn ten_thousand_sessions_stay_open() {
     }
     for (n, stream) in streams.iter_mut().enumerate().step_by(97) {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let said = format!("session {n:05}");
-        stream.write_all(said.as_bytes()).unwrap();
-        let mut back = vec![0; said.len()];
-        stream.read_exact(&mut back).unwrap();
-        assert_eq!(back, said.as_bytes());
+        echo(stream, &format!("session {n:05}"));
+    }
+    for n in 0..3_000 {
+        echo(&mut streams[0], &format!("number {n:04}"));
+    }
+    let before = ["alpha", "beta"].map(|host| lab.agent(host).processor_time());
+    thread::sleep(Duration::from_secs(1));
+    for (host, before) in ["alpha", "beta"].iter().zip(before) {
+        let took = lab.agent(host).processor_time() - before;
+        println!("{host}: {took:?} of processor time in a second in which nothing is said");
+        assert!(took < Duration::from_millis(200), "{host} does not sleep: {took:?} in a second");
     }
     drop(streams);
     wait_for("all to be gone", || lab.agent("alpha").status()["sessions_open"] == 0);
