@@ -42,6 +42,8 @@ pub struct Outcome {
     pub ours: String,
     /// The ratio, or the figure itself.
     pub reached: String,
+    /// The ratio that plain TCP or UDP reaches, with neither encryption nor identity: beyond that no fabric comes.
+    pub direct: String,
     pub goal: String,
     /// `None` where a figure is missing.
     pub met: Option<bool>,
@@ -104,7 +106,10 @@ fn outcome(goal: &Goal, results: &Results) -> Option<Outcome> {
         Against::Nothing => Some((String::new(), 1.0)),
     };
     let alone = matches!(goal.against, Against::Nothing);
-    let reached = theirs.as_ref().filter(|(_, value)| *value > 0.0).map(|(_, value)| ours / value);
+    let beside = |value: f64| theirs.as_ref().filter(|(_, theirs)| *theirs > 0.0).map(|(_, theirs)| value / theirs);
+    let reached = beside(ours);
+    let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}x"));
+    let direct = results.median(condition, figure, System::Direct).and_then(beside);
     let (sign, bound) = match goal.bound {
         Bound::AtLeast(bound) => ("≥", bound),
         Bound::AtMost(bound) => ("≤", bound),
@@ -114,17 +119,14 @@ fn outcome(goal: &Goal, results: &Results) -> Option<Outcome> {
             Condition::Plain => shape.name.clone(),
             Condition::Jumbo | Condition::Lossy | Condition::Slow => format!("{}, {}", shape.name, condition.name()),
         },
-        against: match theirs {
+        against: match &theirs {
             _ if alone => "–".to_owned(),
-            Some((name, value)) => format!("{name} {}", show(value)),
+            Some((name, value)) => format!("{name} {}", show(*value)),
             None => "not measured".to_owned(),
         },
         ours: show(ours),
-        reached: match reached {
-            _ if alone => show(ours),
-            Some(ratio) => format!("{ratio:.2}x"),
-            None => "–".to_owned(),
-        },
+        reached: if alone { show(ours) } else { ratio(reached) },
+        direct: ratio(direct),
         goal: if alone { format!("{sign} {}", show(bound)) } else { format!("{sign} {bound}x") },
         met: reached.map(|reached| match goal.bound {
             Bound::AtLeast(bound) => reached >= bound,
