@@ -200,6 +200,7 @@ debian_package() {
   ls -l "$out"/*.deb
   lintian --fail-on error,warning "$out"/*.deb || return 1
   dpkg-deb --extract "$out"/*.deb "$root" && "$root/usr/bin/ripstop" --version || return 1
+  dpkg-deb --info "$out"/*.deb conffiles | grep -qx /etc/logrotate.d/ripstop || return 1
   grep -q '^ExecStart=/usr/bin/ripstop ' "$root/lib/systemd/system/ripstop.service" || return 1
   zcat "$root/usr/share/man/man1/ripstop-check.1.gz" | grep -q 'ripstop' || return 1
   rm -rf "$out"
