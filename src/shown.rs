@@ -43,6 +43,14 @@ pub(crate) fn clock(at: OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(form).unwrap_or_default()
 }
 
+/// A moment as agents tell it (RFC 3339, UTC), to the second.
+pub(crate) fn to_second(moment: &str) -> String {
+    match moment.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => moment.into(),
+    }
+}
+
 /// Whose clock is too far from this host's, by seconds ahead of it; nothing where nobody's is.
 pub(crate) fn clocks_apart(apart: &BTreeMap<HostName, f64>) -> Option<String> {
     let one = |(host, ahead): (&HostName, &f64)| {
@@ -66,6 +74,8 @@ mod tests {
         assert_eq!(shown, ["0B", "999B", "1.0kB", "1.5kB", "100kB", "2.5MB", "7200TB"]);
         let shown: Vec<_> = [0.000_25, 0.0123, 1.5, 300.0, 86_400.0, 864_000.0].map(seconds).into();
         assert_eq!(shown, ["250us", "12.3ms", "1.50s", "5min", "24h", "10d"]);
+        let moments = ["2026-01-31T12:00:00.018386142Z", "2026-01-31T12:00:00Z"];
+        assert_eq!(moments.map(to_second), ["2026-01-31T12:00:00Z"; 2]);
         assert_eq!((loss(0, 0), loss(200, 1)), (0.0, 0.5));
     }
 

@@ -37,7 +37,7 @@ pub(super) fn findings(client: &Client, status: Result<&Status, &ClientError>, c
     let mut findings = vec![Finding::good(
         Group::Agent,
         what,
-        format!("ripstop {} on {}, since {}", status.version, status.host, status.started),
+        format!("ripstop {} on {}, since {}", status.version, status.host, shown::to_second(&status.started)),
     )];
     findings.push(policy(status));
     findings.extend(status.certificate_warning.as_ref().map(|warning| {

@@ -4,7 +4,7 @@ use super::{
     Exit, args,
     output::{self, Output, Tone},
     peers as others,
-    shown::{clocks_apart, seconds},
+    shown::{clocks_apart, seconds, to_second},
     socket,
 };
 use crate::admin::{CaptureStatus, CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
@@ -52,7 +52,11 @@ fn agent(status: &Status) -> String {
     let policy = &status.policy;
     let mut text = format!(
         "host {} of {}: ripstop {}, pid {}, since {}\n",
-        status.host, status.fabric, status.version, status.pid, status.started
+        status.host,
+        status.fabric,
+        status.version,
+        status.pid,
+        to_second(&status.started)
     );
     let mut line = |name: &str, value: &str| {
         // Writing to a String does not fail.
@@ -73,7 +77,7 @@ fn agent(status: &Status) -> String {
     }
     for CaptureStatus { by, uid, target, since } in &status.captures {
         let who = uid.map_or(format!("an operator of {by}"), |uid| format!("user {uid} of this host"));
-        line("capture", &format!("packets of {target} are copied for {who}, since {since}{}", ago(since)));
+        line("capture", &format!("packets of {target} are copied for {who}, since {}", ago(since)));
     }
     line("policy", &policy_line(policy));
     line("", &format!("{} workloads, {} services, {} edges", policy.workloads, policy.services, policy.edges));
@@ -97,10 +101,10 @@ fn agent(status: &Status) -> String {
 fn policy_line(policy: &PolicyStatus) -> String {
     let PolicyStatus { digest, file, loaded, signed, .. } = policy;
     match signed {
-        Some(id) => format!("{}, {digest} of {file}, loaded {loaded}{}", id.version, ago(loaded)),
+        Some(id) => format!("{}, {digest} of {file}, loaded {}", id.version, ago(loaded)),
         // A file always has a name.
         None if file.is_empty() => "none yet, so all is denied: `ripstop apply`, or another host, brings one".into(),
-        None => format!("{digest} of {file}, loaded {loaded}{}", ago(loaded)),
+        None => format!("{digest} of {file}, loaded {}", ago(loaded)),
     }
 }
 
@@ -108,9 +112,9 @@ fn carrier_line(carrier: &CarrierStatus) -> String {
     let CarrierStatus { endpoint, since, last_answer, policy, .. } = carrier;
     if carrier.up {
         let policy = policy.map_or("no policy in it yet".into(), |id| format!("policy {}", id.version));
-        return format!("etcd at {endpoint}, {policy}, answers since {since}{}", ago(since));
+        return format!("etcd at {endpoint}, {policy}, answers since {}", ago(since));
     }
-    let last = last_answer.as_ref().map_or("and never has".into(), |at| format!("since {at}{}", ago(at)));
+    let last = last_answer.as_ref().map_or("and never has".into(), |at| format!("since {}", ago(at)));
     format!("etcd at {endpoint} does not answer, {last}; the policy above stays in force")
 }
 
@@ -135,8 +139,10 @@ fn left(time: &str) -> String {
     from_now(time).filter(|left| *left > 0.0).map(|left| format!(", {} left", seconds(left))).unwrap_or_default()
 }
 
+/// A moment, and how long ago it was.
 fn ago(time: &str) -> String {
-    from_now(time).map(|left| format!(", {} ago", seconds((-left).max(0.0)))).unwrap_or_default()
+    let ago = from_now(time).map(|left| format!(", {} ago", seconds((-left).max(0.0)))).unwrap_or_default();
+    format!("{}{ago}", to_second(time))
 }
 
 fn indented(text: &str) -> String {
@@ -157,7 +163,7 @@ fn peers(status: &Status, output: &Output) -> String {
             Cell::new(&peer.host),
             output.cell(&others::state(&peer.state), tone),
             optional(peer.address.as_ref()),
-            optional(peer.rtt.map(|rtt| format!("{:.2} ms", rtt * 1e3)).as_ref()),
+            optional(peer.rtt.map(seconds).as_ref()),
             Cell::new(peer.lost_packets),
             optional(peer.mtu.as_ref()),
             optional(peer.cipher.as_ref()),
@@ -220,7 +226,7 @@ fn services(status: &Status, output: &Output) -> String {
                 Cell::new(&endpoint.host),
                 output.cell(&state(endpoint), tone),
                 optional(endpoint.sessions.as_ref()),
-                optional(endpoint.latency.map(|latency| format!("{:.1} ms", latency * 1e3)).as_ref()),
+                optional(endpoint.latency.map(seconds).as_ref()),
             ]);
         }
     }

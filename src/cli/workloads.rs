@@ -3,6 +3,7 @@
 use super::{
     Exit, args,
     output::{Output, Tone},
+    shown::to_second,
     socket::{self, Said},
 };
 use crate::admin::{WorkloadState, WorkloadStatus};
@@ -32,7 +33,7 @@ fn describe(workloads: &[Said<WorkloadStatus>], output: &Output) -> String {
         vec![
             Cell::new(&workload.id),
             output.cell(&workload.state.to_string(), tone),
-            Cell::new(workload.since.as_deref().unwrap_or("-")),
+            Cell::new(workload.since.as_deref().map_or("-".into(), to_second)),
             Cell::new(&workload.link),
             Cell::new(workload.how()),
             Cell::new(&workload.place),
