@@ -13,8 +13,12 @@ use ripstop_datapath::{
 };
 use ripstop_dns::{Answer, Looked, Via, answer, peek_name};
 use ripstop_policy::{Addresses, Content, Envelope, Policy, compile};
-use ripstop_transport::{Record, SessionHeader};
-use std::sync::LazyLock;
+use ripstop_transport::{
+    Record, SessionHeader,
+    enrol::{Proof, Token},
+    pki::{Authority, GRANTED_MIN},
+};
+use std::{sync::LazyLock, time::SystemTime};
 
 /// A target.
 pub(crate) type Target = fn(&[u8]);
@@ -24,6 +28,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("bundle", bundle),
     ("capture", capture),
     ("dns", dns),
+    ("enrol", enrol),
     ("frame", frame),
     ("graph", graph),
     ("header", header),
@@ -90,6 +95,23 @@ pub(crate) fn dns(bytes: &[u8]) {
             assert!(reply.bytes.len() <= most, "{} bytes", reply.bytes.len());
             assert!(Looked::read(&reply.bytes).is_ok(), "what is replied is read");
         }
+    }
+}
+
+static AUTHORITY: LazyLock<Option<Authority>> = LazyLock::new(|| Authority::create(&"shop.example".parse().ok()?).ok());
+
+/// What a host that is not one yet shows and asks for, and what an operator pastes.
+pub(crate) fn enrol(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Proof>(bytes).map(|proof| proof.hash().is_some());
+    if let Some(token) = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Token>().ok()) {
+        let again = token.reveal().parse::<Token>().map(|again| again.hash());
+        assert_eq!(again, Ok(token.hash()), "what is written is read again");
+    }
+    let named = AUTHORITY.as_ref().zip("beta".parse().ok());
+    assert!(named.is_some(), "an authority is made, and a name is one");
+    let Some((authority, host)) = named else { return };
+    if let Ok(granted) = authority.grant(&host, bytes, GRANTED_MIN) {
+        assert!(granted.not_after <= SystemTime::now() + GRANTED_MIN, "the request says nothing of that");
     }
 }
 
@@ -172,7 +194,7 @@ pub(crate) fn record(bytes: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty(), "a mistake is told"),
         Ok(record) => {
             assert_eq!(record.encode().as_deref(), Ok(bytes), "one record has one form");
-            let _ = record.stamp.check(std::time::SystemTime::now());
+            let _ = record.stamp.check(SystemTime::now());
         }
     }
 }

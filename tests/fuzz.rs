@@ -153,6 +153,7 @@ fn the_corpora_hold_what_is_taken() {
     assert!(inputs("record").iter().any(|bytes| ripstop_transport::Record::read(bytes).is_ok()));
     assert!(inputs("capture").iter().any(|bytes| Part::decode(bytes).is_ok_and(|part| part.packets.len() > 1)));
     assert!(inputs("capture").iter().any(|bytes| serde_json::from_slice::<Question>(bytes).is_ok()));
+    assert!(text("enrol").iter().any(|text| text.parse::<ripstop_transport::enrol::Token>().is_ok()));
     assert!(inputs("frame").iter().all(|bytes| Frame::parse(bytes).is_some()));
     let packets = inputs("packet");
     let kinds = packets.iter().filter_map(|bytes| Some(discriminant(&parse(bytes).ok()?.payload)));
@@ -202,6 +203,7 @@ fn binary_corpora_are_written() {
     }
     write_records(&fabric);
     write_captures();
+    write_enrolment();
     write_frames();
     write_names();
     write_packets();
@@ -233,6 +235,16 @@ fn write_captures() {
     for (name, question) in [("begin", begin), ("take", Question::Take(Take { id: 7, end: true, by_replica: true }))] {
         write("capture", name, &serde_json::to_vec(&question).unwrap());
     }
+}
+
+/// Of an authority that nobody has any more.
+fn write_enrolment() {
+    use ripstop_transport::{enrol::Token, pki};
+    let authority = pki::Authority::create(&"shop.example".parse().unwrap()).unwrap();
+    let token = Token::generate(authority.pin()).unwrap();
+    write("enrol", "token", token.reveal().as_bytes());
+    write("enrol", "proof", &serde_json::to_vec(&token.proof()).unwrap());
+    write("enrol", "request", &pki::Request::new(&"beta".parse().unwrap()).unwrap().der);
 }
 
 fn write_frames() {
