@@ -4,13 +4,15 @@
 //! more on a virtual machine; a request and its answer wake the data threads of two hosts four times. What one of them
 //! would wait for is then on its way already. So:
 //!
-//! 1. After some waits in a row that were short, the thread polls in place of the next one. A look is one system call.
+//! 1. After some waits in a row that were short, the thread polls in place of the next one, unless more threads would run than
+//!    there are processors. A look is one system call.
 //! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
 //!    nothing came for as long as a short wait may be; then the thread sleeps.
 //! 3. Where little came, or came slowly, it was not worth it, and the next time takes twice as many short waits.
 
+use ripstop_kernel::Runnable;
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     rc::Rc,
     thread,
     time::{Duration, Instant},
@@ -34,7 +36,8 @@ const ENOUGH: u32 = 64;
 /// Whether the thread polls, by how its waits were.
 #[derive(Default)]
 pub(crate) struct Polling {
-    is_allowed: Cell<bool>,
+    /// Says whether others would have the processor; nothing where the thread may not poll.
+    is_crowded: OnceCell<Box<dyn Fn() -> bool>>,
     is_on: Cell<bool>,
     begin: Notify,
     slept: Cell<Option<Instant>>,
@@ -68,8 +71,11 @@ pub(crate) fn wakes() {
 /// Polls whenever it is worth it, if it is allowed at all; never resolves.
 pub(crate) async fn run(is_allowed: bool) {
     let own = OWN.with(Rc::clone);
-    own.is_allowed.set(is_allowed);
-    own.needed.set(IN_A_ROW.0);
+    match is_allowed.then(Runnable::open) {
+        Some(Ok(runnable)) => own.allow(move || runnable.is_crowded()),
+        Some(Err(error)) => tracing::warn!(%error, "no busy polling: the kernel does not say what runs"),
+        None => {}
+    }
     loop {
         own.begin.notified().await;
         let was_worth_it = own.poll().await;
@@ -78,14 +84,24 @@ pub(crate) async fn run(is_allowed: bool) {
 }
 
 impl Polling {
+    fn allow(&self, is_crowded: impl Fn() -> bool + 'static) {
+        // Allowed once for each thread.
+        let _ = self.is_crowded.set(Box::new(is_crowded));
+        self.needed.set(IN_A_ROW.0);
+    }
+
     fn sleeps(&self, now: Instant) {
-        if self.is_allowed.get() && !self.is_on.get() && self.short.get() >= self.needed.get() {
-            self.is_on.set(true);
-            // The runtime finds a task to run, and does not sleep.
-            self.begin.notify_one();
-        } else {
-            self.slept.set(Some(now));
+        let is_due = !self.is_on.get() && self.short.get() >= self.needed.get();
+        match self.is_crowded.get().filter(|_| is_due) {
+            Some(is_crowded) if is_crowded() => self.short.set(0),
+            Some(_) => {
+                self.is_on.set(true);
+                // The runtime finds a task to run, and does not sleep.
+                return self.begin.notify_one();
+            }
+            None => {}
         }
+        self.slept.set(Some(now));
     }
 
     fn wakes(&self, now: Instant) {
@@ -157,8 +173,7 @@ mod tests {
 
     fn fresh() -> (Polling, Instant) {
         let polling = Polling::default();
-        polling.is_allowed.set(true);
-        polling.needed.set(IN_A_ROW.0);
+        polling.allow(|| false);
         (polling, Instant::now())
     }
 
@@ -181,9 +196,10 @@ mod tests {
         assert_eq!(waits(&polling, start, [149; 9]), 4);
         let (polling, start) = fresh();
         assert_eq!(waits(&polling, start, [1, 1, 1, 150].repeat(9)), 36, "never four of them");
-        let (polling, start) = fresh();
-        polling.is_allowed.set(false);
-        assert_eq!(waits(&polling, start, [1; 99]), 99);
+        assert_eq!(waits(&Polling::default(), start, [1; 99]), 99, "it may not");
+        let crowded = Polling::default();
+        crowded.allow(|| true);
+        assert_eq!(waits(&crowded, start, [1; 99]), 99, "others would run");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod preflight;
 mod resolv;
 pub mod resolved;
 mod route;
+mod runnable;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use guard::LINKS;
 pub use owner::{Owner, Programs, SocketOwner, SocketOwners};
 pub use preflight::{Missing, preflight, preflight_with_door, probes};
 pub use route::ROUTE_PROTOCOL;
+pub use runnable::Runnable;
 pub use tun::{Tun, VNET_HEADER};
 
 use door::Site;

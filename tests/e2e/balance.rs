@@ -156,8 +156,12 @@ fn weights_are_kept() {
     let served = lab.workload_on("beta", "api").serve(8080, beta.handler());
     let _gamma = lab.workload_on("gamma", "api").serve(8080, gamma.handler());
     let (web, to) = (lab.workload("web"), lab.service("shop/api", 8080));
-    let tally = calls(&web, to, 400);
-    assert!((260..=340).contains(&tally["beta"]), "three of four: {tally:?}");
+    // A machine that is busy with something else makes one of them look slow for a moment, and is looked at again.
+    within(Duration::from_secs(10), "beta to get three sessions of four", || {
+        let tally = calls(&web, to, 400);
+        println!("three of four: {tally:?}");
+        (260..=340).contains(tally.get("beta").unwrap_or(&0))
+    });
     lab.edit_graph(|text| text.replace("weights: { beta: 3 }", "weights: { gamma: 0 }"));
     assert_eq!(calls(&web, to, 30).get("beta"), Some(&30), "no share, no sessions");
     drop(served);
