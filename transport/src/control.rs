@@ -12,6 +12,7 @@ use crate::{
     codec::{CodecError, Reader, clip},
     incoming::AnswerError,
     link::{Link, describe},
+    serve,
     session::{self, OpenError},
     shared::Shared,
     stream::{self, RecvStream, SendStream},
@@ -19,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, ReadExactError, WriteError};
 use ripstop_config::HostName;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::OwnedSemaphorePermit, time};
 
 /// Largest body of a request, in bytes: a certificate request has a few thousand.
@@ -171,7 +172,7 @@ async fn exactly(from: &mut RecvStream, into: &mut [u8]) -> Result<(), Unread> {
 
 /// Asks a host, and waits for its answer of at most `limit` bytes. Dropped before, the host is told.
 pub(crate) async fn ask(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     host: &HostName,
     kind: u8,
     body: &[u8],
@@ -180,15 +181,27 @@ pub(crate) async fn ask(
     if body.len() > REQUEST_MAX {
         return Err(CodecError::TooLong(body.len(), REQUEST_MAX).into());
     }
-    let link = session::connected(shared, host).await?;
-    let streams = link.connection.open_bi().await.map_err(AskError::PeerLost)?;
-    let (mut send, mut recv) = stream::undecided(&link, streams, code::CANCELLED);
     let mut request = Vec::with_capacity(MARK.len() + HEAD + body.len());
     request.extend_from_slice(&MARK);
     request.extend_from_slice(&[FORM, kind]);
     request.extend_from_slice(&(body.len() as u32).to_be_bytes());
     request.extend_from_slice(body);
-    send.write_all(&request).await.map_err(not_written)?;
+    let link = session::connected(shared, host).await?;
+    let answer = ask_by(&link, &request, limit).await;
+    let (Err(AskError::TurnedAway), Some(newer)) = (&answer, shared.table().newer(&link)) else { return answer };
+    // An agent that has handed over answers nothing any more, and the next one's connection may be taken for the loser of two
+    // that were dialled at once.
+    let answer = ask_by(&newer, &request, limit).await;
+    if matches!(answer, Ok(_) | Err(AskError::Refused(_))) {
+        serve::prefer(shared, &newer);
+    }
+    answer
+}
+
+async fn ask_by(link: &Arc<Link>, request: &[u8], limit: usize) -> Result<Bytes, AskError> {
+    let streams = link.connection.open_bi().await.map_err(AskError::PeerLost)?;
+    let (mut send, mut recv) = stream::undecided(link, streams, code::CANCELLED);
+    send.write_all(request).await.map_err(not_written)?;
     // Fails only on a stream that has ended by itself; reading says why.
     let _ = send.finish();
     let answer = read_answer(&mut recv, limit).await?;

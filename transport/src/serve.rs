@@ -95,6 +95,13 @@ pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), Unwant
     Ok(())
 }
 
+/// Has a replaced connection carry new sessions in place of the one that does.
+pub(crate) fn prefer(shared: &Arc<Shared>, link: &Arc<Link>) {
+    if let Some(replaced) = shared.table().prefer(link) {
+        shared.runtime.spawn(retire(Arc::clone(shared), replaced));
+    }
+}
+
 async fn serve(shared: Arc<Shared>, link: Arc<Link>) {
     // Aborted when this ends.
     let mut beside = JoinSet::new();

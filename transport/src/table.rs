@@ -343,6 +343,26 @@ impl Table {
         Ok(loser)
     }
 
+    /// The newest connection to the same host that is open beside this one, was made later, and carries no new sessions.
+    pub(crate) fn newer(&self, link: &Link) -> Option<Arc<Link>> {
+        let others = self.peers.get(&link.host)?.retired.iter();
+        others.filter(|other| other.is_open() && other.age() < link.age()).min_by_key(|other| other.age()).cloned()
+    }
+
+    /// Has a connection that carries no new sessions carry them; returns the one that did.
+    pub(crate) fn prefer(&mut self, link: &Arc<Link>) -> Option<Arc<Link>> {
+        let peer = self.peers.get_mut(&link.host)?;
+        let at = peer.retired.iter().position(|other| Arc::ptr_eq(other, link))?;
+        let link = peer.retired.remove(at);
+        let replaced = peer.live.take();
+        peer.go_live(link, false);
+        if let Some(replaced) = &replaced {
+            peer.retire(Arc::clone(replaced));
+        }
+        peer.changed.send_replace(());
+        replaced
+    }
+
     /// Notes that the other end of a connection is not heard, or is heard again.
     pub(crate) fn fell_silent(&mut self, link: &Arc<Link>, silent: bool) {
         link.set_silent(silent);

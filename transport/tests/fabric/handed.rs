@@ -50,6 +50,24 @@ async fn sessions_of_both_agents_go_on_whoever_dialled() {
 }
 
 #[tokio::test]
+async fn what_the_one_before_turns_away_is_asked_of_the_next() {
+    let fabric = Fabric::new("shop.example");
+    let (alpha, mut beta) = fabric.pair("alpha", "beta").await;
+    let mut next = succeed(&fabric, &beta, 1);
+    // Soon after alpha dialled: alpha has it for one that was dialled at the same time, and keeps its own.
+    next.transport.reconnect(BTreeMap::from([(alpha.name().clone(), alpha.address)]));
+    eventually("the new connection", Duration::from_secs(5), || alpha.transport.connections() == 2).await;
+    beta.serve(|_| async {});
+    crate::requests::serve(&mut next, |request| async { request.answer("of the next".into()).await.unwrap() });
+    let name = name("beta");
+    let asking = alpha.transport.ask(&name, 7, b"", 64, Duration::from_secs(3));
+    let answer = within(5, "an answer", asking).await;
+    assert_eq!(answer.unwrap(), "of the next");
+    let mut new = within(5, "opening", alpha.transport.open(&name, &header())).await.unwrap();
+    echoes(&mut new, b"and so are sessions").await;
+}
+
+#[tokio::test]
 async fn what_was_handed_over_can_be_taken_back() {
     let fabric = Fabric::new("shop.example");
     let (alpha, mut beta) = fabric.pair("alpha", "beta").await;

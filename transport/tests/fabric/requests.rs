@@ -14,7 +14,7 @@ use std::{future, time::Duration};
 const WAIT: Duration = Duration::from_secs(3);
 
 /// Serves requests, and sessions with an echo.
-fn serve<F, S>(host: &mut Host, answer: F)
+pub(crate) fn serve<F, S>(host: &mut Host, answer: F)
 where
     F: Fn(Request) -> S + Send + Sync + Clone + 'static,
     S: Future<Output = ()> + Send,
