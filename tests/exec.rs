@@ -300,7 +300,7 @@ fn status_is_readable_and_has_json() {
         "http://127.0.0.1:7478/metrics",
         "REFUSED",
         "unknown key `hots`",
-        "0.42 ms",
+        "420us",
         "TLS_AES_128_GCM_SHA256",
         "waiting: no such namespace",
         "user 65534",
