@@ -39,9 +39,10 @@ fn collector(answer: impl Fn(usize) -> Option<Vec<u8>> + Send + 'static) -> (Soc
         for stream in listener.incoming().map_while(Result::ok) {
             let mut from = BufReader::new(stream.try_clone().unwrap());
             while let Some(request) = next(&mut from) {
-                let answered = answer(number).is_some_and(|bytes| (&stream).write_all(&bytes).is_ok());
+                let answer = answer(number);
                 number += 1;
-                if said.send(request).is_err() || !answered {
+                // First: whoever has the answer may ask at once what was heard.
+                if said.send(request).is_err() || answer.is_none_or(|bytes| (&stream).write_all(&bytes).is_err()) {
                     break;
                 }
             }
