@@ -14,6 +14,9 @@ use ripstop_config::{HostName, InterfaceId, Replica, WorkloadId};
 use serde::Serialize;
 use std::io::{self, Write};
 
+/// Interfaces of a file: more than the workloads of a few hosts have. Hosts say by which they see packets, and one could say ever more.
+const INTERFACES_MAX: usize = 4_096;
+
 /// A file that is being written.
 pub struct Recording<W> {
     out: W,
@@ -82,17 +85,18 @@ impl<W: Write> Recording<W> {
     /// As above.
     pub fn add(&mut self, host: &HostName, part: Part) -> io::Result<()> {
         let mut numbers = Vec::new();
-        for (id, wanted) in part.sources {
+        for (id, wanted) in part.sources.into_iter().take(INTERFACES_MAX) {
             let at = self.interface(host, &id)?;
-            let interface = &mut self.interfaces[at];
-            // It only grows, whatever a host says.
-            interface.wanted = interface.wanted.max(wanted);
+            if let Some(interface) = at.and_then(|at| self.interfaces.get_mut(at)) {
+                // It only grows, whatever a host says.
+                interface.wanted = interface.wanted.max(wanted);
+            }
             numbers.push(at);
         }
         for packet in part.packets {
             // A part has no packets of others, or it is none.
-            if let Some(at) = numbers.get(usize::from(packet.source)) {
-                self.waiting.push((*at, packet));
+            if let Some(at) = numbers.get(usize::from(packet.source)).copied().flatten() {
+                self.waiting.push((at, packet));
             }
         }
         Ok(())
@@ -159,16 +163,17 @@ impl<W: Write> Recording<W> {
         Ok(())
     }
 
-    fn interface(&mut self, host: &HostName, id: &InterfaceId) -> io::Result<usize> {
+    /// The number of an interface in the file; none where it would be one too many.
+    fn interface(&mut self, host: &HostName, id: &InterfaceId) -> io::Result<Option<usize>> {
         let known = self.interfaces.iter().position(|one| one.host == *host && one.id == *id);
-        if let Some(at) = known {
-            return Ok(at);
+        if known.is_some() || self.interfaces.len() >= INTERFACES_MAX {
+            return Ok(known);
         }
         let description = format!("as {id} sees it on {host}, by the clock of {host}");
         pcapng::interface(&mut self.out, &format!("{host} {id}"), &description)?;
         let (host, id, between) = (host.clone(), id.clone(), None);
         self.interfaces.push(Interface { host, id, wanted: 0, written: 0, bytes: 0, between });
-        Ok(self.interfaces.len() - 1)
+        Ok(Some(self.interfaces.len() - 1))
     }
 }
 
@@ -238,6 +243,19 @@ mod tests {
         for name in ["alpha shop/web (one)", "alpha shop/web (two)"] {
             assert!(file.windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_host_that_names_ever_more_interfaces_gets_no_more_than_others() {
+        let [alpha, _] = hosts();
+        let mut recording = Recording::begin(Vec::new(), 1 << 20, "").unwrap();
+        for round in 0..3 {
+            let sources = (0..2_000).map(|number| source(&format!("shop/web r{round}-{number}"))).collect();
+            recording.add(&alpha, Part { over: false, sources, packets: vec![copied(1_999, 1, b"x")] }).unwrap();
+        }
+        let totals = recording.finish().unwrap();
+        assert_eq!(totals.len(), INTERFACES_MAX);
+        assert_eq!(totals.iter().map(|total| total.packets).sum::<u64>(), 2, "those that have an interface");
     }
 
     #[test]
