@@ -13,8 +13,7 @@ const CAVEAT: &str = "Both hosts, both applications and both ends of every syste
 bounds most figures is processor time, and neither the link nor one core. Other machines have other figures; the ratios are \
 what to look at. Where a virtual machine has its processors from a shared host, single runs are up to a quarter apart, which \
 is why every figure is taken through all systems in turn and the medians are compared.\n\n\
-Among the goals, *direct* is the ratio that plain TCP or UDP reaches, with neither encryption nor identity. A datagram or a \
-connection that goes through an interface costs the workload's own kernel what it costs without a fabric, and the host's as much again.";
+Among the goals, *direct* is the ratio that plain TCP or UDP reaches, with neither encryption nor identity.";
 
 /// A table of texts.
 struct Table {
