@@ -12,6 +12,7 @@ use ripstop_datapath::handover::Channel;
 use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
 use ripstop_datapath::session::{
     captures::Capture,
+    common::Common,
     context::{Context, Control, Stats},
     endpoints::{DrainError, Standing},
     health, ingress,
@@ -253,11 +254,11 @@ pub(super) async fn start(
     let (end, ended) = oneshot::channel();
     let (gone_sender, gone) = mpsc::channel(COMMANDS_MAX);
     let owners = SocketOwners::open().context("failed to ask the kernel for owners of sockets")?;
-    let stats = Arc::new(Stats::default());
+    let common = Common::default();
+    let stats = Arc::clone(&common.stats);
     let host = config.host.clone();
     let settings = Settings { listen: config.listen, ..Settings::default() };
     let may_poll = may_poll(config.busy_poll);
-    let thread_stats = Arc::clone(&stats);
     let body = move || {
         let runtime = match thread::runtime() {
             Ok(runtime) => runtime,
@@ -267,7 +268,7 @@ pub(super) async fn start(
             match transport(settings, identity, inherited) {
                 Ok(Bound { transport, incoming, reports, inherited }) => {
                     let _ = bound.send(Ok(transport.clone()));
-                    let context = Context::new(host, transport, policy, records, control, owners, thread_stats);
+                    let context = Context::new(host, transport, policy, records, control, owners, &common);
                     tokio::task::spawn_local(report::listen(Rc::clone(&context), reports));
                     tokio::task::spawn_local(report::tell(Rc::clone(&context)));
                     run(context, incoming, inherited, inbox, gone_sender).await;

@@ -3,7 +3,8 @@
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
 use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
 use ripstop_datapath::session::{
-    context::{Context, Control, Stats},
+    common::Common,
+    context::{Context, Control},
     hearsay::Hearsay,
 };
 use ripstop_datapath::stack::{PacketSink, Received, TunPort, VNET_HEADER};
@@ -155,7 +156,7 @@ fn context() -> Rc<Context> {
         voices: mpsc::channel(1).0,
     };
     let owners = SocketOwners::open().unwrap();
-    Context::new(host("alpha"), transport, Arc::new(policy()), records, control, owners, Arc::new(Stats::default()))
+    Context::new(host("alpha"), transport, Arc::new(policy()), records, control, owners, &Common::default())
 }
 
 fn identity(directory: &Path) -> Identity {

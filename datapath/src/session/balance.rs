@@ -4,6 +4,8 @@
 //!    whether it failed lately. Its host says how many it has of all callers; where it is not heard, its record ([`super::claims`]).
 //! 2. [`Balancer::order`] gives all endpoints that may take a session, the best first; see [`super::order`].
 //! 3. An endpoint that failed is left alone for a while, which grows with each failure; but at most half of a service's.
+//! 4. All data threads of the host share it. There is a lock around the table, and one around what is known of each endpoint: a
+//!    session takes them a few times, bytes never, and neither is taken under the other.
 
 use super::{
     claims::{Claim, Usual},
@@ -13,10 +15,13 @@ use super::{
 };
 use ripstop_config::{HostName, ServiceId};
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     cmp::Reverse,
-    collections::HashMap,
-    rc::Rc,
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,13 +46,15 @@ const ENDPOINTS_MAX: usize = 65_536;
 
 /// What is known of the endpoints of all services, by what came of calling them.
 pub struct Balancer {
-    endpoints: RefCell<HashMap<(ServiceId, HostName), Rc<EndpointState>>>,
-    seed: Cell<u64>,
+    endpoints: Mutex<Table>,
+    seed: AtomicU64,
 }
+
+type Table = HashMap<(ServiceId, HostName), Arc<Endpoint>>;
 
 impl Default for Balancer {
     fn default() -> Self {
-        Self { endpoints: RefCell::default(), seed: Cell::new(random() | 1) }
+        Self { endpoints: Mutex::default(), seed: AtomicU64::new(random()) }
     }
 }
 
@@ -79,37 +86,49 @@ pub struct Known {
     pub ejected: bool,
 }
 
+/// An endpoint of one service on one host.
 #[derive(Default)]
+struct Endpoint(Mutex<EndpointState>);
+
+impl Endpoint {
+    fn state(&self) -> MutexGuard<'_, EndpointState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is known of it.
+#[derive(Clone, Copy, Default)]
 struct EndpointState {
     connect: Average,
     response: Average,
     /// Sessions of this host's workloads.
-    sessions: Cell<u32>,
+    sessions: u32,
     /// Sessions that its host last reported, of all callers, and how many of this host's there were at that time.
-    reported: Cell<(u32, u32)>,
-    failures: Cell<u32>,
-    ejected: Cell<Option<Instant>>,
+    reported: (u32, u32),
+    failures: u32,
+    ejected: Option<Instant>,
 }
 
 /// A moving average of seconds that is forgotten while nothing is measured.
-#[derive(Default)]
-struct Average(Cell<Option<(f64, Instant)>>);
+#[derive(Clone, Copy, Default)]
+struct Average(Option<(f64, Instant)>);
 
 impl Average {
     fn at(&self, now: Instant) -> f64 {
-        let Some((value, at)) = self.0.get() else { return 0.0 };
+        let Some((value, at)) = self.0 else { return 0.0 };
         value * (-now.saturating_duration_since(at).as_secs_f64() / FORGET).exp()
     }
 
-    fn add(&self, latest: Duration, now: Instant) {
+    fn add(&mut self, latest: Duration, now: Instant) {
         let before = self.at(now);
-        self.0.set(Some((before + (latest.as_secs_f64() - before) * EWMA_WEIGHT, now)));
+        self.0 = Some((before + (latest.as_secs_f64() - before) * EWMA_WEIGHT, now));
     }
 }
 
-/// A session that counts for its endpoint until it is dropped, and tells how soon the endpoint answered.
+/// A session that counts for its endpoint until it is dropped, and tells how soon the endpoint answered. It is of one thread, and
+/// takes a lock only at its beginning, at the answer and at its end.
 pub struct Using {
-    state: Rc<EndpointState>,
+    endpoint: Arc<Endpoint>,
     asked: Cell<Option<Instant>>,
     answered: Cell<bool>,
 }
@@ -117,11 +136,11 @@ pub struct Using {
 impl Using {
     /// The endpoint accepted the session after `took`; its host reports `load` sessions.
     pub fn accepted(&self, took: Duration, load: u16) {
-        let state = &self.state;
+        let mut state = self.endpoint.state();
         state.connect.add(took, Instant::now());
-        state.failures.set(0);
-        state.ejected.set(None);
-        state.reported.set((load.into(), state.sessions.get()));
+        state.failures = 0;
+        state.ejected = None;
+        state.reported = (load.into(), state.sessions);
     }
 
     /// Bytes of the session went one way. The first bytes of the endpoint after the first of the caller are its answer; an
@@ -137,7 +156,7 @@ impl Using {
                 self.answered.set(true);
                 let now = Instant::now();
                 if let Some(asked) = self.asked.get() {
-                    self.state.response.add(now - asked, now);
+                    self.endpoint.state().response.add(now - asked, now);
                 }
             }
         }
@@ -146,12 +165,13 @@ impl Using {
 
 impl Drop for Using {
     fn drop(&mut self) {
-        self.state.sessions.set(self.state.sessions.get().saturating_sub(1));
+        let mut state = self.endpoint.state();
+        state.sessions = state.sessions.saturating_sub(1);
         if let (false, Some(asked)) = (self.answered.get(), self.asked.get()) {
             let now = Instant::now();
             let waited = (now - asked).min(UNANSWERED_MAX);
-            if waited.as_secs_f64() > self.state.response.at(now) {
-                self.state.response.add(waited, now);
+            if waited.as_secs_f64() > state.response.at(now) {
+                state.response.add(waited, now);
             }
         }
     }
@@ -167,7 +187,7 @@ impl Balancer {
         sticky: Option<order::Sticky<'_>>,
         now: Instant,
     ) -> Vec<HostName> {
-        let states: Vec<_> = candidates.iter().map(|candidate| self.state(service, candidate.host)).collect();
+        let states = self.states(service, candidates);
         let (ejected, usual) = (ejected(&states, now), Usual::of(candidates));
         let ranked = candidates.iter().zip(&states).zip(ejected).map(|((candidate, state), ejected)| Ranked {
             candidate: *candidate,
@@ -182,43 +202,46 @@ impl Balancer {
     /// same.
     #[must_use = "the session counts while this is kept"]
     pub fn trying(&self, service: &ServiceId, host: &HostName) -> Using {
-        let state = self.state(service, host);
-        state.sessions.set(state.sessions.get().saturating_add(1));
-        Using { state, asked: Cell::default(), answered: Cell::default() }
+        let endpoint = self.endpoint(service, host);
+        endpoint.state().begin();
+        Using { endpoint, asked: Cell::default(), answered: Cell::default() }
     }
 
     /// An endpoint could not take a session: it is left alone for a while.
     pub fn failed(&self, service: &ServiceId, host: &HostName, now: Instant) {
-        let state = self.state(service, host);
+        let endpoint = self.endpoint(service, host);
+        let mut state = endpoint.state();
         if state.is_ejected(now) {
             // Of sessions that were under way at once, one failure counts.
             return;
         }
-        let failures = state.failures.get();
-        state.failures.set(failures.saturating_add(1));
-        state.ejected.set(Some(now + EJECT_FIRST.saturating_mul(1 << failures.min(8)).min(EJECT_MOST)));
+        let failures = state.failures;
+        state.failures = failures.saturating_add(1);
+        state.ejected = Some(now + EJECT_FIRST.saturating_mul(1 << failures.min(8)).min(EJECT_MOST));
     }
 
     /// An endpoint takes no sessions for a known reason, of which its host will say when it has passed.
     pub fn declined(&self, service: &ServiceId, host: &HostName, now: Instant) {
-        let state = self.state(service, host);
+        let endpoint = self.endpoint(service, host);
+        let mut state = endpoint.state();
         if !state.is_ejected(now) {
-            state.ejected.set(Some(now + EJECT_FIRST));
+            state.ejected = Some(now + EJECT_FIRST);
         }
     }
 
     /// The host of an endpoint reports how many sessions it has, of all callers.
     pub fn reported(&self, service: &ServiceId, host: &HostName, sessions: u32) {
-        let state = self.state(service, host);
-        state.reported.set((sessions, state.sessions.get()));
+        let endpoint = self.endpoint(service, host);
+        let mut state = endpoint.state();
+        state.reported = (sessions, state.sessions);
     }
 
     /// What is known of an endpoint.
     #[must_use]
     pub fn known(&self, service: &ServiceId, host: &HostName, now: Instant) -> Known {
-        let state = self.state(service, host);
+        let state = *self.endpoint(service, host).state();
         Known {
-            sessions: state.sessions.get(),
+            sessions: state.sessions,
             latency: Duration::from_secs_f64(state.measured(now)),
             ejected: state.is_ejected(now),
         }
@@ -226,42 +249,65 @@ impl Balancer {
 
     /// Forgets endpoints that are not of the policy any more and have no session.
     pub fn retain(&self, is_placed: impl Fn(&ServiceId, &HostName) -> bool) {
-        let used = |state: &Rc<EndpointState>| Rc::strong_count(state) > 1;
-        self.endpoints.borrow_mut().retain(|(service, host), state| used(state) || is_placed(service, host));
+        let mut gone: HashSet<_> = self.table().keys().cloned().collect();
+        gone.retain(|(service, host)| !is_placed(service, host));
+        self.table().retain(|key, endpoint| is_used(endpoint) || !gone.contains(key));
     }
 
-    fn state(&self, service: &ServiceId, host: &HostName) -> Rc<EndpointState> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        if endpoints.len() >= ENDPOINTS_MAX {
-            endpoints.retain(|_, state| Rc::strong_count(state) > 1);
-        }
-        Rc::clone(endpoints.entry((service.clone(), host.clone())).or_default())
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A xorshift generator: fairness needs no more.
+    fn endpoint(&self, service: &ServiceId, host: &HostName) -> Arc<Endpoint> {
+        find(&mut self.table(), service, host)
+    }
+
+    /// How the endpoints are at this moment.
+    fn states(&self, service: &ServiceId, candidates: &[Candidate<'_>]) -> Vec<EndpointState> {
+        let mut table = self.table();
+        let endpoints: Vec<_> = candidates.iter().map(|one| find(&mut table, service, one.host)).collect();
+        drop(table);
+        endpoints.iter().map(|endpoint| *endpoint.state()).collect()
+    }
+
+    /// `SplitMix64` (Steele, Lea and Flood 2014): threads that ask at once get different numbers, and fairness needs no more.
     fn random(&self) -> u64 {
-        let mut x = self.seed.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.seed.set(x);
-        x
+        let mut x = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
     }
+}
+
+/// Whether somebody has it besides the table, under the lock of which alone it is handed out.
+fn is_used(endpoint: &Arc<Endpoint>) -> bool {
+    Arc::strong_count(endpoint) > 1
+}
+
+fn find(table: &mut Table, service: &ServiceId, host: &HostName) -> Arc<Endpoint> {
+    if table.len() >= ENDPOINTS_MAX {
+        table.retain(|_, endpoint| is_used(endpoint));
+    }
+    Arc::clone(table.entry((service.clone(), host.clone())).or_default())
 }
 
 /// Which endpoints are left alone: those that failed, but at most half of all, and of them those whose time is longest. As
 /// many failures at once are more likely a fault of what they have in common, and the others could not carry all of it.
-fn ejected(states: &[Rc<EndpointState>], now: Instant) -> Vec<bool> {
+fn ejected(states: &[EndpointState], now: Instant) -> Vec<bool> {
     let mut failed: Vec<usize> = (0..states.len()).filter(|index| states[*index].is_ejected(now)).collect();
-    failed.sort_by_key(|index| Reverse(states[*index].ejected.get()));
+    failed.sort_by_key(|index| Reverse(states[*index].ejected));
     let mut ejected = vec![false; states.len()];
     failed.into_iter().take(states.len() / 2).for_each(|index| ejected[index] = true);
     ejected
 }
 
 impl EndpointState {
+    fn begin(&mut self) {
+        self.sessions = self.sessions.saturating_add(1);
+    }
+
     fn is_ejected(&self, now: Instant) -> bool {
-        self.ejected.get().is_some_and(|until| until > now)
+        self.ejected.is_some_and(|until| until > now)
     }
 
     fn measured(&self, now: Instant) -> f64 {
@@ -276,8 +322,8 @@ impl EndpointState {
     /// Sessions that it has: what its host said, and what this host's workloads have opened and ended since. Where a record says it,
     /// that host has no sessions of this one's but those that are being opened.
     fn load(&self, claimed: Option<u32>) -> u32 {
-        let (reported, own_then) = claimed.map_or(self.reported.get(), |claimed| (claimed, 0));
-        let own = self.sessions.get();
+        let (reported, own_then) = claimed.map_or(self.reported, |claimed| (claimed, 0));
+        let own = self.sessions;
         reported.saturating_add(own).saturating_sub(own_then).max(own)
     }
 }

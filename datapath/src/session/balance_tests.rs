@@ -24,8 +24,7 @@ fn accepted(balancer: &Balancer, host: &HostName, took: Duration, load: u16) -> 
 }
 
 fn answered(balancer: &Balancer, host: &HostName, response: Duration) {
-    let state = balancer.state(&service(), host);
-    state.response.add(response, Instant::now());
+    balancer.endpoint(&service(), host).state().response.add(response, Instant::now());
 }
 
 #[test]
@@ -60,7 +59,7 @@ fn one_that_answers_ten_times_slower_gets_at_most_fifteen_percent() {
         let (at, host, using) = open.pop().unwrap();
         now = at;
         let takes = Duration::from_millis(if host == hosts[0] { 2 } else { 20 });
-        using.state.response.add(takes, start + now);
+        using.endpoint.state().response.add(takes, start + now);
     }
     let slow = firsts[&hosts[1]] * 100 / firsts.values().sum::<i32>();
     assert!((1..=15).contains(&slow), "{slow} % {firsts:?}");
@@ -156,7 +155,7 @@ fn who_is_heard_comes_before_who_claims() {
 #[test]
 fn the_answer_is_what_follows_the_question() {
     let (balancer, hosts) = (Balancer::default(), hosts(&["a"]));
-    let response = || balancer.state(&service(), &hosts[0]).response.0.get().is_some();
+    let response = || balancer.endpoint(&service(), &hosts[0]).state().response.0.is_some();
     let using = || accepted(&balancer, &hosts[0], Duration::ZERO, 0);
     let speaks_first = using();
     speaks_first.moved(Way::Down);
@@ -222,7 +221,7 @@ fn at_most_half_of_the_endpoints_are_left_alone() {
         for (index, host) in hosts.iter().enumerate() {
             balancer.failed(&service(), host, now + Duration::from_millis(u64::try_from(index).unwrap()));
         }
-        let states: Vec<_> = hosts.iter().map(|host| balancer.state(&service(), host)).collect();
+        let states = balancer.states(&service(), &all(&hosts));
         let left = ejected(&states, now);
         assert_eq!(left.iter().filter(|left| **left).count(), most, "of {count}");
         assert!(left.iter().rev().take(most).all(|left| *left), "those whose time is longest: {left:?}");
@@ -235,8 +234,43 @@ fn old_endpoints_are_forgotten_unless_they_have_sessions() {
     let using = accepted(&balancer, &hosts[0], Duration::ZERO, 0);
     answered(&balancer, &hosts[1], Duration::from_secs(1));
     balancer.retain(|_, _| false);
-    assert_eq!(balancer.endpoints.borrow().len(), 1);
+    assert_eq!(balancer.table().len(), 1);
     drop(using);
     balancer.retain(|_, _| false);
-    assert_eq!(balancer.endpoints.borrow().len(), 0);
+    assert_eq!(balancer.table().len(), 0);
+}
+
+#[test]
+fn sessions_and_failures_of_many_threads_are_counted_to_the_last() {
+    let (balancer, hosts, now) = (Balancer::default(), hosts(&["a", "b", "fails"]), Instant::now());
+    let session = |round: usize| {
+        let host = balancer.order(&service(), &all(&hosts[..2]), None, now).remove(0);
+        let using = accepted(&balancer, &host, Duration::from_millis(1), 1);
+        using.moved(Way::Up);
+        using.moved(Way::Down);
+        balancer.failed(&service(), &hosts[2], now);
+        balancer.retain(|_, host| host.as_str() != "a");
+        round.is_multiple_of(2).then_some(using)
+    };
+    let run = || (0..500).filter_map(session).collect::<Vec<_>>();
+    let kept: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let sessions = || hosts.iter().map(|host| balancer.known(&service(), host, now).sessions).sum::<u32>();
+    assert_eq!((kept.len(), sessions()), (1_000, 1_000));
+    assert_eq!(balancer.endpoint(&service(), &hosts[2]).state().failures, 1, "all at once are one");
+    drop(kept);
+    assert_eq!(sessions(), 0);
+}
+
+#[test]
+fn threads_draw_different_numbers() {
+    let balancer = Balancer::default();
+    let draw = || (0..1_000).map(|_| balancer.random()).collect::<Vec<_>>();
+    let drawn: HashSet<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(drawn.len(), 4_000);
 }

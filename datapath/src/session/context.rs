@@ -1,8 +1,10 @@
-//! What every session of a data thread shares. One thread owns it, so nothing here is locked.
+//! What every session of a data thread shares. One thread owns it, so nothing here is locked but what all data threads share
+//! ([`super::common`]).
 
 use super::{
     balance::Balancer,
     captures::Captures,
+    common::Common,
     endpoints::Endpoints,
     health::Checks,
     hearsay::Hearsay,
@@ -103,19 +105,19 @@ pub struct Context {
     /// The open sessions.
     pub live: LiveTable,
     /// Which endpoint next.
-    pub balancer: Balancer,
+    pub balancer: Arc<Balancer>,
     /// Whether the endpoints of this host take sessions.
-    pub endpoints: Endpoints,
+    pub endpoints: Arc<Endpoints>,
     /// The health checks of this host's endpoints.
     pub checks: Checks,
     /// Which endpoints of this host listen on one family only.
     pub families: Families,
     /// Where calls are led first, by the callers' own word.
-    pub paths: Paths,
+    pub paths: Arc<Paths>,
     /// Who owns a socket of this host.
     pub owners: SocketOwners,
     /// What is denied, and what a staged policy would say.
-    pub observed: Observed,
+    pub observed: Arc<Observed>,
     /// Whose packets are captured.
     pub captures: Captures,
     /// Counts for other threads.
@@ -135,7 +137,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context without interfaces or sessions.
+    /// A context without interfaces or sessions, of one of the threads that have `common`.
     #[must_use]
     pub fn new(
         host: HostName,
@@ -144,7 +146,7 @@ impl Context {
         records: RecordLog,
         control: Control,
         owners: SocketOwners,
-        stats: Arc<Stats>,
+        common: &Common,
     ) -> Rc<Self> {
         Rc::new(Self {
             host,
@@ -154,15 +156,15 @@ impl Context {
             control,
             waiting: Waiting::default(),
             live: LiveTable::default(),
-            balancer: Balancer::default(),
-            endpoints: Endpoints::default(),
+            balancer: Arc::clone(&common.balancer),
+            endpoints: Arc::clone(&common.endpoints),
             checks: Checks::default(),
             families: Families::default(),
-            paths: Paths::default(),
+            paths: Arc::clone(&common.paths),
             owners,
-            observed: Observed::default(),
+            observed: Arc::clone(&common.observed),
             captures: Captures::default(),
-            stats,
+            stats: Arc::clone(&common.stats),
             held: Cell::new(0),
             only_drains: Cell::new(false),
             policy: RefCell::new(policy),

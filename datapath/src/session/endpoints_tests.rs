@@ -1,5 +1,6 @@
 use super::*;
 use ripstop_config::Graph;
+use std::time::Instant;
 
 const GRAPH: &str = "
 fabric: shop.example
@@ -116,4 +117,41 @@ fn a_host_is_believed_only_of_its_own_endpoints() {
     endpoints.hear(&policy, &host("beta"), vec![said("shop/api")]);
     endpoints.forget(|host| host.as_str() != "beta");
     assert_eq!(ready("beta", "shop/api"), Ok(()), "and is forgotten with the connection");
+}
+
+#[test]
+fn what_is_said_anew_while_its_host_is_judged_stays() {
+    let (endpoints, policy) = (Endpoints::default(), policy());
+    let said = || vec![Standing { service: api(), state: State::Unhealthy, sessions: 7, weight: None }];
+    endpoints.hear(&policy, &host("beta"), said());
+    endpoints.forget(|judged| {
+        endpoints.hear(&policy, judged, said());
+        false
+    });
+    assert!(endpoints.has_heard(&host("beta")));
+    endpoints.forget(|_| false);
+    assert!(!endpoints.has_heard(&host("beta")));
+}
+
+#[test]
+fn sessions_of_many_threads_are_counted_to_the_last() {
+    let endpoints = serving();
+    let session = |round: usize| {
+        let at = endpoints.order(&api(), None, Instant::now()).remove(0);
+        let kept = (endpoints.take(&api()).unwrap(), endpoints.serve_by(&api(), &at).unwrap());
+        assert!(endpoints.sessions(&api()) > 0, "its own at least");
+        round.is_multiple_of(2).then_some(kept)
+    };
+    let kept: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| (0..1_000).filter_map(session).collect::<Vec<_>>())).collect();
+        for _ in 0..1_000 {
+            endpoints.serve([(&api(), vec![interface()])].into_iter());
+        }
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let counts = || (endpoints.sessions(&api()), endpoints.standing_by(&api(), &interface()).unwrap().1);
+    assert_eq!((kept.len(), counts()), (2_000, (2_000, 2_000)));
+    std::thread::spawn(move || drop(kept)).join().unwrap();
+    assert_eq!(counts(), (0, 0));
 }

@@ -11,11 +11,13 @@
 //! 7. [`voice`]: what a workload says of itself, and is let say.
 //! 8. [`policies`]: a session that was allowed by a newer signed policy waits for that one.
 //! 9. [`captures`]: whose packets are copied for operators, while they are.
+//! 10. [`common`]: what all data threads of a host share; everything else here is of one thread.
 
 pub mod balance;
 pub mod captures;
 pub mod carry;
 pub mod claims;
+pub mod common;
 pub mod context;
 pub mod dial;
 pub mod echo;

@@ -2,16 +2,21 @@
 //!
 //! Both are counted, by caller, service and port, at the caller's host alone, so that nothing is counted twice. What is counted
 //! is of the graph: a workload that scans addresses or invents names adds nothing.
+//!
+//! All data threads of the host count together. A session that is allowed takes no lock unless a policy is staged, and nothing is
+//! decided under one but what another policy leaves.
 
 use super::live::Request;
 use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId};
-use ripstop_policy::{Policy, StageId, Verdict};
+use ripstop_policy::{Policy, StageId, Verdict, WorkloadIx};
 use ripstop_telemetry::instruments;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::{
-    cell::{Cell, RefCell},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -63,6 +68,7 @@ pub struct Staged {
 }
 
 /// A policy that is tried, but not in force.
+#[derive(Clone)]
 pub struct Candidate {
     /// The graph's file.
     pub file: String,
@@ -74,7 +80,7 @@ pub struct Candidate {
 
 /// Attempts, counted, by caller.
 #[derive(Default)]
-struct Tally(RefCell<FxHashMap<WorkloadId, OfCaller>>);
+struct Tally(Mutex<FxHashMap<WorkloadId, OfCaller>>);
 
 /// By what one caller asked for.
 type OfCaller = FxHashMap<(ServiceId, Option<Port>), Seen>;
@@ -87,8 +93,12 @@ struct Seen {
 }
 
 impl Tally {
+    fn callers(&self) -> MutexGuard<'_, FxHashMap<WorkloadId, OfCaller>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self, caller: &WorkloadId, service: &ServiceId, port: Option<Port>) {
-        let mut callers = self.0.borrow_mut();
+        let mut callers = self.callers();
         if !callers.contains_key(caller) {
             if callers.len() >= CALLERS_MAX {
                 return;
@@ -108,35 +118,45 @@ impl Tally {
     /// What was seen within the last so long, in the order of names.
     fn list(&self, within: Option<Duration>) -> Vec<Attempt> {
         let oldest = within.and_then(|within| OffsetDateTime::now_utc().checked_sub(within.try_into().ok()?));
-        let mut all = Vec::new();
-        for (caller, seen) in &*self.0.borrow() {
-            for ((service, port), seen) in
-                seen.iter().filter(|(_, seen)| oldest.is_none_or(|oldest| seen.last >= oldest))
-            {
-                let (caller, service, port) = (caller.clone(), service.clone(), *port);
-                let (first, last) = (rfc3339(seen.first), rfc3339(seen.last));
-                all.push(Attempt { caller, service, port, count: seen.count, first, last });
-            }
+        let is_recent = |seen: &Seen| oldest.is_none_or(|oldest| seen.last >= oldest);
+        let mut recent = Vec::new();
+        for (caller, seen) in &*self.callers() {
+            let seen = seen.iter().filter(|(_, seen)| is_recent(seen));
+            recent.extend(seen.map(|((service, port), seen)| (caller.clone(), service.clone(), *port, *seen)));
         }
+        // Written and put in order without the lock.
+        let attempt = |(caller, service, port, seen): (_, _, _, Seen)| {
+            let (first, last) = (rfc3339(seen.first), rfc3339(seen.last));
+            Attempt { caller, service, port, count: seen.count, first, last }
+        };
+        let mut all: Vec<_> = recent.into_iter().map(attempt).collect();
         all.sort_by(|one, other| {
             (&one.caller, &one.service, one.port).cmp(&(&other.caller, &other.service, other.port))
         });
         all
     }
 
-    /// Forgets callers and services that are no more, and what a policy allows.
+    /// Forgets callers and services that are no more, and what a policy allows. One caller after the other, so that other threads
+    /// wait for no more than its part of the decisions.
     fn retain_denied(&self, policy: &Policy) {
-        self.0.borrow_mut().retain(|caller, seen| {
-            let Some(caller) = policy.workload(caller) else { return false };
-            seen.retain(|(service, port), _| {
-                policy.service(service).is_some_and(|service| match port {
-                    Some(port) => matches!(policy.decide(caller, service, *port), Verdict::Deny(_)),
-                    None => !policy.visible(caller, service),
-                })
-            });
-            !seen.is_empty()
-        });
+        let all: Vec<_> = self.callers().keys().cloned().collect();
+        for caller in all {
+            let mut callers = self.callers();
+            let (Some(seen), known) = (callers.get_mut(&caller), policy.workload(&caller)) else { continue };
+            seen.retain(|(service, port), _| known.is_some_and(|known| denies(policy, known, service, *port)));
+            if seen.is_empty() {
+                callers.remove(&caller);
+            }
+        }
     }
+}
+
+/// Whether a policy knows the service, and denies it to a caller or hides its name.
+fn denies(policy: &Policy, caller: WorkloadIx, service: &ServiceId, port: Option<Port>) -> bool {
+    policy.service(service).is_some_and(|service| match port {
+        Some(port) => matches!(policy.decide(caller, service, port), Verdict::Deny(_)),
+        None => !policy.visible(caller, service),
+    })
 }
 
 /// A policy that is tried, and what it would have changed.
@@ -147,15 +167,31 @@ struct Stage {
     would_deny: Tally,
 }
 
-/// What is observed on one data thread.
+/// What is observed on this host.
 #[derive(Default)]
 pub struct Observed {
     denied: Tally,
-    stage: RefCell<Option<Stage>>,
-    stage_id: Cell<StageId>,
+    on_stage: Mutex<OnStage>,
+    /// The same as whether there is one, for sessions to ask without a lock.
+    is_staged: AtomicBool,
+}
+
+#[derive(Default)]
+struct OnStage {
+    stage: Option<Arc<Stage>>,
+    id: StageId,
 }
 
 impl Observed {
+    fn on_stage(&self) -> MutexGuard<'_, OnStage> {
+        self.on_stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stage at this moment. What is counted on one that is over meanwhile is gone with it.
+    fn staging(&self) -> Option<Arc<Stage>> {
+        if self.is_staged() { self.on_stage().stage.clone() } else { None }
+    }
+
     /// A session was asked for: counted where the policy denies it, or the staged one decides otherwise.
     pub fn call(&self, policy: &Policy, request: &Request, host: &HostName) {
         let Some(service) = &request.service else { return };
@@ -166,7 +202,7 @@ impl Observed {
         if decided.is_err_and(could_be_allowed) && has_port() {
             self.denied.count(caller, service, port);
         }
-        if let Some(stage) = &*self.stage.borrow() {
+        if let Some(stage) = self.staging() {
             let staged = request.authorise(&stage.candidate.policy, host).map(drop);
             stage.compare((caller, service, port), decided.is_ok(), staged.is_ok());
         }
@@ -175,7 +211,7 @@ impl Observed {
     /// A name was asked for that the policy hides.
     pub fn hidden_name(&self, caller: &WorkloadId, service: &ServiceId) {
         self.denied.count(caller, service, None);
-        if let Some(stage) = &*self.stage.borrow() {
+        if let Some(stage) = self.staging() {
             let policy = &stage.candidate.policy;
             let pair = policy.workload(caller).zip(policy.service(service));
             let visible = pair.is_some_and(|(caller, service)| policy.visible(caller, service));
@@ -185,10 +221,11 @@ impl Observed {
 
     /// Whether every session has to be observed, not only those that are denied.
     pub fn is_staged(&self) -> bool {
-        self.stage.borrow().is_some()
+        self.is_staged.load(Ordering::Relaxed)
     }
 
-    /// Another policy is in force.
+    /// Another policy is in force on a data thread. Each says so for itself: one that was behind may have counted what this policy
+    /// allows after the others said it.
     pub fn enforce(&self, policy: &Policy) {
         self.denied.retain_denied(policy);
     }
@@ -200,29 +237,34 @@ impl Observed {
 
     /// Which policy this host tells others that it has on stage.
     pub fn stage_id(&self) -> StageId {
-        self.stage_id.get()
+        self.on_stage().id
     }
 
-    /// Tries a policy from here on, in place of one that is tried; or none. `id` is told to other hosts.
+    /// Tries a policy from here on, in place of one that is tried; or none. `id` is told to other hosts. The one that is tried
+    /// already, which every data thread may be told to try, keeps what it has counted.
     pub fn stage(&self, candidate: Option<Candidate>, id: StageId) {
-        self.stage_id.set(id);
-        let stage = |candidate| Stage {
-            candidate,
-            since: OffsetDateTime::now_utc(),
-            would_allow: Tally::default(),
-            would_deny: Tally::default(),
+        let mut on_stage = self.on_stage();
+        on_stage.id = id;
+        let is_tried = match (&candidate, &on_stage.stage) {
+            (Some(candidate), Some(stage)) => Arc::ptr_eq(&candidate.policy, &stage.candidate.policy),
+            (Some(_) | None, Some(_) | None) => false,
         };
-        *self.stage.borrow_mut() = candidate.map(stage);
+        if !is_tried {
+            on_stage.stage = candidate.map(|candidate| Arc::new(Stage::new(candidate)));
+        }
+        self.is_staged.store(on_stage.stage.is_some(), Ordering::Relaxed);
     }
 
     /// What the staged policy would change; `cut` says how many open sessions it would cut.
     pub fn staged(&self, cut: impl FnOnce(&Policy) -> usize) -> Option<Staged> {
-        let stage = self.stage.borrow();
-        let stage = stage.as_ref()?;
+        let (stage, id) = {
+            let on_stage = self.on_stage();
+            (on_stage.stage.clone()?, on_stage.id)
+        };
         Some(Staged {
             file: stage.candidate.file.clone(),
             graph: stage.candidate.graph.clone(),
-            stage: self.stage_id.get(),
+            stage: id,
             since: rfc3339(stage.since),
             would_allow: stage.would_allow.list(None),
             would_deny: stage.would_deny.list(None),
@@ -233,6 +275,11 @@ impl Observed {
 }
 
 impl Stage {
+    fn new(candidate: Candidate) -> Self {
+        let since = OffsetDateTime::now_utc();
+        Self { candidate, since, would_allow: Tally::default(), would_deny: Tally::default() }
+    }
+
     fn compare(&self, what: (&WorkloadId, &ServiceId, Option<Port>), is: bool, would_be: bool) {
         let (caller, service, port) = what;
         let (tally, verdict) = match (is, would_be) {
@@ -260,6 +307,8 @@ mod tests {
     use ripstop_config::{Graph, Protocol};
     use ripstop_telemetry::Side;
 
+    const THREADS: usize = 4;
+    const ROUNDS: usize = 500;
     const GRAPH: &str = "\
 fabric: shop.example
 hosts: { alpha: {} }
@@ -337,6 +386,34 @@ tenants:
     }
 
     #[test]
+    fn threads_count_together_and_none_begins_anew_what_all_are_told() {
+        let (observed, policy, host) = (Observed::default(), policy(GRAPH), "alpha".parse().unwrap());
+        let (candidate, id) = (staged(&GRAPH.replace("to: api }", "to: db }")), StageId::default());
+        observed.stage(Some(staged(GRAPH)), id);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    // As each data thread is told of the same.
+                    observed.stage(Some(candidate.clone()), id);
+                    for _ in 0..ROUNDS {
+                        observed.call(&policy, &request("shop/db", 5432), &host);
+                        observed.call(&policy, &request("shop/api", 8080), &host);
+                    }
+                    observed.enforce(&policy);
+                });
+            }
+        });
+        let all = THREADS * ROUNDS;
+        assert_eq!(shown(&observed.denied(None)), [format!("shop/db 5432/tcp {all}")]);
+        let before = observed.staged(|_| observed.denied(None).len()).unwrap();
+        assert_eq!(before.would_cut, 1, "nothing is locked meanwhile");
+        assert_eq!(shown(&before.would_allow), [format!("shop/db 5432/tcp {all}")]);
+        assert_eq!(shown(&before.would_deny), [format!("shop/api 8080/tcp {all}")]);
+        observed.stage(Some(staged(&candidate.graph)), id);
+        assert!(observed.staged(|_| 0).unwrap().would_allow.is_empty(), "staged anew by its operator, it counts anew");
+    }
+
+    #[test]
     fn one_caller_takes_no_more_than_its_share() {
         let tally = Tally::default();
         for number in 0..5_000_u16 {
@@ -348,6 +425,6 @@ tenants:
         for number in 0..CALLERS_MAX {
             tally.count(&format!("shop/w{number}").parse().unwrap(), &"shop/db".parse().unwrap(), None);
         }
-        assert_eq!(tally.0.borrow().len(), CALLERS_MAX);
+        assert_eq!(tally.callers().len(), CALLERS_MAX);
     }
 }

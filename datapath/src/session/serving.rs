@@ -1,11 +1,6 @@
 //! What serves a session, where its endpoint is of this host: the workload, and which of its interfaces.
 
-use super::{
-    context::Context,
-    endpoints::{Counted, Serves},
-    live::Request,
-    reach::Targets,
-};
+use super::{context::Context, endpoints::Counted, live::Request, reach::Targets};
 use crate::interface::Interface;
 use ripstop_config::{Reason, ServiceId, WorkloadId};
 use ripstop_policy::{Policy, ServiceEntry};
@@ -25,7 +20,7 @@ pub struct Serving {
 /// The interface by which a session is served, and its count there.
 pub struct Through {
     interface: Rc<Interface>,
-    _counted: Serves,
+    _counted: Counted,
 }
 
 impl Serving {

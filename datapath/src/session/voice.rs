@@ -19,9 +19,9 @@ use ripstop_config::{
 use ripstop_policy::{Policy, ServiceEntry};
 use serde::{Deserialize, Serialize};
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Preferences of one workload at most: one for all services, and some for single ones.
@@ -154,21 +154,27 @@ impl Wish {
     }
 }
 
-/// Where the calls of this host's workloads are led first, by their own word.
+/// Where the calls of this host's workloads are led first, by their own word. All data threads of the host share it; a session asks once.
 #[derive(Default)]
-pub struct Paths(RefCell<BTreeMap<InterfaceId, BTreeMap<Option<ServiceId>, Prefer>>>);
+pub struct Paths(Mutex<ByCaller>);
+
+type ByCaller = BTreeMap<InterfaceId, BTreeMap<Option<ServiceId>, Prefer>>;
 
 impl Paths {
+    fn by_caller(&self) -> MutexGuard<'_, ByCaller> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a caller said of a service, or else of all.
     #[must_use]
     pub fn of(&self, caller: &InterfaceId, service: &ServiceId) -> Option<Prefer> {
-        let paths = self.0.borrow();
+        let paths = self.by_caller();
         let said = paths.get(caller)?;
         said.get(&Some(service.clone())).or_else(|| said.get(&None)).cloned()
     }
 
     fn set(&self, caller: &InterfaceId, service: Option<ServiceId>, prefer: Option<Prefer>) -> Result<(), VoiceError> {
-        let mut paths = self.0.borrow_mut();
+        let mut paths = self.by_caller();
         let said = paths.entry(caller.clone()).or_default();
         match prefer {
             None => drop(said.remove(&service)),
@@ -182,9 +188,25 @@ impl Paths {
     }
 
     fn list(&self, caller: &InterfaceId) -> Vec<OwnPath> {
-        let paths = self.0.borrow();
+        let paths = self.by_caller();
         let said = paths.get(caller).into_iter().flatten();
         said.map(|(service, prefer)| OwnPath { service: service.clone(), prefer: prefer.clone() }).collect()
+    }
+
+    /// What a policy does not let workloads say is forgotten.
+    fn obey(&self, policy: &Policy) {
+        let visible = |workload: &WorkloadId, service: &ServiceId| {
+            let (caller, service) = (policy.workload(workload), policy.service(service));
+            caller.zip(service).is_some_and(|(caller, service)| policy.visible(caller, service))
+        };
+        self.by_caller().retain(|who, said| {
+            said.retain(|service, _| service.as_ref().is_none_or(|service| visible(&who.workload, service)));
+            policy.may_change(&who.workload, Change::Path) && !said.is_empty()
+        });
+    }
+
+    fn forget(&self, caller: &InterfaceId) {
+        self.by_caller().remove(caller);
     }
 }
 
@@ -328,15 +350,7 @@ pub fn obey(context: &Context) {
             context.endpoints.unsay(&service.id, interface.id(), |change| policy.may_change(by, change));
         }
     }
-    let mut paths = context.paths.0.borrow_mut();
-    paths.retain(|who, _| policy.may_change(&who.workload, Change::Path));
-    let visible = |workload: &WorkloadId, service: &ServiceId| {
-        let (caller, service) = (policy.workload(workload), policy.service(service));
-        caller.zip(service).is_some_and(|(caller, service)| policy.visible(caller, service))
-    };
-    for (who, said) in paths.iter_mut() {
-        said.retain(|service, _| service.as_ref().is_none_or(|service| visible(&who.workload, service)));
-    }
+    context.paths.obey(&policy);
 }
 
 /// Forgets what was said by an interface that is gone, or another one, as who spoke may be.
@@ -345,7 +359,7 @@ pub fn forget(context: &Context, who: &InterfaceId) {
     for service in own(context, &policy, &who.workload) {
         context.endpoints.unsay(&service.id, who, |_| false);
     }
-    context.paths.0.borrow_mut().remove(who);
+    context.paths.forget(who);
 }
 
 /// All that was said by an interface, to be said again to the next agent of this host.

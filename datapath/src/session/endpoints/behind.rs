@@ -5,17 +5,13 @@
 //!    caller has an order of its own.
 //! 3. One that did not take a session comes after the others for a while, as does one that wants none by its weight.
 
-use super::{Endpoints, Own, State, said::Words};
+use super::{Counted, Endpoints, Open, Own, State, Table, said::Words};
 use crate::{
     interface::InterfaceId,
     session::order::{Sticky, belonging},
 };
 use ripstop_config::ServiceId;
-use std::{
-    cell::Cell,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// How long one that did not take a session comes after the others: its program has ended or has not begun to listen, which
 /// is over within seconds or seen by a check.
@@ -24,27 +20,17 @@ const PASSED_OVER: Duration = Duration::from_secs(2);
 /// One interface behind an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
-    open: Cell<u32>,
-    unhealthy: Cell<bool>,
+    open: Open,
+    unhealthy: bool,
     /// When it last did not take a session.
-    missed: Cell<Option<Instant>>,
+    missed: Option<Instant>,
     /// By its workload's own word.
     pub(super) said: Words,
 }
 
-/// A session that counts for the interface by which it is served until it is dropped.
-#[derive(Debug)]
-pub struct Serves(Rc<Behind>);
-
-impl Drop for Serves {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get().saturating_sub(1));
-    }
-}
-
 impl Behind {
     fn state(&self) -> State {
-        match (self.said.draining.get(), self.unhealthy.get()) {
+        match (self.said.draining, self.unhealthy) {
             (true, _) => State::Draining,
             (false, true) => State::Unhealthy,
             (false, false) => State::Ready,
@@ -53,9 +39,9 @@ impl Behind {
 
     fn rank(&self, now: Instant) -> Rank {
         Rank {
-            missed: self.missed.get().is_some_and(|at| now.saturating_duration_since(at) < PASSED_OVER),
-            reserve: self.said.weight.get() == Some(0),
-            sessions: self.open.get(),
+            missed: self.missed.is_some_and(|at| now.saturating_duration_since(at) < PASSED_OVER),
+            reserve: self.said.weight == Some(0),
+            sessions: self.open.count(),
         }
     }
 }
@@ -91,19 +77,34 @@ fn for_caller(mut ranked: Vec<(Rank, InterfaceId)>, sticky: &Sticky<'_>) -> Vec<
 impl Own {
     /// How the best of what is behind it is; absent where nothing is.
     pub(super) fn best(&self) -> State {
-        let behind = self.behind.borrow();
-        let is = |state: State| behind.values().any(|one| one.state() == state);
+        let is = |state: State| self.behind.values().any(|one| one.state() == state);
         let states = [State::Ready, State::Unhealthy, State::Draining].into_iter();
         states.into_iter().find(|state| is(*state)).unwrap_or(State::Absent)
     }
 
     /// These are behind it, and no others: what was known of others is forgotten.
-    pub(super) fn stand_behind(&self, interfaces: Vec<InterfaceId>) {
-        let mut behind = self.behind.borrow_mut();
-        behind.retain(|id, _| interfaces.contains(id));
+    pub(super) fn stand_behind(&mut self, interfaces: Vec<InterfaceId>) {
+        self.behind.retain(|id, _| interfaces.contains(id));
         for id in interfaces {
-            behind.entry(id).or_default();
+            self.behind.entry(id).or_default();
         }
+    }
+
+    /// What is to be known to put those that take new sessions in order, and whose turn it is where that counts.
+    fn ranked(&mut self, by_turn: bool, now: Instant) -> (Vec<(Rank, InterfaceId)>, usize) {
+        let ready = self.behind.iter().filter(|(_, one)| one.state() == State::Ready);
+        let ranked = ready.map(|(id, one)| (one.rank(now), id.clone())).collect();
+        let turn = self.turn;
+        if by_turn {
+            self.turn = turn.wrapping_add(1);
+        }
+        (ranked, turn)
+    }
+}
+
+impl Table {
+    pub(super) fn behind(&mut self, service: &ServiceId, interface: &InterfaceId) -> Option<&mut Behind> {
+        self.own.get_mut(service)?.behind.get_mut(interface)
     }
 }
 
@@ -111,49 +112,43 @@ impl Endpoints {
     /// The interfaces at which to try for a session of a service, in order: those that take new ones.
     #[must_use]
     pub fn order(&self, service: &ServiceId, sticky: Option<&Sticky<'_>>, now: Instant) -> Vec<InterfaceId> {
-        let own = self.own.borrow();
-        let Some(endpoint) = own.get(service) else { return Vec::new() };
-        let behind = endpoint.behind.borrow();
-        let ready = behind.iter().filter(|(_, one)| one.state() == State::Ready);
-        let ranked: Vec<_> = ready.map(|(id, one)| (one.rank(now), id.clone())).collect();
-        match sticky {
-            Some(sticky) => for_caller(ranked, sticky),
-            None => {
-                let turn = endpoint.turn.get();
-                endpoint.turn.set(turn.wrapping_add(1));
-                in_turn(ranked, turn)
-            }
+        let by_turn = sticky.is_none();
+        let ranked = self.table().own.get_mut(service).map(|endpoint| endpoint.ranked(by_turn, now));
+        // Sorted without the lock: names are hashed for it.
+        match (ranked, sticky) {
+            (None, _) => Vec::new(),
+            (Some((ranked, _)), Some(sticky)) => for_caller(ranked, sticky),
+            (Some((ranked, turn)), None) => in_turn(ranked, turn),
         }
     }
 
     /// Counts a session for an interface; none when it is not behind the endpoint any more.
     #[must_use]
-    pub fn serve_by(&self, service: &ServiceId, interface: &InterfaceId) -> Option<Serves> {
-        let behind = self.behind(service, interface)?;
-        behind.open.set(behind.open.get().saturating_add(1));
-        Some(Serves(behind))
+    pub fn serve_by(&self, service: &ServiceId, interface: &InterfaceId) -> Option<Counted> {
+        self.table().behind(service, interface).map(|behind| behind.open.one_more())
     }
 
     /// It did not take a session, which another one may have taken.
     pub fn missed(&self, service: &ServiceId, interface: &InterfaceId, now: Instant) {
-        if let Some(behind) = self.behind(service, interface) {
-            behind.missed.set(Some(now));
+        if let Some(behind) = self.table().behind(service, interface) {
+            behind.missed = Some(now);
         }
     }
 
     /// Whether it takes new sessions, and how many of the service it has.
     #[must_use]
     pub fn standing_by(&self, service: &ServiceId, interface: &InterfaceId) -> Option<(State, u32)> {
-        let behind = self.behind(service, interface)?;
-        let drained = self.own.borrow().get(service).is_some_and(|endpoint| self.is_drained(endpoint));
-        let state = if drained { State::Draining } else { behind.state() };
-        Some((state, behind.open.get()))
+        let table = self.table();
+        let endpoint = table.own.get(service)?;
+        let behind = endpoint.behind.get(interface)?;
+        let state = if table.is_drained(endpoint) { State::Draining } else { behind.state() };
+        Some((state, behind.open.count()))
     }
 
     /// What the health check of an interface behind an endpoint of this host says; true if that is news.
     pub fn set_healthy(&self, service: &ServiceId, interface: &InterfaceId, healthy: bool) -> bool {
-        let behind = self.behind(service, interface);
-        let news = behind.is_some_and(|behind| behind.unhealthy.replace(!healthy) == healthy);
+        let is_news = |behind: &mut Behind| std::mem::replace(&mut behind.unhealthy, !healthy) == healthy;
+        let news = self.table().behind(service, interface).is_some_and(is_news);
         if news {
             self.tell();
         }
@@ -163,12 +158,8 @@ impl Endpoints {
     /// Whether any interface behind an endpoint passes its check, or has none.
     #[must_use]
     pub fn is_healthy(&self, service: &ServiceId) -> bool {
-        let own = self.own.borrow();
-        own.get(service).is_some_and(|endpoint| endpoint.behind.borrow().values().any(|one| !one.unhealthy.get()))
-    }
-
-    fn behind(&self, service: &ServiceId, interface: &InterfaceId) -> Option<Rc<Behind>> {
-        self.own.borrow().get(service)?.behind.borrow().get(interface).cloned()
+        let table = self.table();
+        table.own.get(service).is_some_and(|endpoint| endpoint.behind.values().any(|one| !one.unhealthy))
     }
 }
 

@@ -4,7 +4,6 @@
 use super::{Endpoints, Own};
 use crate::interface::InterfaceId;
 use ripstop_config::{ServiceId, graph::Change, graph::WEIGHT_MAX};
-use std::cell::{Cell, RefCell};
 
 /// Instances of one endpoint at most: more programs behind one service of one host are better dealt with by the workload.
 pub const INSTANCES_MAX: usize = 16;
@@ -12,11 +11,11 @@ pub const INSTANCES_MAX: usize = 16;
 /// What was said by one interface of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    pub(super) draining: Cell<bool>,
-    pub(super) weight: Cell<Option<u32>>,
-    instances: RefCell<Vec<u16>>,
+    pub(super) draining: bool,
+    pub(super) weight: Option<u32>,
+    instances: Vec<u16>,
     /// Sessions that instances were given, to deal them in turn.
-    turn: Cell<usize>,
+    turn: usize,
 }
 
 /// The same, to look at.
@@ -44,17 +43,18 @@ pub enum Word {
 }
 
 impl Endpoints {
-    fn words<T>(&self, service: &ServiceId, by: &InterfaceId, look: impl FnOnce(&Words) -> T) -> Option<T> {
-        self.own.borrow().get(service)?.behind.borrow().get(by).map(|behind| look(&behind.said))
+    /// With the table's lock held: `look` has what it needs.
+    fn words<T>(&self, service: &ServiceId, by: &InterfaceId, look: impl FnOnce(&mut Words) -> T) -> Option<T> {
+        self.table().behind(service, by).map(|behind| look(&mut behind.said))
     }
 
     /// What an interface said of the endpoint of a service on this host; none when it is not behind it.
     #[must_use]
     pub fn said(&self, service: &ServiceId, by: &InterfaceId) -> Option<Said> {
         self.words(service, by, |words| Said {
-            draining: words.draining.get(),
-            weight: words.weight.get(),
-            instances: words.instances.borrow().clone(),
+            draining: words.draining,
+            weight: words.weight,
+            instances: words.instances.clone(),
         })
     }
 
@@ -67,11 +67,12 @@ impl Endpoints {
 
     /// Forgets what an interface said of an endpoint, but for what still may be.
     pub fn unsay(&self, service: &ServiceId, by: &InterfaceId, may: impl Fn(Change) -> bool) {
-        let forget = |words: &Words| {
-            words.draining.set(words.draining.get() && may(Change::Drain));
-            words.weight.set(words.weight.get().filter(|_| may(Change::Weight)));
-            if !may(Change::Instances) {
-                words.instances.borrow_mut().clear();
+        let [drain, weight, instances] = [Change::Drain, Change::Weight, Change::Instances].map(may);
+        let forget = |words: &mut Words| {
+            words.draining &= drain;
+            words.weight = words.weight.filter(|_| weight);
+            if !instances {
+                words.instances.clear();
             }
         };
         if self.words(service, by, forget).is_some() {
@@ -82,7 +83,7 @@ impl Endpoints {
     /// The share that was said for the endpoint of a service on this host: what its replicas said, together.
     #[must_use]
     pub fn own_weight(&self, service: &ServiceId) -> Option<u32> {
-        self.own.borrow().get(service)?.weight()
+        self.table().own.get(service)?.weight()
     }
 
     /// The ports of an interface's instances, in the order in which to try them for one session; none where the graph's holds.
@@ -95,18 +96,17 @@ impl Endpoints {
 impl Own {
     /// Those that said nothing add nothing to what others said.
     pub(super) fn weight(&self) -> Option<u32> {
-        let behind = self.behind.borrow();
-        let said = behind.values().filter_map(|one| one.said.weight.get());
+        let said = self.behind.values().filter_map(|one| one.said.weight);
         said.reduce(u32::saturating_add).map(|sum| sum.min(WEIGHT_MAX))
     }
 }
 
 impl Words {
-    fn say(&self, word: Word) -> bool {
-        let mut instances = self.instances.borrow_mut();
+    fn say(&mut self, word: Word) -> bool {
+        let instances = &mut self.instances;
         match word {
-            Word::Draining(draining) => self.draining.set(draining),
-            Word::Weight(weight) => self.weight.set(weight),
+            Word::Draining(draining) => self.draining = draining,
+            Word::Weight(weight) => self.weight = weight,
             Word::Instance(port) if instances.contains(&port) => {}
             Word::Instance(_) if instances.len() >= INSTANCES_MAX => return false,
             Word::Instance(port) => instances.push(port),
@@ -115,12 +115,11 @@ impl Words {
         true
     }
 
-    fn deal(&self) -> Vec<u16> {
-        let mut ports = self.instances.borrow().clone();
+    fn deal(&mut self) -> Vec<u16> {
+        let mut ports = self.instances.clone();
         if !ports.is_empty() {
-            let turn = self.turn.get();
-            self.turn.set(turn.wrapping_add(1));
-            let first = turn % ports.len();
+            let first = self.turn % ports.len();
+            self.turn = self.turn.wrapping_add(1);
             ports.rotate_left(first);
         }
         ports
