@@ -8,7 +8,7 @@
 //! every route to an interface stands an `unreachable` one, which takes over the moment the interface goes.
 
 use super::{
-    AttachPlan, Error, HOST_INTERFACES, Place, Tun,
+    AttachPlan, Error, HOST_INTERFACES, Place, QUEUES_MAX, Tun,
     door::{Doorway, Site},
     guard,
     journal::{Attachment, Journal},
@@ -27,7 +27,7 @@ use std::{
 
 /// Bytes of a packet at most: TCP is terminated by the agent, so the path's MTU is not the interface's.
 const MTU: u32 = 65_535;
-/// Packets that wait for the agent at most; at the usual 500 a burst of one flow already drops.
+/// Packets that wait for the agent at most, in each queue; at the usual 500 a burst of one flow already drops.
 const QUEUE: u32 = 4000;
 /// Longest interface name, bytes (`IFNAMSIZ` less its end).
 const NAME_LIMIT: usize = 15;
@@ -70,6 +70,9 @@ pub(super) fn plan_attachment(
     let bad_byte = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
     if plan.link.is_empty() || plan.link.len() > NAME_LIMIT || plan.link.bytes().any(bad_byte) {
         return Err(refuse("an interface's name is 1 to 15 bytes without `/`, `:` and spaces"));
+    }
+    if !(1..=QUEUES_MAX).contains(&plan.queues) {
+        return Err(refuse("a device has 1 to 16 queues"));
     }
     if journal.find(&plan.link).is_some_and(|found| !is_left(found)) {
         return Err(refuse("an interface of this name is attached already"));
@@ -140,10 +143,10 @@ pub(super) fn attach(
     site: &Site<'_>,
     plan: &AttachPlan,
     attachment: &Attachment,
-) -> Result<Tun, Error> {
-    let tun = create(site, plan, attachment.slot)?;
+) -> Result<Vec<Tun>, Error> {
+    let queues = create(site, plan, attachment.slot)?;
     resolv::create(doorway, plan, attachment)?;
-    Ok(tun)
+    Ok(queues)
 }
 
 /// The interface of a user, of a control group or of the host, and whose it is.
@@ -169,11 +172,11 @@ fn free_slot(journal: &Journal) -> Option<u32> {
 }
 
 /// Creates the device and configures it.
-fn create(site: &Site<'_>, plan: &AttachPlan, slot: Option<u32>) -> Result<Tun, Error> {
+fn create(site: &Site<'_>, plan: &AttachPlan, slot: Option<u32>) -> Result<Vec<Tun>, Error> {
     guard::install(site, plan, slot)?;
-    let device = site.device(&plan.link)?;
+    let queues = site.device(&plan.link, plan.queues)?;
     let has_v6 = netlink::run_at(site, async |handle: Handle| configure(&handle, plan, slot).await)?;
-    Ok(Tun::of(device, &plan.link, has_v6))
+    Ok(queues.into_iter().map(|queue| Tun::of(queue, &plan.link, has_v6)).collect())
 }
 
 /// Gives the device its addresses and routes; `false` where it can have no IPv6.
@@ -195,6 +198,11 @@ async fn configure(handle: &Handle, plan: &AttachPlan, slot: Option<u32>) -> Res
         choose(handle, plan, slot, known).await?;
     }
     let index = link::index_of(handle, &plan.link).await?;
+    if plan.queues > 1
+        && let Err(error) = link::set_no_queueing(handle, index).await
+    {
+        tracing::warn!(%error, link = %plan.link, "the interface takes 20 MB more of the kernel's memory");
+    }
     link::set_up_tun(handle, index, MTU, QUEUE).await?;
     link::add_address(handle, index, plan.v4.into(), 32).await?;
     let has_v6 = add_v6_address(handle, index, plan.v6).await?;

@@ -6,7 +6,7 @@
 //! 2. The door enters the workload's namespace, and hands out sockets and the TUN device that it opens there ([`door`]).
 //! 3. Through them the agent gives the interface its addresses, routes, rules and, where needed, its guard ([`attach`],
 //!    [`guard`]).
-//! 4. The device becomes a [`Tun`], and carries packets from wherever the agent runs.
+//! 4. Each queue of the device becomes a [`Tun`], and carries packets from wherever the agent runs.
 //! 5. [`Kernel::detach`], [`Kernel::restore`] or, after a kill, [`cleanup`] undo all of it. The next agent takes over what
 //!    it makes again ([`Kernel::attach`]), so that it stands without a gap, and undoes the rest ([`Kernel::settle`]).
 //!
@@ -36,6 +36,8 @@ mod sockets;
 mod tests;
 #[cfg(test)]
 mod tests_closed;
+#[cfg(test)]
+mod tests_queues;
 mod tun;
 
 pub use cgroup::Cgroup;
@@ -47,7 +49,7 @@ pub use owner::{Owner, Programs, SocketOwner, SocketOwners};
 pub use preflight::{Missing, preflight, preflight_with_door, probes};
 pub use route::ROUTE_PROTOCOL;
 pub use runnable::Runnable;
-pub use tun::{Tun, VNET_HEADER};
+pub use tun::{QUEUES_MAX, Tun, VNET_HEADER};
 
 use door::Site;
 use journal::{Attachment, Journal};
@@ -82,6 +84,8 @@ pub struct AttachPlan {
     pub isolated: bool,
     /// The fabric's resolver, for the `resolv.conf` of a named namespace.
     pub resolver: Ipv4Addr,
+    /// Queues of the device, 1 to [`QUEUES_MAX`].
+    pub queues: u8,
 }
 
 /// Where an interface is, which decides whose packets reach it.
@@ -214,11 +218,12 @@ impl Kernel {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Creates an interface with its addresses, routes and rules. Takes some milliseconds; blocks.
+    /// Creates an interface with its addresses, routes and rules; its queues, as many as planned. Takes some milliseconds;
+    /// blocks.
     ///
     /// # Errors
     /// Whatever the kernel refused, by name; what had been done until then is undone.
-    pub fn attach(&self, plan: &AttachPlan) -> Result<Tun, Error> {
+    pub fn attach(&self, plan: &AttachPlan) -> Result<Vec<Tun>, Error> {
         let mut state = self.state();
         let is_left = |attachment: &Attachment| state.left.contains(&attachment.link);
         let fresh = attach::plan_attachment(&self.doorway, &state.journal, is_left, plan)?;

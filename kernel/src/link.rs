@@ -4,16 +4,22 @@
 //! [`netns::run_in`](super::netns::run_in).
 
 use super::{Error, door::Site, netlink};
+use futures::StreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        RouteNetlinkMessage,
         address::AddressHeaderFlags,
         link::{
             AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
             LinkInfo,
         },
+        tc::{TcAttribute, TcHandle, TcMessage},
     },
 };
 use std::{fs::File, net::IpAddr, os::fd::AsRawFd, path::Path};
@@ -200,6 +206,27 @@ pub(super) async fn set_up_tun(handle: &Handle, index: u32, mtu: u32, queue: u32
     drop(handle.link().set(quiet).execute().await);
     let message = LinkUnspec::new_with_index(index).mtu(mtu).txqueuelen(queue).multicast(false).up().build();
     handle.link().set(message).execute().await.map_err(|error| Error::netlink("set the interface up", error))
+}
+
+/// Sends packets to a TUN device of several queues at once, as it has queues of its own. Call it before the device is up:
+/// the kernel makes a queueing discipline for each of the 256 queues that such a device could have, 20 MB and 60 ms for
+/// all, which never hold a packet.
+pub(super) async fn set_no_queueing(handle: &Handle, index: u32) -> Result<(), Error> {
+    let mut discipline = TcMessage::with_index(index.cast_signed());
+    discipline.header.parent = TcHandle::ROOT;
+    discipline.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(discipline));
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let failed = |error| Error::netlink("set the interface's queueing discipline", error);
+    let mut answers = handle.clone().request(message).map_err(failed)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(error) = answer.payload
+            && error.code.is_some()
+        {
+            return Err(failed(rtnetlink::Error::NetlinkError(error)));
+        }
+    }
+    Ok(())
 }
 
 type Change = rtnetlink::LinkMessageBuilder<LinkUnspec>;

@@ -61,8 +61,11 @@ impl Lab {
         self.on_host(|| Kernel::open(self.run.path())).unwrap()
     }
 
+    /// An interface of one queue.
     pub(super) fn attach(&self, kernel: &Kernel, plan: &AttachPlan) -> Result<Tun, Error> {
-        self.on_host(|| kernel.attach(plan))
+        let mut queues = self.on_host(|| kernel.attach(plan))?;
+        assert_eq!(queues.len(), 1);
+        Ok(queues.remove(0))
     }
 
     pub(super) fn netns_plan(&self) -> AttachPlan {
@@ -128,6 +131,7 @@ pub(super) fn plan(link: &str, place: Place, number: u8) -> AttachPlan {
         },
         isolated: false,
         resolver: Ipv4Addr::new(198, 18, 0, 1),
+        queues: 1,
     }
 }
 

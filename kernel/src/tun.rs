@@ -1,5 +1,5 @@
 //! The TUN device: the one door through which packets of workloads come and go, and the one file with `unsafe`.
-#![expect(unsafe_code, reason = "two ioctls, and descriptors that are handed over raw")]
+#![expect(unsafe_code, reason = "three ioctls, and descriptors that are handed over raw")]
 
 use netlink_sys::{Socket, TokioSocket};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -12,6 +12,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// Bytes of the virtio network header in front of every packet, read or written (`struct virtio_net_hdr`).
 pub const VNET_HEADER: usize = 10;
+/// Queues of a device at most: one for each data thread, of which an agent has no more. The kernel would take 256.
+pub const QUEUES_MAX: u8 = 16;
+
+/// What makes TUN devices.
+const MAKER: &str = "/dev/net/tun";
 
 /// `TUN_F_CSUM`: packets come with their checksum left out.
 const TUN_F_CSUM: u64 = 0x01;
@@ -25,11 +30,15 @@ const TUN_F_SEGMENTS: u64 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
 const TUN_F_USO: u64 = 0x20 | 0x40;
 
 mod request {
+    // Numbered as if it took an `int`; it takes the whole, and writes the name back.
+    nix::ioctl_readwrite_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
     nix::ioctl_write_int!(tun_set_offload, b'T', 208);
     nix::ioctl_write_ptr!(tun_set_vnet_hdr_size, b'T', 216, libc::c_int);
 }
 
-/// A TUN device. Closing it removes the interface. Never blocks.
+/// A TUN device, or one queue of it where it has several: the kernel spreads flows over those by a hash that is the same
+/// both ways, and moves one to the queue by which a packet of it was last written. Closing the last one removes the
+/// interface; closing another hands its flows to the others, without what waited in it. Never blocks.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -39,14 +48,14 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// The device that [`create`] has made, wherever that is, or another agent of this host, which may have it, too.
+    /// One queue of what [`create`] has made, wherever that is, or another agent of this host, which may have it, too.
     pub fn of(device: OwnedFd, name: &str, has_v6: bool) -> Self {
         let file = File::from(device);
         let several = set_offloads(&file, TUN_F_SEGMENTS | TUN_F_USO).is_ok();
         Self { file, name: name.to_owned(), has_v6, several }
     }
 
-    /// The same device, for another agent.
+    /// The same queue of the same device, for another agent.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -111,19 +120,72 @@ impl AsRawFd for Tun {
     }
 }
 
-/// Creates the device in the calling thread's network namespace: down, without addresses, non-blocking.
-pub(super) fn create(name: &str) -> io::Result<OwnedFd> {
+/// Creates a device of so many queues in the calling thread's namespace, down and without addresses; one descriptor for
+/// each queue, non-blocking.
+pub(super) fn create(name: &str, queues: u8) -> io::Result<Vec<OwnedFd>> {
+    let files = if queues > 1 { open_several(name, queues)? } else { vec![open_only(name)?] };
+    // Both are set for the whole device, by its first queue: this fails if somebody has removed that device meanwhile, so
+    // that the others have made one of their own.
+    set_header(&files[0])?;
+    set_offloads(&files[0], TUN_F_SEGMENTS)?;
+    for file in &files {
+        fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(files.into_iter().map(OwnedFd::from).collect())
+}
+
+/// A device of one queue, which takes no other.
+fn open_only(name: &str) -> io::Result<File> {
     let mut configuration = tun::Configuration::default();
     configuration.tun_name(name).platform_config(|platform| {
         platform.vnet_hdr(true);
     });
     let device = tun::create(&configuration).map_err(into_io)?;
     // SAFETY: `into_raw_fd` gives up the descriptor, which is open, and this is its only owner from here on.
-    let file = unsafe { File::from_raw_fd(device.into_raw_fd()) };
-    set_header(&file)?;
-    set_offloads(&file, TUN_F_SEGMENTS)?;
-    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(file.into())
+    Ok(unsafe { File::from_raw_fd(device.into_raw_fd()) })
+}
+
+/// A device of several queues, none of which joins one that is there.
+fn open_several(name: &str, queues: u8) -> io::Result<Vec<File>> {
+    let kinds = [Queue::First].into_iter().chain((1..queues).map(|_| Queue::Further));
+    kinds.map(|kind| open_queue(name, kind)).collect()
+}
+
+/// What a queue is to a device of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// With it the device is made; refused when there is an interface of this name.
+    First,
+    /// It joins the device; refused when that is of one queue, or no TUN device. Where none is, it makes another.
+    Further,
+}
+
+/// Makes a device of several queues with its first, or gives it another; with the header of [`VNET_HEADER`].
+pub(super) fn open_queue(name: &str, kind: Queue) -> io::Result<File> {
+    let exclusive = match kind {
+        Queue::First => libc::IFF_TUN_EXCL,
+        Queue::Further => 0,
+    };
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | exclusive;
+    let ifru_flags = (flags as u16).cast_signed();
+    let mut request = libc::ifreq { ifr_name: name_of(name)?, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags } };
+    let file = File::options().read(true).write(true).open(MAKER)?;
+    // SAFETY: the descriptor is open for the call's duration; the kernel reads and writes one `ifreq` through the pointer,
+    // which points to a live one that nothing else refers to.
+    unsafe { request::tun_set_iff(file.as_raw_fd(), &raw mut request) }?;
+    Ok(file)
+}
+
+/// A name as the kernel takes it, with a zero at its end.
+fn name_of(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
+    let mut bytes = [0; libc::IFNAMSIZ];
+    if name.is_empty() || name.len() >= bytes.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface's name is 1 to 15 bytes"));
+    }
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(bytes)
 }
 
 /// A netlink socket that somebody else has opened.

@@ -280,7 +280,9 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, id: &InterfaceId, planned
     detach(kernel, &planned).await?;
     let (attaching, plan) = (Arc::clone(kernel), planned.attach.clone());
     let programs = plan.place.programs();
-    let tun = tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
+    let queues =
+        tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
+    let tun = queues.into_iter().next().context("the interface has no queue")?;
     let has_v6 = tun.has_v6();
     let AttachPlan { v4, v6, .. } = planned.attach;
     let owner = Owner { id: id.clone(), v4, v6, has_v6, programs };

@@ -62,7 +62,7 @@ pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>)
         let planned = placed.map(|(place, namespace)| {
             let WorkloadEntry { v4, v6, isolated, .. } = *entry;
             let (link, ranges) = (link_name(&entry.id, replica.as_ref()), policy.graph().ranges);
-            Planned { attach: AttachPlan { link, place, v4, v6, ranges, isolated, resolver }, namespace }
+            Planned { attach: AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues: 1 }, namespace }
         });
         (replica, planned)
     };

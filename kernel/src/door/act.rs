@@ -13,7 +13,8 @@ use crate::{
     guard::LINKS,
     host_resolver,
     netns::{self, NsId},
-    resolv, tun,
+    resolv,
+    tun::{self, QUEUES_MAX},
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::{
@@ -38,10 +39,10 @@ const DIRECTORIES_MAX: usize = 2;
 pub(super) fn act(request: &Request, namespace: Option<&File>) -> Result<Done, Error> {
     match request {
         Request::Namespace { path, id } => find(checked_path(path)?, *id),
-        Request::Socket { family } => inside(namespace, || open_socket(*family)),
-        Request::Device { name } => {
-            let name = checked_link(name)?;
-            inside(namespace, || open_device(name))
+        Request::Socket { family } => inside(namespace, || Ok(vec![open_socket(*family)?])),
+        Request::Device { name, queues } => {
+            let (name, queues) = (checked_link(name)?, checked_queues(*queues)?);
+            inside(namespace, || open_device(name, queues))
         }
         Request::MakeResolver { name, resolver } => {
             resolv::make_file(checked_name(name)?, *resolver).map(|()| Done::Count(1))
@@ -66,25 +67,28 @@ pub(super) fn open_socket(family: Family) -> Result<OwnedFd, Error> {
     opened.map_err(|source| Error::Netlink { what: "open a netlink socket".into(), source: source.into() })
 }
 
-/// A TUN device in the calling thread's namespace.
-pub(super) fn open_device(name: &str) -> Result<OwnedFd, Error> {
-    tun::create(name).map_err(|source| Error::Tun { link: name.to_owned(), source })
+/// A new TUN device in the calling thread's namespace; one descriptor for each queue.
+pub(super) fn open_device(name: &str, queues: u8) -> Result<Vec<OwnedFd>, Error> {
+    tun::create(name, queues).map_err(|source| Error::Tun { link: name.to_owned(), source })
 }
 
 fn find(path: &Path, id: Option<NsId>) -> Result<Done, Error> {
     match id {
-        Some(id) => Ok(netns::find(id, Some(path)).map_or(Done::Gone, |file| Done::Descriptor(file.into()))),
+        Some(id) => Ok(netns::find(id, Some(path)).map_or(Done::Gone, |file| Done::Descriptors(vec![file.into()]))),
         None => match netns::open(path) {
-            Ok(namespace) => Ok(Done::Descriptor(namespace.into())),
+            Ok(namespace) => Ok(Done::Descriptors(vec![namespace.into()])),
             Err(source) => Err(Error::namespace("open", path, source)),
         },
     }
 }
 
+/// What was opened, or why not.
+type Opened = Result<Vec<OwnedFd>, Error>;
+
 /// Does something on a thread inside the namespace. The kernel lets no thread into what is no network namespace.
-fn inside(namespace: Option<&File>, work: impl FnOnce() -> Result<OwnedFd, Error> + Send) -> Result<Done, Error> {
+fn inside(namespace: Option<&File>, work: impl FnOnce() -> Opened + Send) -> Result<Done, Error> {
     let namespace = namespace.ok_or_else(|| Error::Door("no namespace came along".into()))?;
-    netns::run_in_file(namespace, Path::new("that came along"), work)?.map(Done::Descriptor)
+    netns::run_in_file(namespace, Path::new("that came along"), work)?.map(Done::Descriptors)
 }
 
 fn checked_path(path: &str) -> Result<&Path, Error> {
@@ -103,6 +107,13 @@ fn checked_link(name: &str) -> Result<&str, Error> {
         return Err(refused("an interface's name is `rs-` and up to 12 letters, digits, `-`, `_` and `.`"));
     }
     Ok(name)
+}
+
+fn checked_queues(queues: u8) -> Result<u8, Error> {
+    match queues {
+        1..=QUEUES_MAX => Ok(queues),
+        _ => Err(refused("a device has 1 to 16 queues")),
+    }
 }
 
 fn checked_name(name: &str) -> Result<&str, Error> {

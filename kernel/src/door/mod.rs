@@ -3,7 +3,7 @@
 //! 1. Before it has threads, the agent starts its own binary once more, as `ripstop door`, with one end of a pair of sockets
 //!    ([`Door::start`]). That process keeps CAP_SYS_ADMIN; the agent drops it. Or a service manager starts that process for
 //!    whoever connects to a socket ([`Door::connect`]), and the agent never has the right.
-//! 2. The agent asks for one thing at a time out of a closed set ([`wire::Request`]), and gets a descriptor or a refusal: a
+//! 2. The agent asks for one thing at a time out of a closed set ([`wire::Request`]), and gets descriptors or a refusal: a
 //!    namespace; a netlink socket or a TUN device that was opened inside one; the files for name resolution below `/etc`.
 //! 3. What is then said on a socket or carried by a device is the agent's own doing, for which CAP_NET_ADMIN is enough, as
 //!    the kernel asks in whose namespace a socket was opened, not where its user is.
@@ -169,11 +169,12 @@ impl Door {
     fn ask(&self, request: &Request, namespace: Option<&File>) -> Result<Done, Error> {
         let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = way.as_ref() else { return Err(Error::DoorGone) };
-        let answered = wire::send(open, request, namespace.map(File::as_fd))
-            .and_then(|()| wire::receive::<wire::Answer>(open))
+        let along: Vec<_> = namespace.map(File::as_fd).into_iter().collect();
+        let answered = wire::send(open, request, &along)
+            .and_then(|()| wire::receive::<wire::Answer>(open, wire::WITH_ANSWER))
             .and_then(|answer| answer.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
         match answered {
-            Ok((answer, descriptor)) => answer.done(descriptor),
+            Ok((answer, descriptors)) => answer.done(descriptors),
             Err(error) => {
                 tracing::error!(%error, "the door does not answer");
                 // Whoever waits for its end is told, and so is a door that merely hangs.
@@ -215,9 +216,10 @@ impl Doorway {
         self.ask(&Request::Socket { family }, Some(namespace)).and_then(Done::descriptor)
     }
 
-    /// A TUN device inside a namespace: down, without addresses, non-blocking.
-    pub(super) fn device(&self, namespace: &File, name: &str) -> Result<OwnedFd, Error> {
-        self.ask(&Request::Device { name: name.to_owned() }, Some(namespace)).and_then(Done::descriptor)
+    /// A new TUN device inside a namespace, down and without addresses; one descriptor for each queue, non-blocking.
+    pub(super) fn device(&self, namespace: &File, name: &str, queues: u8) -> Result<Vec<OwnedFd>, Error> {
+        let made = self.ask(&Request::Device { name: name.to_owned(), queues }, Some(namespace))?;
+        made.descriptors(queues.into())
     }
 
     /// Makes `/etc/netns/NAME/resolv.conf`.
@@ -250,9 +252,8 @@ impl Doorway {
 
     fn open(&self, path: &Path, id: Option<NsId>) -> Result<Option<File>, Error> {
         match self.ask(&Request::Namespace { path: text_of(path)?, id }, None)? {
-            Done::Descriptor(namespace) => Ok(Some(File::from(namespace))),
             Done::Gone => Ok(None),
-            Done::Count(_) => Err(Error::Door("it gave a number for a namespace".into())),
+            done @ (Done::Descriptors(_) | Done::Count(_)) => done.descriptor().map(|found| Some(File::from(found))),
         }
     }
 
@@ -307,11 +308,11 @@ impl<'d> Site<'d> {
         }
     }
 
-    /// A TUN device there.
-    pub(super) fn device(&self, name: &str) -> Result<OwnedFd, Error> {
+    /// A new TUN device there; one descriptor for each queue.
+    pub(super) fn device(&self, name: &str, queues: u8) -> Result<Vec<OwnedFd>, Error> {
         match self {
-            Self::Own => act::open_device(name),
-            Self::Other { doorway, namespace } => doorway.device(namespace, name),
+            Self::Own => act::open_device(name, queues),
+            Self::Other { doorway, namespace } => doorway.device(namespace, name, queues),
         }
     }
 }

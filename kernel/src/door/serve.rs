@@ -35,15 +35,16 @@ fn is_agent(input: BorrowedFd<'_>) -> bool {
 /// Answers one request after the other until the other end is closed.
 pub(super) fn converse(socket: BorrowedFd<'_>) -> anyhow::Result<()> {
     loop {
-        let outcome = match wire::receive::<Request>(socket) {
+        let outcome = match wire::receive::<Request>(socket, wire::WITH_REQUEST) {
             Ok(None) => return Ok(()),
-            Ok(Some((request, namespace))) => act::act(&request, namespace.map(File::from).as_ref()),
+            Ok(Some((request, mut namespace))) => act::act(&request, namespace.pop().map(File::from).as_ref()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Error::Door(error.to_string())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("failed to hear the agent"),
         };
-        let (answer, descriptor) = Answer::of(outcome);
-        match wire::send(socket, &answer, descriptor.as_ref().map(AsFd::as_fd)) {
+        let (answer, descriptors) = Answer::of(outcome);
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        match wire::send(socket, &answer, &descriptors) {
             // It went between its request and the answer.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             sent => sent.context("failed to answer the agent")?,

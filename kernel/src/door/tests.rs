@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Kernel,
-    tests::{Lab, plan},
+    AttachPlan, Kernel, QUEUES_MAX,
+    tests::{Lab, plan, run},
 };
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -20,17 +20,22 @@ fn door() -> OwnedFd {
 }
 
 fn ask(door: &OwnedFd, request: &Request, namespace: Option<&File>) -> Result<Done, Error> {
-    wire::send(door, request, namespace.map(File::as_fd)).unwrap();
+    let along: Vec<_> = namespace.map(File::as_fd).into_iter().collect();
+    wire::send(door, request, &along).unwrap();
     heard(door)
 }
 
 fn heard(door: &OwnedFd) -> Result<Done, Error> {
-    let (answer, descriptor) = wire::receive::<Answer>(door).unwrap().expect("the door is there");
-    answer.done(descriptor)
+    let (answer, descriptors) = wire::receive::<Answer>(door, wire::WITH_ANSWER).unwrap().expect("the door is there");
+    answer.done(descriptors)
 }
 
 fn namespace(path: &str) -> Request {
     Request::Namespace { path: path.to_owned(), id: None }
+}
+
+fn device(queues: u8) -> Request {
+    Request::Device { name: "rs-hostile".into(), queues }
 }
 
 /// It is there still, and does what it is for.
@@ -70,11 +75,15 @@ fn only_the_fabric_s_devices_are_made_and_only_in_network_namespaces() {
     let door = door();
     let own = File::open(netns::OF_PROCESS).unwrap();
     for name in ["eth0", "rs-%d", "rs-0123456789abc", "rs-a/b", "rs-a b", "rs-é", ""] {
-        refused(&door, &Request::Device { name: name.to_owned() }, Some(&own), "an interface's name is");
+        for queues in [1, 4] {
+            refused(&door, &Request::Device { name: name.to_owned(), queues }, Some(&own), "an interface's name is");
+        }
     }
-    let device = Request::Device { name: "rs-hostile".into() };
+    for queues in [0, QUEUES_MAX + 1, u8::MAX] {
+        refused(&door, &device(queues), Some(&own), "1 to 16 queues");
+    }
     let socket = Request::Socket { family: Family::Route };
-    for request in [&device, &socket] {
+    for request in [&device(1), &device(QUEUES_MAX), &socket] {
         refused(&door, request, None, "no namespace came along");
         for other in ["/proc/self/ns/mnt", "/proc/self/ns/pid", "/proc/self/ns/user", "/dev/null"] {
             refused(&door, request, Some(&File::open(other).unwrap()), "failed to enter");
@@ -140,7 +149,7 @@ fn more_than_one_descriptor_is_refused_and_none_of_them_kept() {
     assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
     sendmsg(&door, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
     let Err(Error::Refused { why, .. }) = heard(&door) else { panic!("two descriptors were taken") };
-    assert!(why.contains("more than one descriptor"), "{why}");
+    assert!(why.contains("more descriptors than belong to it"), "{why}");
     // Other tests open and close files of this process meanwhile.
     for _ in 0..200 {
         if std::fs::read_dir("/proc/self/fd").unwrap().count() <= before {
@@ -176,6 +185,40 @@ fn an_interface_that_is_made_through_the_door_is_whole_and_goes_without_a_trace(
     assert_eq!(without_index(of_workload(&lab)), without_index(of_workload(&direct)), "with a door as without");
     lab.on_host(|| kernel.restore()).unwrap();
     assert_eq!(lab.snapshot(), before);
+}
+
+#[test]
+fn a_device_of_several_queues_comes_through_the_door_and_only_if_it_is_new() {
+    let Some(lab) = Lab::new() else { return };
+    let before = lab.snapshot();
+    let doorway =
+        Arc::new(Doorway::Process(Door { way: Mutex::new(Some(door())), socket: None, shut: AtomicBool::new(false) }));
+    let kernel = lab.on_host(|| Kernel::lock(lab.run.path(), doorway).unwrap());
+    let plan = AttachPlan { queues: QUEUES_MAX, ..lab.netns_plan() };
+    let queues = lab.on_host(|| kernel.attach(&plan)).unwrap();
+    assert_eq!(queues.len(), usize::from(QUEUES_MAX));
+    let link = run(&lab.workload, "ip -details link show rs-web");
+    assert!(link.contains("numqueues 16 numdisabled 0"), "{link}");
+    // Whoever asks for it once more gets no queue of it, and neither of what somebody else has made there.
+    run(&lab.workload, "ip tuntap add dev rs-hostile mode tun multi_queue");
+    let (door, inside) = (door(), File::open(lab.workload_path()).unwrap());
+    refused(&door, &Request::Device { name: "rs-web".into(), queues: 2 }, Some(&inside), "busy");
+    refused(&door, &device(2), Some(&inside), "busy");
+    run(&lab.workload, "ip link delete rs-hostile");
+    let made = ask(&door, &device(2), Some(&inside)).unwrap();
+    assert!(matches!(made.descriptor(), Err(Error::Door(why)) if why.contains("2 descriptors where 1")));
+    lab.on_host(|| kernel.restore()).unwrap();
+    drop(queues);
+    assert_eq!(lab.snapshot(), before);
+}
+
+#[test]
+fn a_device_of_one_queue_is_asked_for_as_ever() {
+    let ever = br#"{"device":{"name":"rs-hostile"}}"#;
+    assert_eq!(serde_json::from_slice::<Request>(ever).unwrap(), device(1));
+    assert_eq!(serde_json::to_vec(&device(1)).unwrap(), ever);
+    let several = serde_json::to_string(&device(4)).unwrap();
+    assert_eq!(several, r#"{"device":{"name":"rs-hostile","queues":4}}"#);
 }
 
 #[test]

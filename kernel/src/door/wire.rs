@@ -1,7 +1,8 @@
-//! What is said between the agent and its door: one message a request, one an answer, and at most one descriptor with each.
+//! What is said between the agent and its door: one message a request, one an answer. At most one descriptor comes with a request,
+//! and with an answer one for each queue of a device.
 
 use super::{super::Error, Family};
-use crate::netns::NsId;
+use crate::{netns::NsId, tun::QUEUES_MAX};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg, sockopt,
@@ -17,8 +18,12 @@ use std::{
 /// Bytes of a message at most: the longest path is 4 096, which JSON may write at six times its length only where it is of
 /// control characters; an error's text is of a path and some words.
 pub(super) const MESSAGE_MAX: usize = 16 << 10;
-/// Descriptors with a message; the kernel closes what does not fit.
-const DESCRIPTORS_MAX: usize = 1;
+/// Descriptors with a request: that of a namespace.
+pub(super) const WITH_REQUEST: usize = 1;
+/// Descriptors with an answer: those of a device's queues. The kernel would pass 253 (`SCM_MAX_FD`).
+pub(super) const WITH_ANSWER: usize = QUEUES_MAX as usize;
+/// Queues of a device where a request does not say: it is of an agent that knows no others.
+const ONE_QUEUE: u8 = 1;
 
 /// All that the agent may ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +34,13 @@ pub(super) enum Request {
     Namespace { path: String, id: Option<NsId> },
     /// A netlink socket inside the namespace whose descriptor comes along.
     Socket { family: Family },
-    /// A TUN device inside the namespace whose descriptor comes along.
-    Device { name: String },
+    /// A new TUN device inside the namespace whose descriptor comes along. A door that knows devices of one queue only
+    /// hears of no others unless they are asked for.
+    Device {
+        name: String,
+        #[serde(default = "one_queue", skip_serializing_if = "is_one_queue")]
+        queues: u8,
+    },
     /// The file `/etc/netns/NAME/resolv.conf`.
     MakeResolver { name: String, resolver: Ipv4Addr },
     /// No such file any more, nor the directories that were made for it.
@@ -45,7 +55,7 @@ pub(super) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Answer {
-    /// It comes along.
+    /// It comes along: one, or as many as were asked for.
     Descriptor,
     /// Done, to so many files.
     Count(usize),
@@ -59,7 +69,7 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) enum Done {
     /// Opened.
-    Descriptor(OwnedFd),
+    Descriptors(Vec<OwnedFd>),
     /// Done, to so many files.
     Count(usize),
     /// It is not there any more.
@@ -67,45 +77,64 @@ pub(super) enum Done {
 }
 
 impl Done {
+    /// The one descriptor that was asked for.
     pub(super) fn descriptor(self) -> Result<OwnedFd, Error> {
+        self.descriptors(1).and_then(|mut one| one.pop().ok_or_else(|| not_so_many(0, 1)))
+    }
+
+    /// The descriptors, so many of which were asked for.
+    pub(super) fn descriptors(self, asked: usize) -> Result<Vec<OwnedFd>, Error> {
         match self {
-            Self::Descriptor(descriptor) => Ok(descriptor),
-            Self::Count(_) | Self::Gone => Err(Error::Door("it sent no descriptor".into())),
+            Self::Descriptors(descriptors) if descriptors.len() == asked => Ok(descriptors),
+            Self::Descriptors(descriptors) => Err(not_so_many(descriptors.len(), asked)),
+            Self::Count(_) | Self::Gone => Err(not_so_many(0, asked)),
         }
     }
 
     pub(super) fn count(self) -> usize {
         match self {
             Self::Count(count) => count,
-            Self::Descriptor(_) | Self::Gone => 0,
+            Self::Descriptors(_) | Self::Gone => 0,
         }
     }
 }
 
 impl Answer {
-    /// What is said of an outcome, and the descriptor that goes with it.
-    pub(super) fn of(outcome: Result<Done, Error>) -> (Self, Option<OwnedFd>) {
+    /// What is said of an outcome, and the descriptors that go with it.
+    pub(super) fn of(outcome: Result<Done, Error>) -> (Self, Vec<OwnedFd>) {
         match outcome {
-            Ok(Done::Descriptor(descriptor)) => (Self::Descriptor, Some(descriptor)),
-            Ok(Done::Count(count)) => (Self::Count(count), None),
-            Ok(Done::Gone) => (Self::Gone, None),
+            Ok(Done::Descriptors(descriptors)) => (Self::Descriptor, descriptors),
+            Ok(Done::Count(count)) => (Self::Count(count), Vec::new()),
+            Ok(Done::Gone) => (Self::Gone, Vec::new()),
             Err(error) => {
                 let code = error.raw_os_error();
-                (Self::Refused { why: format!("{:#}", anyhow::Error::new(error)), code }, None)
+                (Self::Refused { why: format!("{:#}", anyhow::Error::new(error)), code }, Vec::new())
             }
         }
     }
 
     /// What it means to the agent.
-    pub(super) fn done(self, descriptor: Option<OwnedFd>) -> Result<Done, Error> {
-        match (self, descriptor) {
-            (Self::Descriptor, Some(descriptor)) => Ok(Done::Descriptor(descriptor)),
-            (Self::Descriptor, None) => Err(Error::Door("it sent no descriptor: has the agent none left?".into())),
-            (Self::Count(count), _) => Ok(Done::Count(count)),
-            (Self::Gone, _) => Ok(Done::Gone),
-            (Self::Refused { why, code }, _) => Err(Error::Refused { why, code }),
+    pub(super) fn done(self, descriptors: Vec<OwnedFd>) -> Result<Done, Error> {
+        match self {
+            Self::Descriptor => Ok(Done::Descriptors(descriptors)),
+            Self::Count(count) => Ok(Done::Count(count)),
+            Self::Gone => Ok(Done::Gone),
+            Self::Refused { why, code } => Err(Error::Refused { why, code }),
         }
     }
+}
+
+fn not_so_many(sent: usize, asked: usize) -> Error {
+    Error::Door(format!("it sent {sent} descriptors where {asked} were asked for: has the agent none left?"))
+}
+
+fn one_queue() -> u8 {
+    ONE_QUEUE
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it by reference")]
+fn is_one_queue(queues: &u8) -> bool {
+    *queues == ONE_QUEUE
 }
 
 /// Whether root, or this process's own user, is at the other end.
@@ -114,29 +143,29 @@ pub fn is_trusted(socket: impl AsFd) -> bool {
     sockopt::socket_peercred(socket).is_ok_and(|peer| [0, own].contains(&peer.uid.as_raw()))
 }
 
-/// Sends a message, and a descriptor with it.
-pub(super) fn send(socket: impl AsFd, message: &impl Serialize, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// Sends a message, and descriptors with it, [`WITH_ANSWER`] at most.
+pub(super) fn send(socket: impl AsFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MESSAGE_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is longer than any that is needed"));
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(WITH_ANSWER))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = descriptor.map(|one| [one]);
-    if let Some(descriptors) = &descriptors {
-        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than a message takes"));
     }
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Waits for a message; none when the other end is closed.
+/// Waits for a message with at most so many descriptors, beyond which the kernel closes them; none when the other end is
+/// closed.
 ///
 /// # Errors
 /// `InvalidData` for one that is too long, comes with too many descriptors, or is no message; the next may be right.
-pub(super) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+pub(super) fn receive<T: DeserializeOwned>(socket: impl AsFd, most: usize) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MESSAGE_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(most))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let mut descriptors = Vec::new();
@@ -149,10 +178,10 @@ pub(super) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Opti
         return Ok(None);
     }
     let malformed = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || descriptors.len() > DESCRIPTORS_MAX {
-        return Err(malformed("a message that is too long, or with more than one descriptor"));
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || descriptors.len() > most {
+        return Err(malformed("a message that is too long, or with more descriptors than belong to it"));
     }
     let message = serde_json::from_slice(&bytes[..received.bytes]);
     let message = message.map_err(|error| malformed(&format!("a message that is none of those it knows: {error}")))?;
-    Ok(Some((message, descriptors.pop())))
+    Ok(Some((message, descriptors)))
 }

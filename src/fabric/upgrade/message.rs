@@ -180,7 +180,7 @@ impl PlanText {
         };
         let ranges = Ranges { services_v4: self.services_v4, workloads_v4: self.workloads_v4, v6: self.range_v6 };
         let Self { link, v4, v6, isolated, resolver, namespace, .. } = self;
-        Some((AttachPlan { link, place, v4, v6, ranges, isolated, resolver }, namespace))
+        Some((AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues: 1 }, namespace))
     }
 }
 
@@ -285,6 +285,7 @@ mod tests {
             },
             isolated: true,
             resolver: "198.18.0.1".parse().unwrap(),
+            queues: 1,
         };
         let text = serde_json::to_string(&PlanText::new(&plan, None)).unwrap();
         let read: PlanText = serde_json::from_str(&text).unwrap();
