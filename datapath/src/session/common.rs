@@ -1,12 +1,14 @@
 //! What all data threads of a host share, each by its [`super::context::Context`]: what decides or counts for the host as a whole.
 //!
 //! 1. A session asks it a few times, when it begins and when it ends; what is done for each packet or piece of bytes is of one
-//!    thread, and locks nothing.
+//!    thread, and locks nothing, except a byte rate that sessions share where there is one.
 //! 2. A lock is held for what its owner does with its own fields: never over a wait, nor while another lock is taken or
-//!    anything is called that a caller handed in. So none waits for another.
+//!    anything is called that a caller handed in. So none waits for another. Only the table of limits comes before its byte rates.
 //! 3. Counts are exact. Their guards may be dropped on any thread.
 
-use super::{balance::Balancer, context::Stats, endpoints::Endpoints, observe::Observed, voice::Paths};
+use super::{
+    balance::Balancer, context::Stats, endpoints::Endpoints, limits::LimitTable, observe::Observed, voice::Paths,
+};
 use std::sync::Arc;
 
 /// What all data threads of a host share; a clone is the same.
@@ -20,6 +22,8 @@ pub struct Common {
     pub paths: Arc<Paths>,
     /// What is denied, and what a staged policy would say.
     pub observed: Arc<Observed>,
+    /// What sessions are limited to.
+    pub limits: Arc<LimitTable>,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
 }

@@ -128,7 +128,7 @@ pub struct Context {
     pub only_drains: Cell<bool>,
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<InterfaceId, Rc<Interface>>>,
-    limits: LimitTable,
+    limits: Arc<LimitTable>,
     /// By calling host; only hosts of the graph may connect, so they are few.
     denials: RefCell<HashMap<HostName, DenialLimit>>,
     instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), Rc<EdgeInstruments>>>,
@@ -169,7 +169,7 @@ impl Context {
             only_drains: Cell::new(false),
             policy: RefCell::new(policy),
             interfaces: RefCell::default(),
-            limits: LimitTable::default(),
+            limits: Arc::clone(&common.limits),
             denials: RefCell::default(),
             instruments: RefCell::default(),
             ids: Cell::new(0),

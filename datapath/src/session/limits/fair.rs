@@ -7,7 +7,8 @@
 //!
 //! 1. [`FairBucket::pass`] serves at once, if nobody is to be served before and the bucket has enough.
 //! 2. [`FairBucket::take`] else waits in the queue. Only its first sleeps until the bucket has enough; whatever makes another
-//!    the first wakes it.
+//!    the first wakes it, on whichever thread it is.
+//! 3. Where there is no rate nothing is locked and nothing written: only a flag is read.
 
 use super::bucket::{Bucket, Kind, Start};
 use ripstop_config::ByteRate;
@@ -15,7 +16,10 @@ use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -30,14 +34,37 @@ pub(super) struct Place<'s> {
     pub(super) finish: &'s Cell<u64>,
 }
 
-/// A byte rate shared by sessions; without a rate all passes.
-pub(super) struct FairBucket {
+/// A byte rate shared by sessions, of any thread; without a rate all passes.
+pub(super) struct FairBucket<H = Mutex<State>> {
     kind: Kind,
-    state: RefCell<State>,
+    /// It has a rate.
+    limited: AtomicBool,
+    state: H,
+}
+
+/// The byte rate of one session, which has one thread.
+pub(super) type OwnBucket = FairBucket<RefCell<State>>;
+
+/// How the state of a bucket is held: by the one thread that it is of, or by the one that has the lock.
+pub(super) trait Hold: From<State> {
+    /// Acts on the state; `act` asks for no other and wakes nobody, as others may wait for it to be done.
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R;
+}
+
+impl Hold for RefCell<State> {
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.borrow_mut())
+    }
+}
+
+impl Hold for Mutex<State> {
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     rate: Option<ByteRate>,
     /// Made at its first use.
     bucket: Option<Box<Bucket>>,
@@ -56,87 +83,97 @@ struct FlowState {
     start: Option<u64>,
     finish: u64,
     now: u64,
-    waiting: BTreeMap<Ticket, Rc<Notify>>,
+    waiting: BTreeMap<Ticket, Arc<Notify>>,
 }
 
 /// A start tag within the flow, and a number that keeps equal tags apart.
 type Ticket = (u64, u64);
 
 /// A session that waits; gives its place up when dropped.
-struct Waiter<'b> {
-    bucket: &'b FairBucket,
+struct Waiter<'b, H: Hold> {
+    bucket: &'b FairBucket<H>,
     flow: Flow,
     ticket: Ticket,
-    turn: Rc<Notify>,
+    turn: Arc<Notify>,
 }
 
-impl FairBucket {
+impl<H: Hold> FairBucket<H> {
     pub(super) fn new(kind: Kind, rate: Option<ByteRate>) -> Self {
-        Self { kind, state: RefCell::new(State { rate, ..State::default() }) }
+        let state = State { rate, ..State::default() };
+        Self { kind, limited: AtomicBool::new(rate.is_some()), state: state.into() }
     }
 
     /// Goes over to another rate, for those who wait too.
     pub(super) fn set_rate(&self, rate: Option<ByteRate>) {
-        let mut state = self.state.borrow_mut();
-        if state.rate != rate {
+        let turn = self.state.with(|state| {
+            if state.rate == rate {
+                return None;
+            }
             state.rate = rate;
             state.bucket = None;
-            state.wake_first();
+            self.limited.store(rate.is_some(), Ordering::Relaxed);
+            state.turn()
+        });
+        if let Some(turn) = turn {
+            turn.notify_one();
         }
+    }
+
+    /// Only read here: what sessions without a rate ask for each piece is written by a change of policy alone.
+    fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed)
     }
 
     /// One more session has its place in a flow.
     pub(super) fn join(&self, flow: Flow) {
-        self.state.borrow_mut().flows.entry(flow).or_default().sessions += 1;
+        self.state.with(|state| state.flows.entry(flow).or_default().sessions += 1);
     }
 
     /// A session that had joined a flow is gone.
     pub(super) fn leave(&self, flow: Flow) {
-        let flows = &mut self.state.borrow_mut().flows;
-        let Some(left) = flows.get_mut(&flow) else { return };
-        left.sessions = left.sessions.saturating_sub(1);
-        if left.sessions == 0 {
-            flows.remove(&flow);
-        }
+        self.state.with(|state| {
+            let Some(left) = state.flows.get_mut(&flow) else { return };
+            left.sessions = left.sessions.saturating_sub(1);
+            if left.sessions == 0 {
+                state.flows.remove(&flow);
+            }
+        });
     }
 
     /// The most bytes to take at once; none without a rate.
     pub(super) fn unit(&self) -> Option<u64> {
-        let mut state = self.state.borrow_mut();
-        state.bucket(self.kind, Start::Empty).map(Bucket::unit)
+        if !self.is_limited() {
+            return None;
+        }
+        self.state.with(|state| state.bucket(self.kind, Start::Empty).map(Bucket::unit))
     }
 
     /// What may pass at once after a pause, in bytes; none without a rate.
     pub(super) fn burst(&self) -> Option<u64> {
-        let mut state = self.state.borrow_mut();
-        state.bucket(self.kind, Start::Empty).map(Bucket::burst)
+        if !self.is_limited() {
+            return None;
+        }
+        self.state.with(|state| state.bucket(self.kind, Start::Empty).map(Bucket::burst))
     }
 
-    /// Whether so many bytes may pass at once. They have not passed yet.
+    /// Whether so many bytes may pass at once. They have not passed yet, and another thread's may pass before.
     pub(super) fn passes(&self, place: Place<'_>, bytes: u64, start: Start) -> bool {
-        let mut state = self.state.borrow_mut();
-        if state.rate.is_none() {
-            return true;
-        }
-        let tag = state.start_of(place);
-        let light = state.is_light(place);
-        state.is_first(place.flow, tag)
-            && state.bucket(self.kind, start).is_none_or(|bucket| bucket.wait(bytes, light).is_zero())
+        let passes = |state: &mut State| {
+            let tag = state.start_of(place);
+            let light = state.is_light(place);
+            state.is_first(place.flow, tag)
+                && state.bucket(self.kind, start).is_none_or(|bucket| bucket.wait(bytes, light).is_zero())
+        };
+        !self.is_limited() || self.state.with(passes)
     }
 
     /// Lets so many bytes pass at once; false if they must wait, as do those that came before.
     pub(super) fn pass(&self, place: Place<'_>, bytes: u64) -> bool {
-        let mut state = self.state.borrow_mut();
-        if state.rate.is_none() {
-            return true;
-        }
-        let tag = state.start_of(place);
-        if !state.is_first(place.flow, tag) || state.serve(self.kind, place, tag, bytes).is_err() {
-            return false;
-        }
-        // Its flow may have been the first: whose turn it is now does not know that yet.
-        state.wake_first();
-        true
+        let pass = |state: &mut State| {
+            let tag = state.start_of(place);
+            state.is_first(place.flow, tag) && state.serve(self.kind, place, tag, bytes).is_ok()
+        };
+        !self.is_limited() || self.change(pass)
     }
 
     /// Waits until so many bytes may pass; true if it had to wait.
@@ -145,16 +182,11 @@ impl FairBucket {
             return false;
         }
         let waiter = self.queue(place);
-        loop {
-            let wait = {
-                let mut state = self.state.borrow_mut();
-                if state.first() == Some((waiter.flow, waiter.ticket)) {
-                    let Err(wait) = state.serve(self.kind, place, waiter.ticket.0, bytes) else { break };
-                    Some(wait)
-                } else {
-                    None
-                }
-            };
+        // Without a time it waits for its turn.
+        while let Err(wait) = self.change(|state| match state.first() == Some((waiter.flow, waiter.ticket)) {
+            true => state.serve(self.kind, place, waiter.ticket.0, bytes).map_err(Some),
+            false => Err(None),
+        }) {
             tokio::select! {
                 () = waiter.turn.notified() => {}
                 () = pause(wait) => {}
@@ -163,14 +195,29 @@ impl FairBucket {
         true
     }
 
-    fn queue(&self, place: Place<'_>) -> Waiter<'_> {
-        let mut state = self.state.borrow_mut();
-        let ticket = (state.start_of(place), state.next);
-        state.next += 1;
-        let turn = Rc::new(Notify::new());
-        state.flows.entry(place.flow).or_default().waiting.insert(ticket, Rc::clone(&turn));
-        state.sort(place.flow);
+    fn queue(&self, place: Place<'_>) -> Waiter<'_, H> {
+        let turn = Arc::new(Notify::new());
+        let ticket = self.state.with(|state| {
+            let ticket = (state.start_of(place), state.next);
+            state.next += 1;
+            state.flows.entry(place.flow).or_default().waiting.insert(ticket, Arc::clone(&turn));
+            state.sort(place.flow);
+            ticket
+        });
         Waiter { bucket: self, flow: place.flow, ticket, turn }
+    }
+
+    /// Changes the state, and wakes whoever is the first by that: it may be of another flow, or thread, and asleep.
+    fn change<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let (result, turn) = self.state.with(|state| {
+            let before = state.first();
+            let result = act(state);
+            (result, if state.first() == before { None } else { state.turn() })
+        });
+        if let Some(turn) = turn {
+            turn.notify_one();
+        }
+        result
     }
 }
 
@@ -182,14 +229,14 @@ async fn pause(wait: Option<Duration>) {
     }
 }
 
-impl Drop for Waiter<'_> {
+impl<H: Hold> Drop for Waiter<'_, H> {
     fn drop(&mut self) {
-        let mut state = self.bucket.state.borrow_mut();
-        if let Some(flow) = state.flows.get_mut(&self.flow) {
-            flow.waiting.remove(&self.ticket);
-        }
-        state.sort(self.flow);
-        state.wake_first();
+        self.bucket.change(|state| {
+            if let Some(flow) = state.flows.get_mut(&self.flow) {
+                flow.waiting.remove(&self.ticket);
+            }
+            state.sort(self.flow);
+        });
     }
 }
 
@@ -229,11 +276,10 @@ impl State {
         Some((*flow, *ticket))
     }
 
-    fn wake_first(&self) {
-        let first = self.first().and_then(|(flow, ticket)| self.flows.get(&flow)?.waiting.get(&ticket));
-        if let Some(turn) = first {
-            turn.notify_one();
-        }
+    /// What wakes the first.
+    fn turn(&self) -> Option<Arc<Notify>> {
+        let (flow, ticket) = self.first()?;
+        self.flows.get(&flow)?.waiting.get(&ticket).cloned()
     }
 
     /// Takes from the bucket, and moves virtual time on.

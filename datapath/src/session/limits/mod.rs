@@ -6,6 +6,9 @@
 //!    sends. [`Admission::police`] says of a datagram whether it may pass; one that may not is lost.
 //! 3. A byte rate that sessions share is shared fairly: among calling workloads, and among the sessions of each.
 //! 4. A new policy's limits hold for open sessions too.
+//!
+//! What is counted and what rates are shared is of the host, under locks: the table's when a session begins, and that of a
+//! byte rate for each piece that is under it. What is one session's own is on its thread only, and is not locked.
 
 mod bucket;
 mod clock;
@@ -15,6 +18,8 @@ mod scope;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thread_tests;
 
 pub use denials::DenialLimit;
 pub use scope::Refusal;
@@ -22,7 +27,7 @@ pub use table::LimitTable;
 
 use super::pump::Way;
 use bucket::{Kind, Start};
-use fair::{FairBucket, Place};
+use fair::{OwnBucket, Place};
 use ripstop_config::{ByteRate, Protocol};
 use ripstop_telemetry::EdgeInstruments;
 use scope::{Part, Scope};
@@ -45,23 +50,17 @@ struct Member {
 
 /// One way of the session's own byte rate.
 struct Own {
-    bucket: FairBucket,
+    bucket: OwnBucket,
     finish: Cell<u64>,
 }
 
 impl Own {
     fn new(kind: Kind) -> Self {
-        Self { bucket: FairBucket::new(kind, None), finish: Cell::default() }
+        Self { bucket: OwnBucket::new(kind, None), finish: Cell::default() }
     }
 
-    fn place(&self) -> (&FairBucket, Place<'_>) {
+    fn place(&self) -> (&OwnBucket, Place<'_>) {
         (&self.bucket, Place { flow: 0, finish: &self.finish })
-    }
-}
-
-impl Part {
-    fn place(&self, way: Way) -> (&FairBucket, Place<'_>) {
-        (self.shared.bucket(way), Place { flow: self.flow, finish: &self.finish[way as usize] })
     }
 }
 
@@ -107,14 +106,20 @@ impl Admission {
     }
 
     /// Whether a datagram with so many bytes of payload may pass; one that may not is counted as dropped, and uses nothing
-    /// up. What may pass at once is 50 ms of the rate, and at least the largest datagram.
+    /// up, unless another thread takes just then what was left of a rate for it: then the rates asked before that one are
+    /// charged in vain. What may pass at once is 50 ms of the rate, and at least the largest datagram.
     #[must_use]
     pub fn police(&self, way: Way, bytes: usize) -> bool {
         let Member { parts, own, dropped, .. } = &*self.0;
         let (parts, bytes) = (parts.borrow(), bytes as u64);
-        let places = || parts.iter().map(|part| part.place(way)).chain([own[way as usize].place()]);
-        if places().all(|(bucket, place)| bucket.passes(place, bytes, Start::Full)) {
-            return places().all(|(bucket, place)| bucket.pass(place, bytes));
+        let places = || parts.iter().map(|part| part.place(way));
+        let (bucket, place) = own[way as usize].place();
+        if places().all(|(bucket, place)| bucket.passes(place, bytes, Start::Full))
+            && bucket.passes(place, bytes, Start::Full)
+            && places().all(|(bucket, place)| bucket.pass(place, bytes))
+            && bucket.pass(place, bytes)
+        {
+            return true;
         }
         dropped.set(dropped.get() + 1);
         self.0.count_throttled(way, bytes);
@@ -159,7 +164,7 @@ impl Member {
     /// Sets the session's own rate to the lowest of those that hold for it.
     fn tighten(&self) {
         let parts = self.parts.borrow();
-        let rate: Option<ByteRate> = parts.iter().filter_map(|part| part.shared.limits().session).min();
+        let rate: Option<ByteRate> = parts.iter().filter_map(|part| part.shared.session_rate()).min();
         self.own.iter().for_each(|own| own.bucket.set_rate(rate));
     }
 

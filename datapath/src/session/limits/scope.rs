@@ -2,7 +2,7 @@
 
 use super::{
     bucket::Kind,
-    fair::{FairBucket, Flow},
+    fair::{FairBucket, Flow, Place},
 };
 use crate::{session::live::Request, session::pump::Way};
 use governor::{
@@ -10,18 +10,20 @@ use governor::{
     clock::DefaultClock,
     state::{InMemoryState, NotKeyed},
 };
-use ripstop_config::{HostName, OpenRate, Port, Reason, ServiceId, TenantName, WorkloadId, graph::Limits};
+use ripstop_config::{ByteRate, HostName, OpenRate, Port, Reason, ServiceId, TenantName, WorkloadId, graph::Limits};
 use ripstop_policy::{Permit, Policy, ServiceIx};
 use ripstop_telemetry::Side;
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     fmt,
     hash::{BuildHasher, BuildHasherDefault},
     num::NonZeroU32,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
-
-type Opens = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
 
 /// What a limit is set on. By name and not by handle, so that counts outlive a change of policy. Edges, workloads and tenants
 /// count for each calling host by itself; a service counts all its callers.
@@ -107,47 +109,110 @@ impl Scope {
     }
 }
 
-/// What is counted for one scope, shared by all its sessions.
+/// A scope in the table, under whose lock it is asked: what decides whether one more session may be opened.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) shared: Arc<Shared>,
+    limits: Limits,
+    opens: Option<Arc<Opens>>,
+}
+
+impl Entry {
+    pub(super) fn new(scope: Scope, limits: Limits) -> Self {
+        Self { shared: Shared::new(scope, limits), limits, opens: limits.open.map(Opens::new) }
+    }
+
+    /// Goes over to other limits; what is open stays counted, and has the new rate.
+    pub(super) fn update(&mut self, limits: Limits) {
+        if self.limits.open != limits.open {
+            self.opens = limits.open.map(Opens::new);
+        }
+        self.limits = limits;
+        self.shared.set_rates(limits);
+    }
+
+    /// The limit of concurrent sessions is reached: it, as the graph has it.
+    pub(super) fn is_full(&self) -> Option<String> {
+        let most = self.limits.sessions.filter(|most| self.shared.open.load(Ordering::Relaxed) >= *most)?;
+        Some(format!("limit `sessions: {most}` of {}", self.shared.scope))
+    }
+
+    /// Takes one new session from the rate.
+    ///
+    /// # Errors
+    /// The limit, as the graph has it.
+    pub(super) fn take_open(&self) -> Result<(), String> {
+        match (self.limits.open, &self.opens) {
+            (Some(open), Some(opens)) if !opens.take() => Err(format!("limit `open: {open}` of {}", self.shared.scope)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Another limit refused the session for which one was taken.
+    pub(super) fn give_open_back(&self) {
+        if let Some(opens) = &self.opens {
+            opens.spare.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// New sessions per second.
+struct Opens {
+    limiter: RateLimiter<NotKeyed, InMemoryState, DefaultClock>,
+    /// One that was granted and then not used, as another limit refused it.
+    spare: AtomicBool,
+}
+
+impl Opens {
+    /// Opens come in bunches (a browser, a connection pool): a tenth of a second's worth may come at once.
+    fn new(rate: OpenRate) -> Arc<Self> {
+        let rate = rate.sessions_per_second();
+        let burst = NonZeroU32::new(rate.get() / 10).unwrap_or(NonZeroU32::MIN);
+        let limiter = RateLimiter::direct(Quota::per_second(rate).allow_burst(burst));
+        Arc::new(Self { limiter, spare: AtomicBool::new(false) })
+    }
+
+    fn take(&self) -> bool {
+        self.spare.swap(false, Ordering::Relaxed) || self.limiter.check().is_ok()
+    }
+}
+
+/// What the sessions of a scope share, whichever threads they are on.
 pub(super) struct Shared {
     pub(super) scope: Scope,
-    limits: Cell<Limits>,
-    opens: RefCell<Option<Opens>>,
-    /// An open that was granted and then not used, as another limit refused it.
-    spare: Cell<bool>,
-    open: Cell<u32>,
+    /// Sessions open. They become more under the table's lock only, so that none is let in between a look and a count.
+    open: AtomicU32,
+    /// Bytes per second of each session by itself; zero without that limit.
+    session: AtomicU64,
     up: FairBucket,
     down: FairBucket,
 }
 
 impl Shared {
-    pub(super) fn new(scope: Scope, limits: Limits) -> Rc<Self> {
-        Rc::new(Self {
+    fn new(scope: Scope, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
             scope,
-            limits: Cell::new(limits),
-            opens: RefCell::new(limits.open.map(opens)),
-            spare: Cell::new(false),
-            open: Cell::new(0),
+            open: AtomicU32::new(0),
+            session: AtomicU64::new(bytes_per_second(limits.session)),
             up: FairBucket::new(Kind::Shared, limits.rate),
             down: FairBucket::new(Kind::Shared, limits.rate),
         })
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        self.limits.get()
-    }
-
-    /// Goes over to other limits; what is open stays counted, and has the new rate.
-    pub(super) fn update(&self, limits: Limits) {
-        if self.limits.replace(limits).open != limits.open {
-            *self.opens.borrow_mut() = limits.open.map(opens);
-        }
+    fn set_rates(&self, limits: Limits) {
+        self.session.store(bytes_per_second(limits.session), Ordering::Relaxed);
         self.up.set_rate(limits.rate);
         self.down.set_rate(limits.rate);
     }
 
+    /// What each of its sessions may use by itself.
+    pub(super) fn session_rate(&self) -> Option<ByteRate> {
+        ByteRate::per_second(self.session.load(Ordering::Relaxed))
+    }
+
     /// Sessions are open.
     pub(super) fn is_used(&self) -> bool {
-        self.open.get() > 0
+        self.open.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn bucket(&self, way: Way) -> &FairBucket {
@@ -156,59 +221,39 @@ impl Shared {
             Way::Down => &self.down,
         }
     }
-
-    /// The limit of concurrent sessions is reached: it, as the graph has it.
-    pub(super) fn is_full(&self) -> Option<String> {
-        let most = self.limits.get().sessions.filter(|most| self.open.get() >= *most)?;
-        Some(format!("limit `sessions: {most}` of {}", self.scope))
-    }
-
-    /// Takes one new session from the rate.
-    ///
-    /// # Errors
-    /// The limit, as the graph has it.
-    pub(super) fn take_open(&self) -> Result<(), String> {
-        let refused = self.opens.borrow().as_ref().is_some_and(|opens| !self.spare.take() && opens.check().is_err());
-        match self.limits.get().open {
-            Some(open) if refused => Err(format!("limit `open: {open}` of {}", self.scope)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Another limit refused the session for which one was taken.
-    pub(super) fn give_open_back(&self) {
-        self.spare.set(true);
-    }
 }
 
-/// Opens come in bunches (a browser, a connection pool): a tenth of a second's worth may come at once.
-fn opens(rate: OpenRate) -> Opens {
-    let rate = rate.sessions_per_second();
-    let burst = NonZeroU32::new(rate.get() / 10).unwrap_or(NonZeroU32::MIN);
-    Opens::direct(Quota::per_second(rate).allow_burst(burst))
+fn bytes_per_second(rate: Option<ByteRate>) -> u64 {
+    rate.map_or(0, ByteRate::bytes_per_second)
 }
 
 /// One session's part in a scope: counted from its beginning to its end.
 pub(super) struct Part {
-    pub(super) shared: Rc<Shared>,
-    pub(super) flow: Flow,
-    /// How far it was served, up and down; see [`super::fair::Place`].
-    pub(super) finish: [Cell<u64>; 2],
+    pub(super) shared: Arc<Shared>,
+    flow: Flow,
+    /// How far it was served, up and down; see [`Place`].
+    finish: [Cell<u64>; 2],
 }
 
 impl Part {
-    pub(super) fn of(shared: Rc<Shared>, request: &Request) -> Rc<Self> {
+    /// Counts one more session; the caller has the table's lock.
+    pub(super) fn of(shared: Arc<Shared>, request: &Request) -> Rc<Self> {
         let flow = shared.scope.flow(request);
-        shared.open.set(shared.open.get() + 1);
+        shared.open.fetch_add(1, Ordering::Relaxed);
         shared.up.join(flow);
         shared.down.join(flow);
         Rc::new(Self { shared, flow, finish: Default::default() })
+    }
+
+    /// The byte rate that it has a part in, and its place there.
+    pub(super) fn place(&self, way: Way) -> (&FairBucket, Place<'_>) {
+        (self.shared.bucket(way), Place { flow: self.flow, finish: &self.finish[way as usize] })
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.shared.open.set(self.shared.open.get() - 1);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
         self.shared.up.leave(self.flow);
         self.shared.down.leave(self.flow);
     }
