@@ -71,6 +71,10 @@ impl Sizes {
         let burst = u32::try_from(cells_in(BURST)?.max(least) + reserve).ok()?;
         (per_cell > 0).then_some(Self { per_cell, burst, reserve, unit: cells_in(UNIT)?.max(1) })
     }
+
+    fn burst_bytes(self) -> u64 {
+        u64::from(self.burst) * CELL
+    }
 }
 
 /// A byte rate.
@@ -110,7 +114,12 @@ impl Bucket {
 
     /// What may pass at once after a pause, in bytes.
     pub(super) fn burst(&self) -> u64 {
-        u64::from(self.sizes.burst) * CELL
+        self.sizes.burst_bytes()
+    }
+
+    /// The same of a bucket that is not made yet; `None` where none would be.
+    pub(super) fn burst_of(rate: ByteRate, kind: Kind) -> Option<u64> {
+        Sizes::of(rate, kind).map(Sizes::burst_bytes)
     }
 
     /// How long until so many bytes may pass; zero when they may at once. Whoever is not `light` leaves the reserve alone.

@@ -148,12 +148,16 @@ impl<H: Hold> FairBucket<H> {
         self.state.with(|state| state.bucket(self.kind, Start::Empty).map(Bucket::unit))
     }
 
-    /// What may pass at once after a pause, in bytes; none without a rate.
+    /// What may pass at once after a pause, in bytes; none without a rate. Whoever asks uses nothing, so no bucket is made for
+    /// it: what that holds at first is for its first use to say.
     pub(super) fn burst(&self) -> Option<u64> {
         if !self.is_limited() {
             return None;
         }
-        self.state.with(|state| state.bucket(self.kind, Start::Empty).map(Bucket::burst))
+        self.state.with(|state| match &state.bucket {
+            Some(bucket) => Some(bucket.burst()),
+            None => Bucket::burst_of(state.rate?, self.kind),
+        })
     }
 
     /// Whether so many bytes may pass at once. They have not passed yet, and another thread's may pass before.

@@ -1,9 +1,12 @@
 use super::{
-    Scope,
+    LimitTable, Scope,
     bucket::{Kind, Start},
     fair::{FairBucket, Place},
 };
+use crate::session::{live::Request, pump::Way};
 use ripstop_config::ByteRate;
+use ripstop_policy::{Permit, Policy, ServiceIx, Verdict};
+use ripstop_telemetry::{EdgeInstruments, Side};
 use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::Instant;
 
@@ -218,17 +221,11 @@ fn another_rate_holds_for_those_who_wait() {
     });
 }
 
-#[test]
-fn a_session_counts_for_its_tenant_and_for_all_above_it() {
-    use crate::session::live::Request;
-    use ripstop_policy::Verdict;
-    use ripstop_telemetry::Side;
-    let text = "{ fabric: f, hosts: { a: }, tenants: { t: { limit: { sessions: 9 } }, t/u: {}, t/u/v: { limit: { sessions: 5 }, \
-                workloads: { w: { on: a, run: { netns: w } } }, services: { s: { by: w, port: 1 } }, \
-                allow: [{ from: w, to: s }] } } }";
+/// The only edge of a graph, which is of host `a`, as a caller there asks for it.
+fn asked(text: &str) -> (Policy, Permit, Request, ServiceIx) {
     let policy = ripstop_policy::compile(ripstop_config::Graph::parse("f", text).unwrap()).unwrap();
     let (caller, service) = (policy.workloads().next().unwrap(), policy.services().next().unwrap());
-    let port = "1".parse().unwrap();
+    let port = policy.service_entry(service).ports[0];
     let Verdict::Allow(permit) = policy.decide(caller, service, port) else { panic!("it is allowed") };
     let request = Request {
         side: Side::Caller,
@@ -238,6 +235,38 @@ fn a_session_counts_for_its_tenant_and_for_all_above_it() {
         v6: false,
         speaker: "a".parse().unwrap(),
     };
+    (policy, permit, request, service)
+}
+
+#[test]
+fn the_first_datagrams_of_a_session_pass_though_its_burst_was_told() {
+    const DATAGRAM: usize = 1_400;
+    let text = "{ fabric: f, hosts: { a: }, tenants: { t: { limit: { rate: 1 mbit/s }, \
+                workloads: { w: { on: a, run: { netns: w } } }, services: { s: { by: w, port: 1/udp } }, \
+                allow: [{ from: w, to: s, limit: { session: 1 mbit/s } }] } } }";
+    let (policy, permit, request, service) = asked(text);
+    run(async {
+        let (table, host) = (LimitTable::default(), "a".parse().unwrap());
+        let admission = table.admit(&policy, &permit, &request, service, &host).unwrap();
+        let instruments = EdgeInstruments::new(&request.caller, request.service.as_ref().unwrap(), request.side);
+        admission.count_in(Some(Rc::new(instruments)));
+        let burst = usize::try_from(admission.burst_bytes().unwrap()).unwrap();
+        for way in [Way::Up, Way::Down] {
+            // No time passes here: all of it is what was there at first.
+            let passed = (0..1_000).take_while(|_| admission.police(way, DATAGRAM)).count();
+            // What does not make a whole cell is not taken yet: one more may pass.
+            let due = burst / DATAGRAM;
+            assert!((due..=due + 1).contains(&passed), "{passed} passed, of a burst of {burst} bytes");
+        }
+    });
+}
+
+#[test]
+fn a_session_counts_for_its_tenant_and_for_all_above_it() {
+    let text = "{ fabric: f, hosts: { a: }, tenants: { t: { limit: { sessions: 9 } }, t/u: {}, t/u/v: { limit: { sessions: 5 }, \
+                workloads: { w: { on: a, run: { netns: w } } }, services: { s: { by: w, port: 1 } }, \
+                allow: [{ from: w, to: s }] } } }";
+    let (policy, permit, request, service) = asked(text);
     let scopes = Scope::of(&policy, &permit, &request, service, &"a".parse().unwrap());
     let shown: Vec<_> = scopes.iter().map(|(scope, limits)| (scope.to_string(), limits.sessions)).collect();
     let tenants = [("tenant t/u/v", Some(5)), ("tenant t/u", None), ("tenant t", Some(9))];
