@@ -7,19 +7,21 @@
 //! Without [`install`] every instrument does nothing: an agent with `metrics: off` keeps none.
 
 mod dns;
+mod drops;
 mod hearsay;
 mod parts;
 mod voice;
 
 use super::cardinality;
 pub use dns::{DnsCounters, DnsSource};
+pub use drops::DropCounters;
 pub use hearsay::{host_record_refused, host_records};
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 pub use parts::{captures, carrier, door};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use std::{
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 pub use voice::{VoiceRequest, VoiceResult};
@@ -318,45 +320,6 @@ fn reason_label(reason: Reason) -> Label {
 
 fn with(labels: &[Label], one: Label) -> Vec<Label> {
     labels.iter().cloned().chain([one]).collect()
-}
-
-/// One slot for each code up to the highest; [`Reason::ALL`] is in order of code.
-const DROP_SLOTS: usize = Reason::ALL[Reason::ALL.len() - 1] as usize + 1;
-
-/// The drop counters of one workload: a closed array, each looked up at its first use.
-pub struct DropCounters {
-    labels: Vec<Label>,
-    slots: Box<[OnceLock<Counter>]>,
-}
-
-impl DropCounters {
-    /// The counters of a workload of the graph.
-    #[must_use]
-    pub fn new(workload: &WorkloadId) -> Self {
-        let slots = (0..DROP_SLOTS).map(|_| OnceLock::new()).collect();
-        Self { labels: workload_labels(workload), slots }
-    }
-
-    /// One packet was dropped.
-    pub fn count(&self, reason: Reason) {
-        let Some(slot) = self.slots.get(usize::from(reason.code())) else { return };
-        slot.get_or_init(|| drop_counter(&self.labels, reason)).increment(1);
-    }
-}
-
-impl std::fmt::Debug for DropCounters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DropCounters").field("labels", &self.labels).finish_non_exhaustive()
-    }
-}
-
-/// One packet of a workload was dropped. On a packet path use [`DropCounters`].
-pub fn dropped(workload: &WorkloadId, reason: Reason) {
-    drop_counter(&workload_labels(workload), reason).increment(1);
-}
-
-fn drop_counter(labels: &[Label], reason: Reason) -> Counter {
-    counter!(DROPPED, with(labels, reason_label(reason)))
 }
 
 fn workload_labels(workload: &WorkloadId) -> Vec<Label> {
