@@ -4,6 +4,7 @@
 //! on the data thread is therefore handed to it in a box ([`Task`]): so all that runs there is compiled here.
 
 use crate::polling;
+use ripstop_telemetry::gathered;
 use std::{io, pin::Pin};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
@@ -31,11 +32,13 @@ pub fn runtime() -> io::Result<LocalRuntime> {
 }
 
 /// Runs the thread's first task, and all that it spawns, until that one is over. Where it `may_poll`, the thread looks for what
-/// comes next for a moment before it sleeps.
+/// comes next for a moment before it sleeps. What it counts is handed on to the metrics in time.
 pub fn run(runtime: &LocalRuntime, may_poll: bool, first: Task) {
     runtime.block_on(async {
         let polling = task::spawn_local(polling::run(may_poll));
+        let counting = task::spawn_local(gathered::hand_on_in_time());
         first.await;
         polling.abort();
+        counting.abort();
     });
 }

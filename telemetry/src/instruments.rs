@@ -12,11 +12,11 @@ mod hearsay;
 mod parts;
 mod voice;
 
-use super::cardinality;
+use super::{cardinality, gathered::Gathered};
 pub use dns::{DnsCounters, DnsSource};
 pub use drops::DropCounters;
 pub use hearsay::{host_record_refused, host_records};
-use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
+use metrics::{Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 pub use parts::{captures, carrier, door};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
@@ -190,15 +190,15 @@ impl Side {
     }
 }
 
-/// The instruments of one caller, service and side, looked up once. Cheap to clone, and safe to use from any thread.
-#[derive(Clone)]
+/// The instruments of one caller, service and side, looked up once, as one thread counts by them. A session's bytes are in the
+/// metrics when it has ended, and a moment after they were counted.
 pub struct EdgeInstruments {
     labels: Vec<Label>,
     open: Gauge,
-    bytes_up: Counter,
-    bytes_down: Counter,
-    throttled_up: Counter,
-    throttled_down: Counter,
+    bytes_up: Gathered,
+    bytes_down: Gathered,
+    throttled_up: Gathered,
+    throttled_down: Gathered,
     throttle: Histogram,
     burst: Gauge,
     connect: Histogram,
@@ -210,13 +210,15 @@ impl EdgeInstruments {
     #[must_use]
     pub fn new(caller: &WorkloadId, service: &ServiceId, side: Side) -> Self {
         let labels = edge_labels(Some(caller), Some(service), side);
-        let direction = |name| with(&labels, Label::from_static_parts("direction", name));
+        let way = |name, direction| {
+            Gathered::new(counter!(name, with(&labels, Label::from_static_parts("direction", direction))))
+        };
         Self {
             open: gauge!(SESSIONS_OPEN, labels.clone()),
-            bytes_up: counter!(SESSION_BYTES, direction("up")),
-            bytes_down: counter!(SESSION_BYTES, direction("down")),
-            throttled_up: counter!(THROTTLED, direction("up")),
-            throttled_down: counter!(THROTTLED, direction("down")),
+            bytes_up: way(SESSION_BYTES, "up"),
+            bytes_down: way(SESSION_BYTES, "down"),
+            throttled_up: way(THROTTLED, "up"),
+            throttled_down: way(THROTTLED, "down"),
             throttle: histogram!(THROTTLE, labels.clone()),
             burst: gauge!(BURST, labels.clone()),
             connect: histogram!(CONNECT, labels.clone()),
@@ -232,6 +234,9 @@ impl EdgeInstruments {
 
     /// A session that was [`opened`](Self::opened) has ended.
     pub fn closed(&self, reason: Reason, lasted: Duration) {
+        for bytes in [&self.bytes_up, &self.bytes_down, &self.throttled_up, &self.throttled_down] {
+            bytes.hand_on();
+        }
         self.open.decrement(1.0);
         self.duration.record(lasted.as_secs_f64());
         counter!(SESSIONS_CLOSED, with(&self.labels, reason_label(reason))).increment(1);
@@ -239,22 +244,22 @@ impl EdgeInstruments {
 
     /// Payload bytes went from the caller to the service.
     pub fn bytes_up(&self, bytes: u64) {
-        self.bytes_up.increment(bytes);
+        self.bytes_up.add(bytes);
     }
 
     /// Payload bytes went from the service to the caller.
     pub fn bytes_down(&self, bytes: u64) {
-        self.bytes_down.increment(bytes);
+        self.bytes_down.add(bytes);
     }
 
     /// Payload bytes from the caller had to wait for a rate limit, or were dropped for one.
     pub fn throttled_up(&self, bytes: u64) {
-        self.throttled_up.increment(bytes);
+        self.throttled_up.add(bytes);
     }
 
     /// Payload bytes from the service had to wait for a rate limit, or were dropped for one.
     pub fn throttled_down(&self, bytes: u64) {
-        self.throttled_down.increment(bytes);
+        self.throttled_down.add(bytes);
     }
 
     /// A session's rate limits, or its tightest, let so much pass at once after a pause; 0 without one.

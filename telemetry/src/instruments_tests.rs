@@ -134,3 +134,22 @@ fn values_are_what_was_recorded() {
     assert!(text.contains(&format!("{POLICY_DIGEST} {}", 0x0102_0304_0506_u64)), "{text}");
     assert!(text.contains(&format!("{POLICY_OK} 0")), "a refused reload shows");
 }
+
+#[test]
+fn the_bytes_of_a_session_are_told_when_it_ends() {
+    let recorder = recorder().unwrap();
+    let says = |what: &str, bytes: u64| {
+        let text = recorder.handle().render();
+        let is_it = |line: &&str| line.starts_with(&format!("{what}{{")) && line.contains("direction=\"down\"");
+        assert!(text.lines().find(is_it).unwrap().ends_with(&format!(" {bytes}")), "{text}");
+    };
+    metrics::with_local_recorder(&recorder, || {
+        let edge = EdgeInstruments::new(&"shop/web".parse().unwrap(), &"shop/api".parse().unwrap(), Side::Caller);
+        (0..10).for_each(|_| edge.bytes_down(1_000));
+        (0..5).for_each(|_| edge.throttled_down(100));
+        says(SESSION_BYTES, 0);
+        edge.closed(Reason::Closed, Duration::from_secs(1));
+        says(SESSION_BYTES, 10_000);
+        says(THROTTLED, 500);
+    });
+}

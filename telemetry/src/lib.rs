@@ -2,6 +2,7 @@
 //!
 //! - [`instruments`] holds every metric of the agent, with its name, unit, help and labels;
 //! - [`cardinality`] bounds their number;
+//! - [`gathered`] counts what comes with each packet, and hands it on now and then;
 //! - [`record`] takes exactly one [`SessionRecord`] per session and writes it as a JSON line;
 //! - [`recent`] keeps the newest of them for `ripstop observe`, and [`edges`] what became of each caller's calls;
 //! - [`otel`] sends them to an OpenTelemetry collector, as logs and as spans, in a program that is built with that;
@@ -10,6 +11,7 @@
 
 pub mod cardinality;
 pub mod edges;
+pub mod gathered;
 pub mod http;
 pub mod instruments;
 #[cfg(feature = "otel")]

@@ -105,8 +105,13 @@ fn icmp_error(interface: &Interface, packet: &Packet<'_>, error: &IcmpError) -> 
 }
 
 fn is_resolver(context: &Context, packet: &Packet<'_>) -> bool {
-    let (v4, v6) = context.policy().resolver();
+    let (v4, v6) = context.with_policy(|policy| policy.resolver());
     packet.destination == v4 || packet.destination == v6
+}
+
+/// Whether a packet goes to a workload's own address, and to no service.
+fn is_of_workload(context: &Context, packet: &Packet<'_>) -> bool {
+    context.with_policy(|policy| policy.workload_at(packet.destination).is_some())
 }
 
 fn tcp(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
@@ -150,7 +155,7 @@ fn new_flow(
             }
         };
     }
-    if !context.policy().contains(packet.destination) {
+    if !context.with_policy(|policy| policy.contains(packet.destination)) {
         interface.refuse(packet, segment, Reason::OutsideFabric);
         return Err(Reason::OutsideFabric);
     }
@@ -183,11 +188,12 @@ fn is_datagram_elsewhere(
     each: Option<NonZeroUsize>,
 ) -> bool {
     let key = packet.flow_of(source, destination);
-    if !interface.is_shared() || interface.udp.get(&key).is_some() {
+    // A query is anybody's.
+    if !interface.is_shared() || interface.udp.get(&key).is_some() || is_resolver(context, packet) {
         return false;
     }
     // An endpoint's answer to a caller whose session is elsewhere, be it said or not.
-    let is_answer = context.policy().workload_at(packet.destination).is_some();
+    let is_answer = is_of_workload(context, packet);
     let flow = (!is_answer).then_some(Flow { protocol: Protocol::Udp, key });
     interface.is_elsewhere(flow, Received { packet: packet.bytes, datagram: each })
 }
@@ -212,12 +218,11 @@ fn datagram(
             _ => refuse(Reason::NoPort, craft::Unreachable::Port),
         };
     }
-    let policy = context.policy();
-    if !policy.contains(packet.destination) {
+    if !context.with_policy(|policy| policy.contains(packet.destination)) {
         return refuse(Reason::OutsideFabric, craft::Unreachable::Prohibited);
     }
     // An endpoint's datagram to a caller that has no session with it, or any other to another workload: not a call.
-    if policy.workload_at(packet.destination).is_some() {
+    if is_of_workload(context, packet) {
         return refuse(Reason::NoSession, craft::Unreachable::Prohibited);
     }
     udp::open(context, interface, packet, (source, destination), data)

@@ -60,12 +60,13 @@ pub(super) fn datagram(
 }
 
 fn decide(context: &Context, interface: &Interface, query: &[u8], via: Via) -> Answer {
-    let policy = context.policy();
-    let answer = interface.answers.borrow_mut().answer(&policy, query, via);
-    if let Answer::Reply(ripstop_dns::Reply { hidden: Some(service), .. }) = &answer {
-        context.observed.hidden_name(interface.workload(), &policy.service_entry(*service).id);
-    }
-    answer
+    context.with_policy(|policy| {
+        let answer = interface.answers.borrow_mut().answer(policy, query, via);
+        if let Answer::Reply(ripstop_dns::Reply { hidden: Some(service), .. }) = &answer {
+            context.observed.hidden_name(interface.workload(), &policy.service_entry(*service).id);
+        }
+        answer
+    })
 }
 
 fn forward(

@@ -183,6 +183,12 @@ impl Context {
         Arc::clone(&self.policy.borrow())
     }
 
+    /// Looks at the policy in force, as is done for a packet: how many have it is counted by all data threads, so that to have
+    /// it for a moment would make them wait for each other. `look` puts none in force.
+    pub fn with_policy<R>(&self, look: impl FnOnce(&Arc<Policy>) -> R) -> R {
+        look(&self.policy.borrow())
+    }
+
     /// Puts a policy in force: open sessions are decided again by it, and cut when it does not allow them; those that stay
     /// are under its limits.
     pub fn enforce(&self, policy: Arc<Policy>) {

@@ -1,10 +1,11 @@
 //! What is counted of DNS.
 
 use super::{DNS, with, workload_labels};
-use metrics::{Counter, Label, counter};
+use crate::gathered::Gathered;
+use metrics::{Label, counter};
 use ripstop_config::WorkloadId;
 use ripstop_dns::Rcode;
-use std::sync::OnceLock;
+use std::cell::OnceCell;
 
 /// Who answered a DNS query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl DnsSource {
 /// The counters of one workload's DNS queries: a closed array, each looked up at its first use.
 pub struct DnsCounters {
     labels: Vec<Label>,
-    slots: [[OnceLock<Counter>; Rcode::ALL.len()]; DnsSource::ALL.len()],
+    slots: [[OnceCell<Gathered>; Rcode::ALL.len()]; DnsSource::ALL.len()],
 }
 
 impl DnsCounters {
@@ -41,12 +42,12 @@ impl DnsCounters {
 
     /// A query was answered.
     pub fn count(&self, rcode: Rcode, source: DnsSource) {
-        self.slots[source as usize][rcode as usize].get_or_init(|| self.counter(rcode, source)).increment(1);
+        self.slots[source as usize][rcode as usize].get_or_init(|| self.counter(rcode, source)).add(1);
     }
 
-    fn counter(&self, rcode: Rcode, source: DnsSource) -> Counter {
+    fn counter(&self, rcode: Rcode, source: DnsSource) -> Gathered {
         let labels = with(&self.labels, Label::from_static_parts("source", source.as_str()));
-        counter!(DNS, with(&labels, Label::from_static_parts("rcode", rcode.as_str())))
+        Gathered::new(counter!(DNS, with(&labels, Label::from_static_parts("rcode", rcode.as_str()))))
     }
 }
 
