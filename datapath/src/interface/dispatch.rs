@@ -27,6 +27,8 @@ pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, Received { packe
     }
 }
 
+/// Out of the way of what passes.
+#[cold]
 fn dropped(interface: &Interface, reason: Reason) {
     tracing::trace!(workload = %interface.workload(), %reason, "dropped");
     interface.drops().count(reason);
