@@ -8,7 +8,8 @@
 //! 1. [`FairBucket::pass`] serves at once, if nobody is to be served before and the bucket has enough.
 //! 2. [`FairBucket::take`] else waits in the queue. Only its first sleeps until the bucket has enough; whatever makes another
 //!    the first wakes it, on whichever thread it is.
-//! 3. Where there is no rate nothing is locked and nothing written: only a flag is read.
+//! 3. Where there is no rate nothing is locked and nothing written: only a flag is read. A session counts in its flow from when
+//!    it first wants some; so one that is under no rate begins and ends without a lock, too.
 
 use super::bucket::{Bucket, Kind, Start};
 use ripstop_config::ByteRate;
@@ -27,11 +28,20 @@ use tokio::sync::Notify;
 /// Those who share as one: a calling workload, by a hash of its name.
 pub(super) type Flow = u64;
 
-/// A session's place in a bucket: its flow, and the virtual time up to which it was served.
+/// A session's place in a bucket: its flow, and how far it came there.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'s> {
     pub(super) flow: Flow,
-    pub(super) finish: &'s Cell<u64>,
+    pub(super) progress: &'s Progress,
+}
+
+/// How far one session came in one bucket.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The virtual time up to which it was served.
+    finish: Cell<u64>,
+    /// Its flow counts it.
+    joined: Cell<bool>,
 }
 
 /// A byte rate shared by sessions, of any thread; without a rate all passes.
@@ -75,7 +85,7 @@ pub(super) struct State {
     flows: FxHashMap<Flow, FlowState>,
 }
 
-/// The queue of one flow: as long as it has sessions, each of which waits at most once each way.
+/// The queue of one flow: as long as it has sessions, each of which waits at most once.
 #[derive(Default)]
 struct FlowState {
     sessions: usize,
@@ -124,20 +134,11 @@ impl<H: Hold> FairBucket<H> {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// One more session has its place in a flow.
-    pub(super) fn join(&self, flow: Flow) {
-        self.state.with(|state| state.flows.entry(flow).or_default().sessions += 1);
-    }
-
-    /// A session that had joined a flow is gone.
-    pub(super) fn leave(&self, flow: Flow) {
-        self.state.with(|state| {
-            let Some(left) = state.flows.get_mut(&flow) else { return };
-            left.sessions = left.sessions.saturating_sub(1);
-            if left.sessions == 0 {
-                state.flows.remove(&flow);
-            }
-        });
+    /// A session is gone: its flow is forgotten with the last that wanted some.
+    pub(super) fn leave(&self, place: Place<'_>) {
+        if place.progress.joined.take() {
+            self.state.with(|state| state.leave(place.flow));
+        }
     }
 
     /// The most bytes to take at once; none without a rate.
@@ -252,16 +253,28 @@ impl State {
         self.bucket.as_deref()
     }
 
-    /// The start tag within its flow of what a session wants next.
+    /// The start tag within its flow of what a session wants next; from the first time on, its flow counts the session.
     fn start_of(&mut self, place: Place<'_>) -> u64 {
-        self.flows.entry(place.flow).or_default().now.max(place.finish.get())
+        let flow = self.flows.entry(place.flow).or_default();
+        if !place.progress.joined.replace(true) {
+            flow.sessions += 1;
+        }
+        flow.now.max(place.progress.finish.get())
+    }
+
+    fn leave(&mut self, id: Flow) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.sessions = flow.sessions.saturating_sub(1);
+        if flow.sessions == 0 {
+            self.flows.remove(&id);
+        }
     }
 
     /// The session, or its flow, did not take its share lately: others were served while it wanted nothing. Who waits all
     /// the time is never light, as virtual time does not pass those who wait.
     fn is_light(&self, place: Place<'_>) -> bool {
         let flow = self.flows.get(&place.flow);
-        flow.is_some_and(|flow| flow.finish < self.now || place.finish.get() < flow.now)
+        flow.is_some_and(|flow| flow.finish < self.now || place.progress.finish.get() < flow.now)
     }
 
     /// Nobody who waits is to be served before one with this tag.
@@ -301,7 +314,7 @@ impl State {
         let start = flow.start.unwrap_or(flow.finish).max(self.now);
         flow.now = flow.now.max(tag);
         flow.finish = start + bytes;
-        place.finish.set(tag + bytes);
+        place.progress.finish.set(tag + bytes);
         self.now = start;
         self.sort(place.flow);
     }
@@ -316,6 +329,27 @@ impl State {
             let start = flow.finish.max(self.now);
             flow.start = Some(start);
             self.order.insert((start, id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_known_from_when_a_session_wants_some_until_its_last_is_gone() {
+        let bucket = OwnBucket::new(Kind::Shared, ByteRate::per_second(1_000_000));
+        let known = || bucket.state.with(|state| state.flows.len());
+        let [one, two, idle] = <[Progress; 3]>::default();
+        let place = |progress| Place { flow: 7, progress };
+        for progress in [&one, &one, &two] {
+            assert!(bucket.pass(place(progress), 1));
+        }
+        // Neither is twice what was once.
+        for (gone, left) in [(&idle, 1), (&one, 1), (&one, 1), (&two, 0)] {
+            bucket.leave(place(gone));
+            assert_eq!(known(), left);
         }
     }
 }

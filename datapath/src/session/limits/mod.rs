@@ -27,7 +27,7 @@ pub use table::LimitTable;
 
 use super::pump::Way;
 use bucket::{Kind, Start};
-use fair::{OwnBucket, Place};
+use fair::{OwnBucket, Place, Progress};
 use ripstop_config::{ByteRate, Protocol};
 use ripstop_telemetry::EdgeInstruments;
 use scope::{Part, Scope};
@@ -51,16 +51,16 @@ struct Member {
 /// One way of the session's own byte rate.
 struct Own {
     bucket: OwnBucket,
-    finish: Cell<u64>,
+    progress: Progress,
 }
 
 impl Own {
     fn new(kind: Kind) -> Self {
-        Self { bucket: OwnBucket::new(kind, None), finish: Cell::default() }
+        Self { bucket: OwnBucket::new(kind, None), progress: Progress::default() }
     }
 
     fn place(&self) -> (&OwnBucket, Place<'_>) {
-        (&self.bucket, Place { flow: 0, finish: &self.finish })
+        (&self.bucket, Place { flow: 0, progress: &self.progress })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     bucket::Kind,
-    fair::{FairBucket, Flow, Place},
+    fair::{FairBucket, Flow, Place, Progress},
 };
 use crate::{session::live::Request, session::pump::Way};
 use governor::{
@@ -14,14 +14,13 @@ use ripstop_config::{ByteRate, HostName, OpenRate, Port, Reason, ServiceId, Tena
 use ripstop_policy::{Permit, Policy, ServiceIx};
 use ripstop_telemetry::Side;
 use std::{
-    cell::Cell,
     fmt,
     hash::{BuildHasher, BuildHasherDefault},
     num::NonZeroU32,
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -64,25 +63,24 @@ impl Scope {
         request: &Request,
         service: ServiceIx,
         host: &HostName,
-    ) -> Vec<(Self, Limits)> {
+    ) -> impl Iterator<Item = (Self, Limits)> {
+        let Request { caller, speaker, side, .. } = request;
+        let tenant = |tenant: TenantName| {
+            let limits = policy.tenant_limits(&tenant);
+            (Self::Tenant(tenant, speaker.clone()), limits)
+        };
         let entry = policy.service_entry(service);
-        let serving = (Self::Service(entry.id.clone(), request.side), entry.limits);
-        if request.side == Side::Server && request.speaker == *host {
-            // Caller and endpoint are both here: the rest was counted when the caller was admitted.
-            return vec![serving];
-        }
-        let (caller, speaker) = (&request.caller, &request.speaker);
-        let own = policy.workload(caller).map(|caller| policy.workload_entry(caller).limits).unwrap_or_default();
-        let tenant =
-            |tenant: TenantName| (Self::Tenant(tenant.clone(), speaker.clone()), policy.tenant_limits(&tenant));
-        let mut all = vec![
-            (Self::edge(policy, permit, request), permit.limits),
-            (Self::Workload(caller.clone(), speaker.clone()), own),
-            serving,
-            tenant(caller.tenant.clone()),
-        ];
-        all.extend(std::iter::successors(caller.tenant.parent(), TenantName::parent).map(tenant));
-        all
+        let serving = Some((Self::Service(entry.id.clone(), *side), entry.limits));
+        // Where caller and endpoint are both here, the rest was counted when the caller was admitted.
+        let (first, above) = if *side == Side::Server && speaker == host {
+            ([None, None, serving, None], None)
+        } else {
+            let own = policy.workload(caller).map(|caller| policy.workload_entry(caller).limits).unwrap_or_default();
+            let edge = (Self::edge(policy, permit, request), permit.limits);
+            let workload = (Self::Workload(caller.clone(), speaker.clone()), own);
+            ([Some(edge), Some(workload), serving, Some(tenant(caller.tenant.clone()))], caller.tenant.parent())
+        };
+        first.into_iter().flatten().chain(std::iter::successors(above, TenantName::parent).map(tenant))
     }
 
     /// Its limits in a policy; none if the policy does not have it. Edges are looked up by [`super::table`], as there are
@@ -98,23 +96,25 @@ impl Scope {
 
     /// Whose sessions share as one: where several workloads meet, each of them, so that one cannot take more by opening
     /// more.
-    fn flow(&self, request: &Request) -> Flow {
+    fn flow(&self, caller: Flow) -> Flow {
         match self {
             Self::Edge(..) | Self::Workload(..) => 0,
-            // Names of the graph: nobody chooses them to collide, and two that did would share a share.
-            Self::Service(..) | Self::Tenant(..) => {
-                BuildHasherDefault::<rustc_hash::FxHasher>::default().hash_one((&request.caller, &request.speaker))
-            }
+            Self::Service(..) | Self::Tenant(..) => caller,
         }
     }
 }
 
+/// Those with whom a session shares where several workloads meet: all of its caller.
+pub(super) fn flow_of(request: &Request) -> Flow {
+    // Names of the graph: nobody chooses them to collide, and two that did would share a share.
+    BuildHasherDefault::<rustc_hash::FxHasher>::default().hash_one((&request.caller, &request.speaker))
+}
+
 /// A scope in the table, under whose lock it is asked: what decides whether one more session may be opened.
-#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) shared: Arc<Shared>,
     limits: Limits,
-    opens: Option<Arc<Opens>>,
+    opens: Option<Opens>,
 }
 
 impl Entry {
@@ -131,27 +131,29 @@ impl Entry {
         self.shared.set_rates(limits);
     }
 
-    /// The limit of concurrent sessions is reached: it, as the graph has it.
-    pub(super) fn is_full(&self) -> Option<String> {
-        let most = self.limits.sessions.filter(|most| self.shared.open.load(Ordering::Relaxed) >= *most)?;
-        Some(format!("limit `sessions: {most}` of {}", self.shared.scope))
-    }
-
-    /// Takes one new session from the rate.
+    /// Counts one more session, of a caller. If it is refused elsewhere after that, see [`Self::give_open_back`].
     ///
     /// # Errors
-    /// The limit, as the graph has it.
-    pub(super) fn take_open(&self) -> Result<(), String> {
-        match (self.limits.open, &self.opens) {
-            (Some(open), Some(opens)) if !opens.take() => Err(format!("limit `open: {open}` of {}", self.shared.scope)),
-            _ => Ok(()),
+    /// The limit that is reached; then nothing is counted.
+    pub(super) fn count(&mut self, caller: Flow) -> Result<Rc<Part>, Refusal> {
+        let Self { shared, limits, opens } = self;
+        if let Some(most) = limits.sessions.filter(|most| shared.open.load(Ordering::Relaxed) >= *most) {
+            let detail = format!("limit `sessions: {most}` of {}", shared.scope);
+            return Err(Refusal { reason: Reason::Sessions, detail });
         }
+        if let (Some(open), Some(opens)) = (limits.open, opens)
+            && !opens.take()
+        {
+            let detail = format!("limit `open: {open}` of {}", shared.scope);
+            return Err(Refusal { reason: Reason::OpenRate, detail });
+        }
+        Ok(Part::of(Arc::clone(shared), caller))
     }
 
-    /// Another limit refused the session for which one was taken.
-    pub(super) fn give_open_back(&self) {
-        if let Some(opens) = &self.opens {
-            opens.spare.store(true, Ordering::Relaxed);
+    /// Another limit refused the session for which one was taken from the rate.
+    pub(super) fn give_open_back(&mut self) {
+        if let Some(opens) = &mut self.opens {
+            opens.spare = true;
         }
     }
 }
@@ -160,20 +162,20 @@ impl Entry {
 struct Opens {
     limiter: RateLimiter<NotKeyed, InMemoryState, DefaultClock>,
     /// One that was granted and then not used, as another limit refused it.
-    spare: AtomicBool,
+    spare: bool,
 }
 
 impl Opens {
     /// Opens come in bunches (a browser, a connection pool): a tenth of a second's worth may come at once.
-    fn new(rate: OpenRate) -> Arc<Self> {
+    fn new(rate: OpenRate) -> Self {
         let rate = rate.sessions_per_second();
         let burst = NonZeroU32::new(rate.get() / 10).unwrap_or(NonZeroU32::MIN);
         let limiter = RateLimiter::direct(Quota::per_second(rate).allow_burst(burst));
-        Arc::new(Self { limiter, spare: AtomicBool::new(false) })
+        Self { limiter, spare: false }
     }
 
-    fn take(&self) -> bool {
-        self.spare.swap(false, Ordering::Relaxed) || self.limiter.check().is_ok()
+    fn take(&mut self) -> bool {
+        std::mem::take(&mut self.spare) || self.limiter.check().is_ok()
     }
 }
 
@@ -231,31 +233,30 @@ fn bytes_per_second(rate: Option<ByteRate>) -> u64 {
 pub(super) struct Part {
     pub(super) shared: Arc<Shared>,
     flow: Flow,
-    /// How far it was served, up and down; see [`Place`].
-    finish: [Cell<u64>; 2],
+    /// Up and down.
+    progress: [Progress; 2],
 }
 
 impl Part {
-    /// Counts one more session; the caller has the table's lock.
-    pub(super) fn of(shared: Arc<Shared>, request: &Request) -> Rc<Self> {
-        let flow = shared.scope.flow(request);
+    /// Counts one more session, of a caller, under the table's lock.
+    pub(super) fn of(shared: Arc<Shared>, caller: Flow) -> Rc<Self> {
         shared.open.fetch_add(1, Ordering::Relaxed);
-        shared.up.join(flow);
-        shared.down.join(flow);
-        Rc::new(Self { shared, flow, finish: Default::default() })
+        Rc::new(Self { flow: shared.scope.flow(caller), shared, progress: Default::default() })
     }
 
     /// The byte rate that it has a part in, and its place there.
     pub(super) fn place(&self, way: Way) -> (&FairBucket, Place<'_>) {
-        (self.shared.bucket(way), Place { flow: self.flow, finish: &self.finish[way as usize] })
+        (self.shared.bucket(way), Place { flow: self.flow, progress: &self.progress[way as usize] })
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         self.shared.open.fetch_sub(1, Ordering::Relaxed);
-        self.shared.up.leave(self.flow);
-        self.shared.down.leave(self.flow);
+        for way in [Way::Up, Way::Down] {
+            let (bucket, place) = self.place(way);
+            bucket.leave(place);
+        }
     }
 }
 

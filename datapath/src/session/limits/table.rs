@@ -2,13 +2,17 @@
 
 use super::{
     Admission,
-    scope::{Entry, Part, Refusal, Scope},
+    fair::Flow,
+    scope::{Entry, Part, Refusal, Scope, flow_of},
 };
 use crate::session::live::Request;
-use ripstop_config::{HostName, Port, Reason, ServiceId, WorkloadId, graph::Limits};
+use ripstop_config::{HostName, Port, ServiceId, WorkloadId, graph::Limits};
 use ripstop_policy::{Permit, Policy, ServiceIx};
 use rustc_hash::FxHashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// What is counted for every edge, service, workload and tenant that was used since it came into the policy. Only names that
 /// the policy has get in. Its lock is taken when a session begins and when a policy comes, never for what a session carries.
@@ -17,6 +21,9 @@ pub struct LimitTable(Mutex<Entries>);
 
 type Entries = FxHashMap<Scope, Entry>;
 
+/// How many limits a session is under, where its tenant is below no other: its edge's, caller's, service's and tenant's.
+const SCOPES_USUAL: usize = 4;
+
 type Edges<'p> = FxHashMap<(&'p WorkloadId, &'p ServiceId, &'p [Port]), Limits>;
 
 impl LimitTable {
@@ -24,7 +31,7 @@ impl LimitTable {
     /// thread's session is let in between.
     ///
     /// # Errors
-    /// The limit that is reached.
+    /// The limit that is reached, the narrowest of several.
     pub fn admit(
         &self,
         policy: &Policy,
@@ -34,19 +41,8 @@ impl LimitTable {
         host: &HostName,
     ) -> Result<Admission, Refusal> {
         let scopes = Scope::of(policy, permit, request, service, host);
-        let mut table = self.lock();
-        let entries: Vec<_> = scopes.into_iter().map(|(scope, limits)| entry(&mut table, scope, limits)).collect();
-        if let Some(detail) = entries.iter().find_map(Entry::is_full) {
-            return Err(Refusal { reason: Reason::Sessions, detail });
-        }
-        for (index, entry) in entries.iter().enumerate() {
-            if let Err(detail) = entry.take_open() {
-                entries[..index].iter().for_each(Entry::give_open_back);
-                return Err(Refusal { reason: Reason::OpenRate, detail });
-            }
-        }
-        let parts = entries.into_iter().map(|entry| Part::of(entry.shared, request)).collect();
-        drop(table);
+        let caller = flow_of(request);
+        let parts = count(&mut self.lock(), scopes, caller)?;
         Ok(Admission::new(parts, request.port.protocol))
     }
 
@@ -75,7 +71,7 @@ impl LimitTable {
         let scope = Scope::edge(policy, permit, request);
         admission.go_over(&scope, || {
             let mut table = self.lock();
-            Part::of(entry(&mut table, scope.clone(), permit.limits).shared, request)
+            Part::of(Arc::clone(&entry(&mut table, scope.clone(), permit.limits).shared), flow_of(request))
         });
     }
 
@@ -84,12 +80,28 @@ impl LimitTable {
     }
 }
 
-/// That of a scope, which is new with these limits.
-fn entry(table: &mut Entries, scope: Scope, limits: Limits) -> Entry {
-    if let Some(known) = table.get(&scope) {
-        return known.clone();
+/// Counts one more session of a caller in all these scopes, or in none.
+fn count(
+    table: &mut Entries,
+    scopes: impl Iterator<Item = (Scope, Limits)>,
+    caller: Flow,
+) -> Result<Vec<Rc<Part>>, Refusal> {
+    let mut parts = Vec::with_capacity(SCOPES_USUAL);
+    for (scope, limits) in scopes {
+        match entry(table, scope, limits).count(caller) {
+            Ok(part) => parts.push(part),
+            Err(refusal) => {
+                for part in parts {
+                    table.get_mut(&part.shared.scope).into_iter().for_each(Entry::give_open_back);
+                }
+                return Err(refusal);
+            }
+        }
     }
-    let new = Entry::new(scope.clone(), limits);
-    table.insert(scope, new.clone());
-    new
+    Ok(parts)
+}
+
+/// That of a scope, which is new with these limits.
+fn entry(table: &mut Entries, scope: Scope, limits: Limits) -> &mut Entry {
+    table.entry(scope).or_insert_with_key(|scope| Entry::new(scope.clone(), limits))
 }

@@ -1,7 +1,7 @@
 use super::{
     LimitTable, Scope,
     bucket::{Kind, Start},
-    fair::{FairBucket, Place},
+    fair::{FairBucket, Place, Progress},
 };
 use crate::session::{live::Request, pump::Way};
 use ripstop_config::ByteRate;
@@ -24,12 +24,11 @@ fn bucket(kind: Kind, rate: u64) -> Rc<FairBucket> {
 fn greedy(bucket: &Rc<FairBucket>, flow: u64, most: u64) -> (Rc<Cell<u64>>, tokio::task::JoinHandle<()>) {
     let (bucket, got) = (Rc::clone(bucket), Rc::new(Cell::new(0)));
     let counted = Rc::clone(&got);
-    bucket.join(flow);
     let task = tokio::task::spawn_local(async move {
-        let finish = Cell::new(0);
+        let progress = Progress::default();
         loop {
             let piece = bucket.unit().unwrap().min(most);
-            bucket.take(Place { flow, finish: &finish }, piece).await;
+            bucket.take(Place { flow, progress: &progress }, piece).await;
             counted.set(counted.get() + piece);
         }
     });
@@ -63,8 +62,8 @@ fn rates_from_slow_to_fast_are_met() {
 fn datagrams_get_the_rate_too() {
     for (rate, size) in [(8_000u64, 200u64), (1_250_000, 1_400), (125_000_000, 65_507)] {
         let got = run(async {
-            let (bucket, finish) = (bucket(Kind::Datagrams, rate), Cell::new(0));
-            let place = Place { flow: 0, finish: &finish };
+            let (bucket, progress) = (bucket(Kind::Datagrams, rate), Progress::default());
+            let place = Place { flow: 0, progress: &progress };
             let pause = Duration::from_secs_f64(size as f64 / (2.0 * rate as f64)).max(Duration::from_millis(1));
             let offered = (pause.as_secs_f64() * 2.0 * rate as f64 / size as f64).ceil() as u64;
             // What it has at first is not measured.
@@ -87,8 +86,8 @@ fn datagrams_get_the_rate_too() {
 fn the_first_datagram_of_a_session_passes_whatever_its_size() {
     run(async {
         for kind in [Kind::Datagrams, Kind::Shared] {
-            let (bucket, finish) = (bucket(kind, 1_000), Cell::new(0));
-            let place = Place { flow: 0, finish: &finish };
+            let (bucket, progress) = (bucket(kind, 1_000), Progress::default());
+            let place = Place { flow: 0, progress: &progress };
             assert!(bucket.passes(place, 65_507, Start::Full) && bucket.pass(place, 65_507));
             assert!(!bucket.passes(place, 65_507, Start::Full));
         }
@@ -126,14 +125,13 @@ fn who_asks_for_little_does_not_wait_behind_who_takes_all() {
     let longest = run(async {
         let bucket = bucket(Kind::Shared, 1_250_000);
         let (_, _task) = greedy(&bucket, 0, 64 * 1024);
-        let finishes: Vec<_> = (0..50).map(|_| Cell::new(0)).collect();
-        finishes.iter().for_each(|_| bucket.join(0));
+        let all: Vec<_> = (0..50).map(|_| Progress::default()).collect();
         tokio::time::sleep(Duration::from_secs(1)).await;
         let mut longest = Duration::ZERO;
         for _ in 0..100 {
-            for finish in &finishes {
+            for progress in &all {
                 let asked = Instant::now();
-                bucket.take(Place { flow: 0, finish }, 200).await;
+                bucket.take(Place { flow: 0, progress }, 200).await;
                 longest = longest.max(asked.elapsed());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -149,12 +147,11 @@ fn one_that_is_served_at_once_leaves_nobody_of_another_flow_asleep() {
         let bucket = bucket(Kind::Shared, 1_250_000);
         let (rogue, _one) = greedy(&bucket, 1, 64 * 1024);
         let (other, _two) = greedy(&bucket, 2, 64 * 1024);
-        bucket.join(1);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(20) {
             tokio::time::sleep(Duration::from_micros(3_700)).await;
             // Each time a session that used nothing yet.
-            bucket.pass(Place { flow: 1, finish: &Cell::new(0) }, 8 * 1024);
+            bucket.pass(Place { flow: 1, progress: &Progress::default() }, 8 * 1024);
         }
         (rogue.get() as f64, other.get() as f64)
     });
@@ -169,12 +166,11 @@ fn a_flood_of_datagrams_leaves_streams_their_share() {
     let (stream, flood) = run(async {
         let bucket = bucket(Kind::Shared, 1_250_000);
         let (stream, _task) = greedy(&bucket, 0, 64 * 1024);
-        let finish = Cell::new(0);
-        bucket.join(0);
+        let progress = Progress::default();
         let (start, mut flood) = (Instant::now(), 0);
         while start.elapsed() < Duration::from_secs(20) {
             for _ in 0..100 {
-                flood += if bucket.pass(Place { flow: 0, finish: &finish }, 1_400) { 1_400 } else { 0 };
+                flood += if bucket.pass(Place { flow: 0, progress: &progress }, 1_400) { 1_400 } else { 0 };
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -189,8 +185,8 @@ fn a_flood_of_datagrams_leaves_streams_their_share() {
 fn who_gives_up_waiting_leaves_its_turn_to_the_next() {
     run(async {
         let bucket = bucket(Kind::Shared, 8_000);
-        let (first, second) = (Cell::new(0), Cell::new(0));
-        let place = |finish| Place { flow: 0, finish };
+        let (first, second) = (Progress::default(), Progress::default());
+        let place = |progress| Place { flow: 0, progress };
         let given_up = tokio::time::timeout(Duration::from_millis(10), bucket.take(place(&first), 4_096));
         let (given_up, waited) = tokio::join!(given_up, bucket.take(place(&second), 1_024));
         assert!(given_up.is_err() && waited);
@@ -203,20 +199,20 @@ fn who_gives_up_waiting_leaves_its_turn_to_the_next() {
 fn another_rate_holds_for_those_who_wait() {
     run(async {
         let bucket = bucket(Kind::Shared, 1);
-        let finish = Cell::new(0);
+        let progress = Progress::default();
         let started = Instant::now();
         let faster = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             bucket.set_rate(ByteRate::per_second(1_000_000));
         };
-        tokio::join!(bucket.take(Place { flow: 0, finish: &finish }, 1_024), faster);
+        tokio::join!(bucket.take(Place { flow: 0, progress: &progress }, 1_024), faster);
         assert!(started.elapsed() < Duration::from_millis(1_100), "{:?}", started.elapsed());
         let endless = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             bucket.set_rate(None);
         };
         bucket.set_rate(ByteRate::per_second(1));
-        tokio::join!(bucket.take(Place { flow: 0, finish: &finish }, 1_024), endless);
+        tokio::join!(bucket.take(Place { flow: 0, progress: &progress }, 1_024), endless);
         assert!(started.elapsed() < Duration::from_millis(2_200), "{:?}", started.elapsed());
     });
 }
@@ -267,7 +263,7 @@ fn a_session_counts_for_its_tenant_and_for_all_above_it() {
                 workloads: { w: { on: a, run: { netns: w } } }, services: { s: { by: w, port: 1 } }, \
                 allow: [{ from: w, to: s }] } } }";
     let (policy, permit, request, service) = asked(text);
-    let scopes = Scope::of(&policy, &permit, &request, service, &"a".parse().unwrap());
+    let scopes: Vec<_> = Scope::of(&policy, &permit, &request, service, &"a".parse().unwrap()).collect();
     let shown: Vec<_> = scopes.iter().map(|(scope, limits)| (scope.to_string(), limits.sessions)).collect();
     let tenants = [("tenant t/u/v", Some(5)), ("tenant t/u", None), ("tenant t", Some(9))];
     assert_eq!(shown[3..], tenants.map(|(tenant, sessions)| (tenant.to_owned(), sessions)));

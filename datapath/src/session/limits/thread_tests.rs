@@ -4,14 +4,13 @@
 use super::{
     Admission, LimitTable, Refusal,
     bucket::{Kind, Start},
-    fair::{FairBucket, Hold, Place, State},
+    fair::{FairBucket, Hold, Place, Progress, State},
 };
 use crate::session::{live::Request, pump::Way};
 use ripstop_config::{Graph, Reason};
 use ripstop_policy::{Permit, Policy, ServiceIx, Verdict};
 use ripstop_telemetry::Side;
 use std::{
-    cell::Cell,
     sync::{
         Arc, Barrier,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -118,6 +117,18 @@ fn threads_open_no_more_sessions_in_a_second_than_the_limit() {
     assert!(granted > 20 && f64::from(granted) <= most + 1.0, "{granted} were let in, of at most {most}");
 }
 
+#[test]
+fn what_one_limit_refuses_is_not_taken_from_another_s_rate() {
+    let (table, policy) = (LimitTable::default(), policy("sessions: 1", FREE, "open: 1/s"));
+    let first = admit(&table, &policy, "t/w").unwrap();
+    for _ in 0..3 {
+        let refusal = admit(&table, &policy, "t/x").err().expect("the tenant's one is open");
+        assert_eq!(refusal.detail, "limit `sessions: 1` of tenant t");
+    }
+    drop(first);
+    assert!(admit(&table, &policy, "t/x").is_ok(), "it has opened none yet");
+}
+
 /// A thread's sessions, each of which takes all it can get and counts it.
 fn carry(table: &LimitTable, policy: &Policy, sessions: Vec<(&str, Arc<AtomicU64>)>, end: &AtomicBool) {
     const PIECE: usize = 16 * 1024;
@@ -219,9 +230,10 @@ impl Hold for Untouched {
 
 #[test]
 fn what_is_under_no_rate_asks_for_no_lock() {
-    let (bucket, finish) = (FairBucket::<Untouched>::new(Kind::Shared, None), Cell::new(0));
-    let place = Place { flow: 0, finish: &finish };
+    let (bucket, progress) = (FairBucket::<Untouched>::new(Kind::Shared, None), Progress::default());
+    let place = Place { flow: 0, progress: &progress };
     assert!(bucket.passes(place, 1, Start::Full) && bucket.pass(place, 1));
     assert!(bucket.unit().is_none() && bucket.burst().is_none());
     assert!(!run(bucket.take(place, 1)));
+    bucket.leave(place);
 }
