@@ -7,7 +7,12 @@
 //! 3. Counts are exact. Their guards may be dropped on any thread.
 
 use super::{
-    balance::Balancer, context::Stats, endpoints::Endpoints, limits::LimitTable, observe::Observed, voice::Paths,
+    balance::Balancer,
+    context::Stats,
+    endpoints::Endpoints,
+    limits::{HostDenials, LimitTable},
+    observe::Observed,
+    voice::Paths,
 };
 use std::sync::Arc;
 
@@ -24,6 +29,8 @@ pub struct Common {
     pub observed: Arc<Observed>,
     /// What sessions are limited to.
     pub limits: Arc<LimitTable>,
+    /// Which denied attempts of other hosts are recorded.
+    pub denials: Arc<HostDenials>,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
 }

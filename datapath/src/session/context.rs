@@ -8,7 +8,7 @@ use super::{
     endpoints::Endpoints,
     health::Checks,
     hearsay::Hearsay,
-    limits::{Admission, DenialLimit, LimitTable, Refusal},
+    limits::{Admission, HostDenials, LimitTable, Refusal},
     live::{LiveTable, Request},
     observe::Observed,
     policies::{Policies, Waiting},
@@ -129,8 +129,7 @@ pub struct Context {
     policy: RefCell<Arc<Policy>>,
     interfaces: RefCell<BTreeMap<InterfaceId, Rc<Interface>>>,
     limits: Arc<LimitTable>,
-    /// By calling host; only hosts of the graph may connect, so they are few.
-    denials: RefCell<HashMap<HostName, DenialLimit>>,
+    denials: Arc<HostDenials>,
     instruments: RefCell<HashMap<(WorkloadId, ServiceId, Side), Rc<EdgeInstruments>>>,
     ids: Cell<u64>,
     seed: u64,
@@ -170,7 +169,7 @@ impl Context {
             policy: RefCell::new(policy),
             interfaces: RefCell::default(),
             limits: Arc::clone(&common.limits),
-            denials: RefCell::default(),
+            denials: Arc::clone(&common.denials),
             instruments: RefCell::default(),
             ids: Cell::new(0),
             seed: random(),
@@ -286,11 +285,7 @@ impl Context {
     /// Whether another denied attempt from a host is recorded, or only counted.
     #[must_use]
     pub fn may_record_denial(&self, speaker: &HostName) -> bool {
-        let mut denials = self.denials.borrow_mut();
-        if let Some(limit) = denials.get(speaker) {
-            return limit.may_record();
-        }
-        denials.entry(speaker.clone()).or_default().may_record()
+        self.denials.may_record(speaker)
     }
 
     /// The instruments of a session's edge, looked up once; none without a service.

@@ -21,7 +21,7 @@ mod tests;
 #[cfg(test)]
 mod thread_tests;
 
-pub use denials::DenialLimit;
+pub use denials::{DenialLimit, HostDenials};
 pub use scope::Refusal;
 pub use table::LimitTable;
 
