@@ -94,6 +94,7 @@ impl AgentView for FakeAgent {
             ],
             services: Vec::new(),
             sessions_open: 7,
+            data_threads: Vec::new(),
             predecessor: None,
             tally: ripstop_telemetry::Tally::default(),
         }

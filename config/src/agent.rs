@@ -23,6 +23,9 @@ pub const OTEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest configuration file that is read, in bytes: a full one has under a thousand.
 pub const AGENT_MAX: usize = 64 << 10;
 
+/// Data threads of one agent at most.
+pub const DATA_THREADS_MAX: u8 = 16;
+
 /// What one agent is told about its host. Unknown keys are errors.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -44,6 +47,9 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     /// `busy-poll:` whether the data thread looks for what comes next for a moment before it sleeps. Default [`BusyPoll::Auto`].
     pub busy_poll: BusyPoll,
+    /// `data-threads:` threads that carry sessions, 1 to [`DATA_THREADS_MAX`]. Each takes QUIC at a port of its own: the one of `listen`
+    /// and those that follow it. Default 1.
+    pub data_threads: u8,
     /// `metrics:` where Prometheus scrapes; `off` for nowhere. Default `127.0.0.1:7478`.
     pub metrics: Option<SocketAddr>,
     /// `page:` where browsers of this host see the page, an address of loopback; `off` for the admin socket alone. Default `off`.
@@ -244,7 +250,7 @@ impl Principal {
 /// are there sooner, and while packets come every few microseconds the agent takes a processor that nobody else wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BusyPoll {
-    /// Where the agent may use two processors at least, by its affinity and the quota of its control group.
+    /// Where the agent may use more processors than it has data threads, by its affinity and the quota of its control group.
     #[default]
     Auto,
     /// Also with one.

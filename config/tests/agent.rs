@@ -31,7 +31,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((config.upstream, config.resolv_conf, config.resolved), (None, false, false));
     assert_eq!((config.admin, config.capture.is_empty()), (Admin::default(), true));
     assert_eq!(config.carrier, Carrier { in_band: true, etcd: None });
-    assert_eq!((config.otel, config.busy_poll), (None, BusyPoll::Auto));
+    assert_eq!((config.otel, config.busy_poll, config.data_threads), (None, BusyPoll::Auto, 1));
 }
 
 #[test]
@@ -41,6 +41,7 @@ host: beta
 graph: /srv/graph.yaml
 identity: { certificate: pki/beta.pem, key: /secret/beta.key, ca: ../ca.pem }
 listen: 192.0.2.7
+data-threads: 4
 busy-poll: off
 metrics: off
 page: ':80'
@@ -57,6 +58,7 @@ dns: { upstream: [9.9.9.9, '[2620:fe::fe]:5353'], resolv-conf: true, resolved: t
     let [certificate, key, ca] = ["conf/pki/beta.pem", "/secret/beta.key", "conf/../ca.pem"].map(Into::into);
     assert_eq!(config.identity_files(), Some(&IdentityFiles { certificate, key, ca }));
     assert_eq!((config.listen.to_string().as_str(), config.busy_poll), ("192.0.2.7:7477", BusyPoll::Off));
+    assert_eq!(config.data_threads, 4);
     assert_eq!((config.metrics, config.page.unwrap().to_string()), (None, "127.0.0.1:80".into()));
     assert_eq!(config.run, Path::new("conf/run"));
     assert_eq!(config.sessions, SessionLog::File("conf/log/sessions.jsonl".into()));
@@ -95,6 +97,19 @@ fn whether_to_poll_is_one_of_three() {
     );
     let refused = read("50us").unwrap_err().to_string();
     assert!(refused.contains("agent.yaml:3") && refused.contains("write `auto`, `on` or `off`"), "{refused}");
+}
+
+#[test]
+fn data_threads_are_bounded_and_each_has_a_port() {
+    let read = |text: &str| AgentConfig::parse(FILE, &format!("host: a\ngraph: g\ndata-threads: {text}\n"));
+    assert_eq!(["1", "16"].map(|text| read(text).unwrap().data_threads), [1, 16]);
+    for bad in ["0", "17", "-1", "all", "1.5"] {
+        let refused = read(bad).unwrap_err().to_string();
+        assert!(refused.contains("agent.yaml:3") && refused.contains("from 1 to 16"), "{refused}");
+    }
+    assert!(read("2\nlisten: ':65534'").is_ok());
+    let refused = read("3\nlisten: ':65534'").unwrap_err().to_string();
+    assert!(refused.contains("agent.yaml:3") && refused.contains("no 3 ports from 65534 on"), "{refused}");
 }
 
 #[test]

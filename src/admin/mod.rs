@@ -54,8 +54,8 @@ pub use ripstop_datapath::session::{
 };
 pub use server::{AdminError, AdminSocket};
 pub use view::{
-    AgentView, BY_HAND, CaptureStatus, EndpointState, EndpointStatus, Explained, IdentityStatus, LiveSession, PageLink,
-    PolicyStatus, Predecessor, Resolver, ServiceStatus, Status, WorkloadState, WorkloadStatus,
+    AgentView, BY_HAND, CaptureStatus, DataThread, EndpointState, EndpointStatus, Explained, IdentityStatus,
+    LiveSession, PageLink, PolicyStatus, Predecessor, Resolver, ServiceStatus, Status, WorkloadState, WorkloadStatus,
 };
 
 /// The socket's name in the run directory.

@@ -126,6 +126,7 @@ impl AgentView for Fake {
                 }],
             }],
             sessions_open: 0,
+            data_threads: Vec::new(),
             predecessor: Some(Predecessor { pid: 1, sessions: 3 }),
             tally: Tally { denied: [("no_edge".into(), 3)].into(), held_back: 1 },
         }

@@ -204,6 +204,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Open sessions, of both sides.
     pub sessions_open: u64,
+    /// What each data thread has; empty where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_threads: Vec<DataThread>,
     /// What limits and the policy did since the start.
     #[serde(default)]
     pub tally: Tally,
@@ -463,4 +466,15 @@ pub struct Explained {
     pub text: String,
     /// The whole chain, for programs.
     pub chain: serde_json::Value,
+}
+
+/// What a data thread has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataThread {
+    /// The UDP port at which it takes QUIC.
+    pub port: u16,
+    /// Its open sessions, of both sides.
+    pub sessions: u64,
+    /// Connected hosts that have a thread of its number which is not reached: their sessions take the first thread's connection.
+    pub unreached: Vec<HostName>,
 }

@@ -7,7 +7,9 @@ use super::{
     shown::{clocks_apart, seconds, to_second},
     socket,
 };
-use crate::admin::{CaptureStatus, CarrierStatus, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState};
+use crate::admin::{
+    CaptureStatus, CarrierStatus, DataThread, EndpointState, EndpointStatus, PolicyStatus, Status, WorkloadState,
+};
 use comfy_table::Cell;
 use ripstop_config::Reason;
 use ripstop_telemetry::Tally;
@@ -62,7 +64,10 @@ fn agent(status: &Status) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  {name:<12} {value}");
     };
-    line("sessions", &format!("{} open", status.sessions_open));
+    line("sessions", &format!("{} open{}", status.sessions_open, by_thread(&status.data_threads)));
+    for warning in status.data_threads.iter().filter_map(unreached) {
+        line("", &format!("WARNING: {warning}"));
+    }
     if let Some(before) = &status.predecessor {
         line("handed over", &format!("by pid {}, which has {} sessions left", before.pid, before.sessions));
     }
@@ -96,6 +101,24 @@ fn agent(status: &Status) -> String {
         line("last reload", &format!("REFUSED, the policy above stays in force:\n{}", indented(error)));
     }
     text
+}
+
+/// How the sessions are spread over several data threads.
+fn by_thread(threads: &[DataThread]) -> String {
+    let each: Vec<_> = threads.iter().map(|thread| thread.sessions.to_string()).collect();
+    if each.is_empty() { String::new() } else { format!(", by data threads {}", each.join(" + ")) }
+}
+
+fn unreached(thread: &DataThread) -> Option<String> {
+    let hosts: Vec<_> = thread.unreached.iter().map(ToString::to_string).collect();
+    (!hosts.is_empty()).then(|| {
+        format!(
+            "a data thread does not reach {} at UDP port {} and so on; sessions take the first thread's connection: let \
+             all ports of `data-threads:` through, on both hosts",
+            hosts.join(", "),
+            thread.port
+        )
+    })
 }
 
 fn policy_line(policy: &PolicyStatus) -> String {

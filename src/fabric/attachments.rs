@@ -1,7 +1,6 @@
 //! Keeps the interfaces of this host as the policy wants them.
 
 use super::{
-    data::{Attached, Command},
     plan::{self, Planned, Waiting},
     service_manager,
     shared::{self, Shared},
@@ -13,7 +12,7 @@ use anyhow::Context as _;
 use ripstop_config::graph::{Container, Run};
 use ripstop_datapath::handover::Channel;
 use ripstop_datapath::interface::{InterfaceId, Owner};
-use ripstop_kernel::{AttachPlan, Kernel, Place};
+use ripstop_kernel::{AttachPlan, Kernel, Place, Tun};
 use ripstop_policy::{Policy, WorkloadEntry};
 use ripstop_telemetry::Unready;
 use std::{
@@ -38,8 +37,8 @@ struct Held {
     planned: Planned,
     since: String,
     has_v6: bool,
-    /// The device, for the next agent.
-    device: OwnedFd,
+    /// The device by each data thread's queue, for the next agent.
+    devices: Vec<OwnedFd>,
 }
 
 /// What an agent begins with.
@@ -62,7 +61,7 @@ pub(super) async fn keep(
 ) -> anyhow::Result<Draining> {
     let Beginning { starting, adopted, mut coming } = beginning;
     let mut attached = match adopted {
-        Some(adopted) => adopt(shared, kernel, adopted)?,
+        Some(adopted) => adopt(shared, kernel, adopted).await?,
         None => {
             let recovering = Arc::clone(kernel);
             tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;
@@ -103,13 +102,13 @@ fn ours<'s>(shared: &'s Shared, kernel: &'s Kernel, listeners: &'s Listeners, at
         plan: PlanText::new(&held.planned.attach, held.planned.namespace),
         has_v6: held.has_v6,
         since: &held.since,
-        device: held.device.as_fd(),
+        devices: held.devices.iter().map(AsFd::as_fd).collect(),
     };
     Ours { shared, kernel, listeners, interfaces: attached.iter().map(standing).collect() }
 }
 
 /// Takes up the interfaces of the agent before, as they stand. Those that the policy wants otherwise follow after that.
-fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) -> anyhow::Result<Plans> {
+async fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) -> anyhow::Result<Plans> {
     let mut attached = Plans::new();
     for one in interfaces {
         if !kernel.adopt(&one.attach.link) {
@@ -117,12 +116,13 @@ fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterface>) ->
             continue;
         }
         let AttachPlan { v4, v6, .. } = one.attach;
-        let (programs, has_v6) = (one.attach.place.programs(), one.tun.has_v6());
-        let owner = Owner { id: one.id.clone(), v4, v6, has_v6, programs };
-        let taken = Attached { owner, tun: one.tun, inherited: Some(one.part) };
-        shared.data().send(Command::Attach(taken)).map_err(anyhow::Error::msg)?;
+        let (programs, has_v6) = (one.attach.place.programs(), one.has_v6);
+        let owner = Owner { id: one.id.clone(), v4, v6, has_v6, programs, spread: Arc::default() };
+        let (devices, queues) =
+            one.queues.into_iter().map(|queue| (queue.device, (queue.tun, Some(queue.part)))).unzip();
+        shared.data().attach(&owner, queues).await.map_err(anyhow::Error::msg)?;
         let planned = Planned { attach: one.attach, namespace: one.namespace };
-        attached.insert(one.id, Held { planned, since: one.since, has_v6, device: one.device });
+        attached.insert(one.id, Held { planned, since: one.since, has_v6, devices });
     }
     Ok(attached)
 }
@@ -157,7 +157,7 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
         None => true,
     };
     for (id, Held { planned, .. }) in attached.extract_if(.., |id, held| stale(id, held)) {
-        shared.data().send(Command::Detach(id)).map_err(anyhow::Error::msg)?;
+        shared.data().detach(&id).map_err(anyhow::Error::msg)?;
         if let Err(error) = detach(kernel, &planned).await {
             tracing::warn!(link = planned.attach.link, "{error:#}; it is tried again before the link is used");
         }
@@ -282,22 +282,24 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, id: &InterfaceId, planned
     let programs = plan.place.programs();
     let queues =
         tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
-    let tun = queues.into_iter().next().context("the interface has no queue")?;
-    let has_v6 = tun.has_v6();
+    let has_v6 = queues.iter().all(Tun::has_v6);
     let AttachPlan { v4, v6, .. } = planned.attach;
-    let owner = Owner { id: id.clone(), v4, v6, has_v6, programs };
-    let taken = tun.descriptor().map_err(anyhow::Error::from).and_then(|device| {
-        let attached = Attached { owner, tun, inherited: None };
-        shared.data().send(Command::Attach(attached)).map_err(anyhow::Error::msg)?;
-        Ok(device)
-    });
-    match taken {
-        Ok(device) => Ok(Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()), has_v6, device }),
+    let owner = Owner { id: id.clone(), v4, v6, has_v6, programs, spread: Arc::default() };
+    match take_up(shared, &owner, queues).await {
+        Ok(devices) => Ok(Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()), has_v6, devices }),
         Err(error) => {
             detach(kernel, &planned).await?;
             Err(error)
         }
     }
+}
+
+/// Has the data threads take up an interface; returns its queues' descriptors.
+async fn take_up(shared: &Shared, owner: &Owner, queues: Vec<Tun>) -> anyhow::Result<Vec<OwnedFd>> {
+    let devices = queues.iter().map(Tun::descriptor).collect::<Result<Vec<_>, _>>()?;
+    let queues = queues.into_iter().map(|tun| (tun, None)).collect();
+    shared.data().attach(owner, queues).await.map_err(anyhow::Error::msg)?;
+    Ok(devices)
 }
 
 async fn detach(kernel: &Arc<Kernel>, planned: &Planned) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@
 
 use super::{
     carrier::Kind,
-    data::{Command, DataHandle},
+    data::DataHandle,
     shared::{Shared, rfc3339},
 };
 use crate::admin::{CaptureStatus, CapturedOn, Capturing, CapturingOn, TakeAll};
@@ -78,7 +78,7 @@ impl Running {
     fn stop(&mut self, why: &'static str) {
         if std::mem::replace(&mut self.copying, false) {
             self.why = why;
-            if let Err(error) = self.data.send(Command::EndCapture(self.id)) {
+            if let Err(error) = self.data.end_capture(self.id) {
                 tracing::error!(%error, "packets may still be copied, though nobody takes them");
             }
         }
@@ -209,7 +209,7 @@ async fn begin(shared: &Shared, by: By, asked: Asked) -> Result<Begun, String> {
     let (data, why) = (shared.data().clone(), "it did not begin");
     let (packets, bytes, copying) = (0, 0, true);
     let capture = Capture { id, asked: asked.clone(), peer, outflow };
-    let begun = data.capture(capture).await?;
+    let begun = data.capture(&capture).await?;
     let By { host, uid } = &by;
     let Asked { target, from, seconds, bytes: most, .. } = &asked;
     let from = from.as_ref().map(tracing::field::display);

@@ -1,6 +1,10 @@
-//! What the data thread says of itself when it is asked: its sessions, its services, and what a staged policy would change.
+//! What a data thread says of itself when it is asked: its sessions, and what a staged policy would change of them; and the first
+//! one of the host's services.
 
-use super::{data::Inspection, services};
+use super::{
+    data::{Inspection, SHOWN_MAX},
+    services,
+};
 use crate::admin::LiveSession;
 use ripstop_config::HostName;
 use ripstop_datapath::interface::{Interface, InterfaceId};
@@ -9,12 +13,9 @@ use ripstop_telemetry::Side;
 use std::rc::Rc;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Sessions shown at once to a person.
-const SHOWN_MAX: usize = 10_000;
-
 /// The sessions in hand by interface, and one by one where they are to be listed.
 pub(super) fn inspect(context: &Context, list: bool) -> Inspection {
-    let mut inspection = Inspection::default();
+    let mut inspection = Inspection { per_thread: vec![context.live.len() as u64], ..Inspection::default() };
     context.live.for_each(|live| {
         let here = match live.request.side {
             Side::Caller => live.called_by(),
@@ -27,6 +28,9 @@ pub(super) fn inspect(context: &Context, list: bool) -> Inspection {
             inspection.sessions.extend(describe(live, &context.host));
         }
     });
+    if !context.siblings.is_first() {
+        return inspection;
+    }
     let said = |interface: Rc<Interface>| -> (InterfaceId, Vec<String>) {
         (interface.id().clone(), voice::described(context, interface.id()))
     };

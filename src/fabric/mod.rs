@@ -196,6 +196,7 @@ async fn serve(
         requests,
         policies: start.policies(),
         hearsay: Arc::clone(&hearsay),
+        lanes: Arc::default(),
         voices,
     };
     announce(&config, &start);
@@ -326,6 +327,7 @@ async fn run_until_told(
         tokio::select! {
             ended = &mut attaching => return ended.map(Ended::HandedOver),
             Some(()) = watch::next(&mut changes) => shared.reload_if_changed().await,
+            () = shared.data().lanes_changed() => shared.connect_peers(),
             _ = signals.reload.recv() => shared.reload_now(),
             _ = signals.terminate.recv() => return Ok(Ended::Told),
             _ = signals.interrupt.recv() => return Ok(Ended::Told),

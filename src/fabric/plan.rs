@@ -47,6 +47,8 @@ pub(super) struct Sources<'s> {
     pub(super) pods: &'s Pods,
     /// Who looks at namespaces that the agent may not look at.
     pub(super) doorway: &'s Doorway,
+    /// Queues of an interface: one for each data thread.
+    pub(super) queues: u8,
 }
 
 /// What an interface of a workload is to be, by whose replica's it is; the error says what it waits for.
@@ -62,7 +64,10 @@ pub(super) fn plan(policy: &Policy, entry: &WorkloadEntry, sources: Sources<'_>)
         let planned = placed.map(|(place, namespace)| {
             let WorkloadEntry { v4, v6, isolated, .. } = *entry;
             let (link, ranges) = (link_name(&entry.id, replica.as_ref()), policy.graph().ranges);
-            Planned { attach: AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues: 1 }, namespace }
+            Planned {
+                attach: AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues: sources.queues },
+                namespace,
+            }
         });
         (replica, planned)
     };

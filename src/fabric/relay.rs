@@ -1,4 +1,4 @@
-//! The data thread's part in handing over: the flows of two agents, each with the one that has them.
+//! A data thread's part in handing over: the flows of two agents, each with the one that has them.
 
 use super::data::HandedOver;
 use ripstop_datapath::handover::{Channel, Frame, MESSAGE_MAX};
@@ -15,7 +15,7 @@ use std::{cell::RefCell, collections::BTreeMap, io::IoSlice, num::NonZeroUsize, 
 /// Packets taken in one turn, as from an interface.
 const BATCH: usize = 16;
 
-/// The other agent, as this one's data thread knows it.
+/// The other agent's thread of the same number, as a data thread knows it.
 pub(super) struct Relay {
     channel: Arc<Channel>,
     /// By the number that both know them by.
@@ -42,7 +42,7 @@ impl Relay {
         let mut interfaces = BTreeMap::new();
         for (interface, index) in context.interfaces().into_iter().zip(0..) {
             let way = Way { channel: Arc::clone(&self.channel), index };
-            let said = voice::spoken(context, interface.id());
+            let said = if context.siblings.is_first() { voice::spoken(context, interface.id()) } else { Vec::new() };
             interfaces.insert(interface.id().clone(), Part { index, flows: interface.hand_over(way), said });
             self.interfaces.borrow_mut().insert(index, interface);
         }

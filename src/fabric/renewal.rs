@@ -122,7 +122,7 @@ async fn renew(shared: &Arc<Shared>, source: &Source, identity: &Identity) -> an
     let shared = Arc::clone(shared);
     let installing = tokio::task::spawn_blocking(move || {
         let identity = install(shared.config(), &certificate, &request.key_pem)?;
-        shared.data().transport().renew(identity.clone())?;
+        shared.data().renew(&identity)?;
         anyhow::Ok(identity)
     });
     installing.await.context("the renewal broke off")?

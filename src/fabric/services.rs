@@ -28,7 +28,7 @@ pub(super) fn describe(context: &Context) -> Vec<ServiceStatus> {
 
 fn endpoint(context: &Context, service: &ServiceId, host: &HostName) -> EndpointStatus {
     let (own, now) = (*host == context.host, Instant::now());
-    let (known, up) = (context.balancer.known(service, host, now), own || context.transport.is_up(host));
+    let (known, up) = (context.balancer.known(service, host, now), own || context.first.is_up(host));
     let told = match (own, up) {
         (true, _) => context.endpoints.own_standing(service),
         (false, true) => context.endpoints.heard(host, service),

@@ -8,7 +8,7 @@ use super::{
     carrier::{Carried, Clocks, Said},
     certificate::Certificate,
     containers::Containers,
-    data::{Command, DataHandle, Inspection},
+    data::{DataHandle, Inspection},
     door::Doorkeeper,
     forward::Forward,
     load::{self, Source, Start},
@@ -223,7 +223,13 @@ impl Shared {
 
     /// Where workloads are that the graph alone does not find.
     pub(super) fn sources(&self) -> Sources<'_> {
-        Sources { containers: &self.containers, by_hand: &self.by_hand, pods: &self.pods, doorway: &self.door.doorway }
+        Sources {
+            containers: &self.containers,
+            by_hand: &self.by_hand,
+            pods: &self.pods,
+            doorway: &self.door.doorway,
+            queues: self.config.data_threads,
+        }
     }
 
     /// Says something of a workload of this host by hand, and has it done.
@@ -349,7 +355,7 @@ impl Shared {
 
     fn put_in_force(&self, policy: Policy) -> Result<Arc<Policy>, String> {
         let policy = Arc::new(policy);
-        self.data.send(Command::Enforce(Arc::clone(&policy)))?;
+        self.data.enforce(&policy)?;
         Ok(policy)
     }
 
@@ -380,9 +386,9 @@ impl Shared {
             .filter(|host| **host != self.config.host && !policy.revoked().hosts.contains(*host))
             .filter_map(|host| Some((host.clone(), place(host)?)))
             .collect();
-        self.data.transport().revoke(members::shut_out(&policy));
-        self.data.transport().retain_hosts(&hosts.keys().cloned().collect());
-        self.data.transport().set_peers(peers);
+        self.data.revoke(&members::shut_out(&policy));
+        self.data.retain_hosts(&hosts.keys().cloned().collect());
+        self.data.set_peers(&peers);
     }
 
     /// The hosts of services that workloads of this host may call, some more than once.

@@ -182,7 +182,7 @@ fn take(shared: &Shared, offer: &Offer) -> bool {
 
 fn renew(shared: &Shared, before: &Identity, next: Identity) -> anyhow::Result<Identity> {
     let trusted_as_before = next.trusts_as(before);
-    shared.data().transport().renew(next.clone())?;
+    shared.data().renew(&next)?;
     if next.certificate() != before.certificate() {
         instruments::certificate_renewed(true);
         let expires = time::OffsetDateTime::from(next.not_after());

@@ -1,9 +1,6 @@
 //! A policy that is tried beside the one in force: on this host alone, or on all, where an operator signed it.
 
-use super::{
-    data::Command,
-    shared::{FROM_A_FILE, Shared},
-};
+use super::shared::{FROM_A_FILE, Shared};
 use crate::admin::AgentView as _;
 use ripstop_config::Graph;
 use ripstop_datapath::session::observe::Candidate;
@@ -47,7 +44,7 @@ impl Shared {
             Some(candidate) => tracing::info!(file = candidate.file, "a policy is staged"),
             None => tracing::info!("no policy is staged"),
         }
-        self.data().send(Command::Stage { candidate, id })
+        self.data().stage(candidate, id)
     }
 
     fn candidate(&self, file: String, graph: String) -> Result<Candidate, String> {

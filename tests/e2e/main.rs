@@ -66,6 +66,7 @@ mod stage;
 mod tcp;
 mod telemetry;
 mod tenants;
+mod threads;
 mod truth;
 mod udp;
 mod units;

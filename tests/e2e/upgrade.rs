@@ -245,8 +245,17 @@ fn predecessor(agent: &Agent) -> Value {
 
 #[test]
 fn both_hosts_are_upgraded_and_nothing_fails() {
-    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
-    let _endpoints = endpoints(&lab);
+    nothing_fails(&Lab::of(&["alpha", "beta"]).graph(GRAPH).start());
+}
+
+#[test]
+fn each_of_several_data_threads_hands_over_what_it_has() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH);
+    nothing_fails(&lab.settings("alpha", "data-threads: 2").settings("beta", "data-threads: 3").start());
+}
+
+fn nothing_fails(lab: &Lab) {
+    let _endpoints = endpoints(lab);
     let web = lab.workload("web");
     let during = during();
     let to = |service: &str, port| lab.service(service, port);
@@ -265,11 +274,11 @@ fn both_hosts_are_upgraded_and_nothing_fails() {
     let mut former = Vec::new();
     for host in ["alpha", "beta"] {
         thread::sleep(during / 3);
-        let upgraded = upgrade(&lab, host, &[]);
+        let upgraded = upgrade(lab, host, &[]);
         assert_ne!(upgraded["pid"], upgraded["former"]);
         assert!(upgraded["sessions"].as_u64() >= Some(6), "{upgraded}");
         assert_eq!(lab.agent(host).status()["pid"], upgraded["pid"], "the new one answers");
-        is_an_agent_like_any(&lab, host, &upgraded);
+        is_an_agent_like_any(lab, host, &upgraded);
         former.push((host, upgraded["former"].clone()));
     }
     let calls = callers.join().unwrap();
@@ -297,7 +306,7 @@ fn both_hosts_are_upgraded_and_nothing_fails() {
     eprintln!("{} calls, 0 failed, the slowest took {} ms", calls.len(), slowest.as_millis());
     for (host, pid) in &former {
         let agent = lab.agent(host);
-        wait_for("the former agent to end", || !is_alive(&lab, host, pid));
+        wait_for("the former agent to end", || !is_alive(lab, host, pid));
         wait_for("that to show", || predecessor(agent).is_null());
         let drained = |record: &Value| record["handed_over"] == "drained" && record["reason"] == "closed";
         assert!(agent.records().iter().filter(|record| drained(record)).count() >= 4, "on {host}");
@@ -338,6 +347,7 @@ fn an_upgrade_that_fails_changes_nothing() {
     // Before anything is started, before anything is handed over, and when all was.
     refused("colour: red", "colour");
     refused("listen: 0.0.0.0:7500", "restart the agent");
+    refused("data-threads: 16", "`data-threads:` has changed");
     refused("sessions: /nonexistent/log", "/nonexistent/log");
     fs::write(alpha.config(), &settings).unwrap();
     // One that goes before it reads, with all in its hands; and somebody whose it is not.

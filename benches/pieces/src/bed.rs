@@ -1,10 +1,10 @@
 //! An agent's data thread as far as packets go: real in all but the device, which takes packets and forgets them.
 
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
-use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner};
+use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner, Siblings};
 use ripstop_datapath::session::{
     common::Common,
-    context::{Context, Control},
+    context::{Context, Control, Ways},
     hearsay::Hearsay,
 };
 use ripstop_datapath::stack::{PacketSink, Received, TunPort, VNET_HEADER};
@@ -138,8 +138,8 @@ impl Bed {
 fn attach(context: &Rc<Context>, name: &str, sink: &Rc<Sink>) -> Rc<Interface> {
     let policy = context.policy();
     let entry = policy.workload_entry(policy.workload(&name.parse().unwrap()).unwrap());
-    let owner =
-        Owner { id: InterfaceId::only(entry.id.clone()), v4: entry.v4, v6: entry.v6, has_v6: true, programs: None };
+    let (id, spread) = (InterfaceId::only(entry.id.clone()), Arc::default());
+    let owner = Owner { id, v4: entry.v4, v6: entry.v6, has_v6: true, programs: None, spread };
     Interface::new(context, owner, TunPort::new(Rc::clone(sink) as _))
 }
 
@@ -153,10 +153,12 @@ fn context() -> Rc<Context> {
         requests: mpsc::channel(1).0,
         policies: None,
         hearsay: Arc::new(Hearsay::new(host("alpha"), 0)),
+        lanes: Arc::default(),
         voices: mpsc::channel(1).0,
     };
     let owners = SocketOwners::open().unwrap();
-    Context::new(host("alpha"), transport, Arc::new(policy()), records, control, owners, &Common::default())
+    let ways = Ways { own: transport.clone(), first: transport, all: Arc::default(), siblings: Siblings::alone() };
+    Context::new(host("alpha"), ways, Arc::new(policy()), records, control, owners, &Common::default())
 }
 
 fn identity(directory: &Path) -> Identity {

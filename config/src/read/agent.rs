@@ -10,8 +10,8 @@ use super::{
 use crate::{
     Diagnostics, HostName,
     agent::{
-        AGENT_MAX, Admin, AgentConfig, BusyPoll, Carrier, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT, DEFAULT_PORT,
-        PolicySource, SessionLog,
+        AGENT_MAX, Admin, AgentConfig, BusyPoll, Carrier, DATA_THREADS_MAX, DEFAULT_METRICS_PORT, DEFAULT_PAGE_PORT,
+        DEFAULT_PORT, PolicySource, SessionLog,
     },
     yaml::{self, Fields, Node, Report, Shape, Value},
 };
@@ -33,6 +33,7 @@ const AGENT: Shape = Shape {
         "renew",
         "identity",
         "listen",
+        "data-threads",
         "busy-poll",
         "metrics",
         "page",
@@ -84,6 +85,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         .get("carrier")
         .map_or_else(|| Some(Carrier::default()), |node| carrier(node, policy.as_ref(), directory, report));
     let listen = top.get("listen").map_or(Some(default_listen()), |node| listen(node, report));
+    let data_threads = top.get("data-threads").map_or(Some(1), |node| data_threads(node, listen, report));
     let busy_poll = top.get("busy-poll").map_or(Some(BusyPoll::default()), |node| busy_poll(node, report));
     let metrics = top.get("metrics").map_or(Some(Some(default_metrics())), |node| metrics(node, report));
     let page = top.get("page").map_or(Some(None), |node| page(node, report));
@@ -103,6 +105,7 @@ fn read(root: &Node, directory: &Path, report: &mut Report<'_>) -> Option<AgentC
         renew,
         identity: identity?,
         listen: listen?,
+        data_threads: data_threads?,
         busy_poll: busy_poll?,
         metrics: metrics?,
         page: page?,
@@ -152,6 +155,21 @@ fn default_metrics() -> SocketAddr {
 /// An own address to listen at; port 0 would be another at every start.
 fn listen(node: &Node, report: &mut Report<'_>) -> Option<SocketAddr> {
     own_address(node, DEFAULT_PORT, Ipv6Addr::UNSPECIFIED.into(), report)
+}
+
+fn data_threads(node: &Node, listen: Option<SocketAddr>, report: &mut Report<'_>) -> Option<u8> {
+    let text = node.text("a number of threads", report)?;
+    let Some(threads) = text.parse().ok().filter(|threads| (1..=DATA_THREADS_MAX).contains(threads)) else {
+        let hint = format!("write a number from 1 to {DATA_THREADS_MAX}, and not more than the host has processors");
+        report.hinted(node.mark, format!("`{text}` is no number of data threads"), hint);
+        return None;
+    };
+    let first = listen.map_or(0, |listen| listen.port());
+    if first.checked_add(u16::from(threads) - 1).is_none() {
+        let hint = "each data thread takes the port after the one before it; choose a lower port for `listen:`";
+        report.hinted(node.mark, format!("there are no {threads} ports from {first} on"), hint);
+    }
+    Some(threads)
 }
 
 fn busy_poll(node: &Node, report: &mut Report<'_>) -> Option<BusyPoll> {

@@ -135,6 +135,28 @@ pub struct Begun {
     pub hosts: Vec<HostName>,
 }
 
+impl Begun {
+    /// The same with what another data thread of the host sees.
+    #[must_use]
+    pub fn and(mut self, more: Self) -> Self {
+        add(&mut self.workloads, more.workloads);
+        if let (Some(interfaces), Some(more)) = (&mut self.interfaces, more.interfaces) {
+            add(interfaces, more);
+        }
+        add(&mut self.gaps, more.gaps);
+        add(&mut self.hosts, more.hosts);
+        self
+    }
+}
+
+fn add<T: PartialEq>(to: &mut Vec<T>, more: Vec<T>) {
+    for one in more {
+        if !to.contains(&one) {
+            to.push(one);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

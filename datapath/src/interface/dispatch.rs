@@ -2,6 +2,7 @@
 
 use super::{
     flows::{Interface, Known},
+    handed::Unsaid,
     resolver, voice,
 };
 use crate::{
@@ -101,7 +102,7 @@ fn alone<'p>(packet: &Packet<'p>) -> Received<'p> {
 fn icmp_error(interface: &Interface, packet: &Packet<'_>, error: &IcmpError) -> Result<(), Reason> {
     let flow = Flow { protocol: Protocol::Udp, key: error.flow };
     match interface.udp.get(&error.flow) {
-        None if interface.is_elsewhere(Some(flow), alone(packet)) => Ok(()),
+        None if interface.is_elsewhere(flow, Unsaid::Not, alone(packet)) => Ok(()),
         None | Some(_) => interface.icmp_error(error),
     }
 }
@@ -118,15 +119,15 @@ fn is_of_workload(context: &Context, packet: &Packet<'_>) -> bool {
 
 fn tcp(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
     let key = packet.flow(segment);
-    // Of a segment that opens nothing, whoever is asked tells whose it is.
-    let flow = is_opening(segment).then_some(Flow { protocol: Protocol::Tcp, key });
+    let flow = Flow { protocol: Protocol::Tcp, key };
+    let unsaid = if is_opening(segment) { Unsaid::Not } else { Unsaid::May };
     match interface.known(&key) {
         Known::Open(endpoint) if !(is_opening(segment) && endpoint.is_gone()) => {
             endpoint.ingest(packet.bytes);
             Ok(())
         }
         Known::Held => Ok(()),
-        Known::Open(_) | Known::Unknown if interface.is_elsewhere(flow, alone(packet)) => Ok(()),
+        Known::Open(_) | Known::Unknown if interface.is_elsewhere(flow, unsaid, alone(packet)) => Ok(()),
         Known::Open(_) | Known::Unknown if is_opening(segment) => new_flow(context, interface, packet, segment),
         Known::Open(_) | Known::Unknown => {
             if !segment.rst {
@@ -181,7 +182,7 @@ fn several<'d>(
     Ok(())
 }
 
-/// Whether another agent of this host takes a packet with one or several datagrams.
+/// Whether another agent or thread of this host takes a packet with one or several datagrams.
 fn is_datagram_elsewhere(
     context: &Context,
     interface: &Interface,
@@ -196,8 +197,9 @@ fn is_datagram_elsewhere(
     }
     // An endpoint's answer to a caller whose session is elsewhere, be it said or not.
     let is_answer = is_of_workload(context, packet);
-    let flow = (!is_answer).then_some(Flow { protocol: Protocol::Udp, key });
-    interface.is_elsewhere(flow, Received { packet: packet.bytes, datagram: each })
+    let unsaid = if is_answer { Unsaid::May } else { Unsaid::Not };
+    let received = Received { packet: packet.bytes, datagram: each };
+    interface.is_elsewhere(Flow { protocol: Protocol::Udp, key }, unsaid, received)
 }
 
 fn datagram(

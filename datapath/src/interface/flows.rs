@@ -1,13 +1,17 @@
 //! The flows of one interface.
 
-use super::{InterfaceId, handed::Others, lately::Lately, udp::UdpFlows};
+use super::{
+    InterfaceId,
+    handed::Others,
+    spread::{Siblings, Spread},
+    udp::UdpFlows,
+};
 use crate::{
     handover::Flow as Told,
     packet::{FlowKey, Halves, Packet, Payload, Segment, craft, parse},
     session::{
         context::{Context, random},
         echo::EchoLimit,
-        limits::DenialLimit,
     },
     stack::{Endpoint, TunPort},
 };
@@ -20,6 +24,7 @@ use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
+    sync::{Arc, atomic::AtomicUsize},
 };
 use tokio::sync::{Notify, watch};
 
@@ -70,6 +75,8 @@ pub struct Owner {
     pub has_v6: bool,
     /// The programs that it is, when it shares the host's namespace with others.
     pub programs: Option<Programs>,
+    /// What the data threads share that have it.
+    pub spread: Arc<Spread>,
 }
 
 /// The TUN device through which one workload, or one replica of it, reaches the fabric.
@@ -91,20 +98,18 @@ pub struct Interface {
     pub(super) halves: RefCell<Halves>,
     takers: Cell<u64>,
     ports: Cell<u16>,
-    pub(super) lately: Lately,
+    spread: Arc<Spread>,
+    siblings: Siblings,
     /// Other agents of this host that have it, too.
     pub(super) others: Others,
     /// Whether its device is read here.
     pub(super) reading: watch::Sender<bool>,
-    denials: DenialLimit,
     echoes: EchoLimit,
     held: Cell<usize>,
     closing: Cell<bool>,
     closed: Notify,
     /// DNS work in hand for this workload, see the resolver.
-    pub(super) queries: Cell<usize>,
-    /// Its connections to its own API.
-    pub(super) voices: Cell<usize>,
+    pub(super) queries: AtomicUsize,
     context: Weak<Context>,
 }
 
@@ -120,7 +125,7 @@ impl Interface {
     /// An interface with nothing going on.
     #[must_use]
     pub fn new(context: &Rc<Context>, owner: Owner, port: TunPort) -> Rc<Self> {
-        let Owner { id, v4, v6, has_v6, programs } = owner;
+        let Owner { id, v4, v6, has_v6, programs, spread } = owner;
         Rc::new(Self {
             drops: DropCounters::new(&id.workload),
             dns: DnsCounters::new(&id.workload),
@@ -137,16 +142,15 @@ impl Interface {
             takers: Cell::new(0),
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
-            lately: Lately::default(),
+            spread,
+            siblings: context.siblings.clone(),
             others: Others::default(),
             reading: watch::Sender::new(true),
-            denials: DenialLimit::default(),
             echoes: EchoLimit::default(),
             held: Cell::new(0),
             closing: Cell::new(false),
             closed: Notify::new(),
-            queries: Cell::new(0),
-            voices: Cell::new(0),
+            queries: AtomicUsize::new(0),
             context: Rc::downgrade(context),
         })
     }
@@ -190,6 +194,15 @@ impl Interface {
         &self.port
     }
 
+    pub(super) fn spread(&self) -> &Spread {
+        &self.spread
+    }
+
+    /// The data threads that have it.
+    pub(super) fn siblings(&self) -> &Siblings {
+        &self.siblings
+    }
+
     /// Counters of dropped packets.
     #[must_use]
     pub fn drops(&self) -> &DropCounters {
@@ -210,7 +223,8 @@ impl Interface {
     /// One more flow fits.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.flows() < FLOWS_MAX
+        let flows = if self.siblings.are_several() { self.spread.flows() } else { self.flows() };
+        flows < FLOWS_MAX
     }
 
     /// Flows in the tables.
@@ -246,8 +260,20 @@ impl Interface {
         self.takers.set(taker);
         let held = Cell::new(matches!(flow, Flow::Held));
         self.flows.borrow_mut().insert(key, Place { taker, flow });
-        self.tell(Told { protocol: Protocol::Tcp, key }, true);
+        self.begins(Told { protocol: Protocol::Tcp, key });
         FlowGuard { interface: Rc::clone(self), key, taker, held }
+    }
+
+    /// A flow is in the table.
+    pub(super) fn begins(&self, flow: Told) {
+        self.claim(flow);
+        self.tell(flow, true);
+    }
+
+    /// It is there no more.
+    pub(super) fn ends(&self, flow: Told) {
+        self.disclaim(flow);
+        self.tell(flow, false);
     }
 
     pub(super) fn count_held(&self, change: isize) {
@@ -265,7 +291,7 @@ impl Interface {
     /// Whether another denied attempt of the workload is recorded, or only counted.
     #[must_use]
     pub fn may_record_denial(&self) -> bool {
-        self.denials.may_record()
+        self.spread.denials.may_record()
     }
 
     /// The workload's echo requests in hand.
@@ -288,13 +314,15 @@ impl Interface {
             return Err(Reason::AgentFull);
         }
         let key = |port| FlowKey { workload: target, fabric: SocketAddr::new(source.ip(), port) };
-        let own = (source.port() != 0).then(|| key(source.port())).filter(|key| self.lately.take(*key));
-        let others = (0..PORTS_TRIED).map(|_| key(self.next_port())).filter(|key| !self.lately.has(key));
+        let own = (source.port() != 0).then(|| key(source.port())).filter(|key| self.spread.take_port(*key));
+        let others = (0..PORTS_TRIED).map(|_| key(self.next_port())).filter(|key| !self.spread.used_port(key));
         let taken =
             |key: &FlowKey| self.flows.borrow().contains_key(key) || self.is_taken_elsewhere(Protocol::Tcp, *key);
-        let free = |key: &FlowKey| !taken(key);
+        let tcp = |key| Told { protocol: Protocol::Tcp, key };
+        let free = |key: &FlowKey| !taken(key) && self.claim(tcp(*key));
         let key = own.into_iter().chain(others).find(free).ok_or(Reason::AgentFull)?;
-        let endpoint = Endpoint::connect(&self.port, key.fabric, target, seed)?;
+        let endpoint =
+            Endpoint::connect(&self.port, key.fabric, target, seed).inspect_err(|_| self.disclaim(tcp(key)))?;
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
     }
@@ -381,8 +409,8 @@ impl Drop for FlowGuard {
         let mut flows = self.interface.flows.borrow_mut();
         if flows.get(&self.key).is_some_and(|place| place.taker == self.taker) {
             flows.remove(&self.key);
-            self.interface.lately.ended(&self.key);
-            self.interface.tell(Told { protocol: Protocol::Tcp, key: self.key }, false);
+            self.interface.spread.rests(&self.key);
+            self.interface.ends(Told { protocol: Protocol::Tcp, key: self.key });
         }
     }
 }

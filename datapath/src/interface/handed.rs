@@ -49,6 +49,15 @@ struct Predecessor {
     is_back: Cell<bool>,
 }
 
+/// Whether a packet may be of a flow that the agent before has, and has not said yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsaid {
+    /// It opens nothing: who is asked tells whose it is.
+    May,
+    /// It may open one here.
+    Not,
+}
+
 /// The other agents of an interface.
 #[derive(Default)]
 pub(super) struct Others {
@@ -66,7 +75,10 @@ impl Way {
 impl Interface {
     /// Takes the interface over from an agent that has these flows.
     pub fn inherit(&self, way: Way, flows: Flows) {
-        self.lately.remember(flows.rested);
+        self.spread().remember(flows.rested);
+        for flow in &flows.open {
+            self.claim(*flow);
+        }
         let flows = RefCell::new(flows.open.into_iter().collect());
         *self.others.predecessor.borrow_mut() = Some(Rc::new(Predecessor { way, flows, is_back: Cell::new(false) }));
     }
@@ -79,7 +91,7 @@ impl Interface {
         if let Some(predecessor) = self.predecessor() {
             open.extend(predecessor.flows.borrow().iter());
         }
-        Flows { open, rested: self.lately.all() }
+        Flows { open, rested: self.spread().resting() }
     }
 
     /// Reads the device again.
@@ -91,41 +103,51 @@ impl Interface {
     /// The agent before has ended: the kernels that have connections of its are asked, so that their answers are reset.
     pub fn outlive(&self) {
         let Some(predecessor) = self.others.predecessor.take() else { return };
-        for flow in predecessor.flows.borrow().iter().filter(|flow| flow.protocol == Protocol::Tcp) {
-            self.port().send(&craft::question(&flow.key));
+        for flow in &*predecessor.flows.borrow() {
+            self.disclaim(*flow);
+            if flow.protocol == Protocol::Tcp {
+                self.port().send(&craft::question(&flow.key));
+            }
         }
     }
 
     /// The agent before has a flow, or has it no more.
     pub fn follow(&self, flow: Flow, open: bool) {
         let Some(predecessor) = self.predecessor() else { return };
-        match open {
-            true => drop(predecessor.flows.borrow_mut().insert(flow)),
-            false => drop(predecessor.flows.borrow_mut().remove(&flow)),
+        if open {
+            predecessor.flows.borrow_mut().insert(flow);
+            self.begins(flow);
+        } else {
+            predecessor.flows.borrow_mut().remove(&flow);
+            self.ends(flow);
         }
-        self.tell(flow, open);
     }
 
     /// Has a packet taken that the agent before does not know: from here on its flow is not that one's.
     pub(super) fn back(&self, flow: Option<Flow>, take: impl FnOnce()) {
         let Some(predecessor) = self.predecessor() else { return take() };
-        if let Some(flow) = flow {
-            predecessor.flows.borrow_mut().remove(&flow);
+        if let Some(flow) = flow.filter(|flow| predecessor.flows.borrow_mut().remove(flow)) {
+            self.disclaim(flow);
         }
         predecessor.is_back.set(true);
         take();
         predecessor.is_back.set(false);
     }
 
-    /// Whether another agent of this host has it, too.
+    /// Whether another agent or thread of this host has it, too.
     pub(super) fn is_shared(&self) -> bool {
-        self.others.predecessor.borrow().is_some() || self.others.successor.borrow().is_some()
+        self.siblings().are_several()
+            || self.others.predecessor.borrow().is_some()
+            || self.others.successor.borrow().is_some()
     }
 
-    /// Whether another agent of this host takes a packet that nobody here knows. With `flow` the one before only takes what
-    /// is of a flow that it said to have.
-    pub(super) fn is_elsewhere(&self, flow: Option<Flow>, received: Received<'_>) -> bool {
-        let has = |predecessor: &Predecessor| flow.is_none_or(|flow| predecessor.flows.borrow().contains(&flow));
+    /// Whether another thread, or another agent of this host, takes a packet that this thread does not know. Unless it may be of a
+    /// flow of which nothing was said, the agent before only takes what is of one that it said to have.
+    pub(super) fn is_elsewhere(&self, flow: Flow, unsaid: Unsaid, received: Received<'_>) -> bool {
+        if self.is_sibling_s(flow, received) {
+            return true;
+        }
+        let has = |predecessor: &Predecessor| unsaid == Unsaid::May || predecessor.flows.borrow().contains(&flow);
         let before = self.predecessor().filter(|predecessor| !predecessor.is_back.get() && has(predecessor));
         let way = before.map(|predecessor| predecessor.way.clone()).or_else(|| self.successor());
         let Some(way) = way else { return false };

@@ -12,6 +12,7 @@ mod handed;
 mod lately;
 mod own;
 mod resolver;
+mod spread;
 mod udp;
 mod voice;
 
@@ -19,6 +20,7 @@ pub use dispatch::{back, packet};
 pub use flows::{FlowGuard, Interface, Owner};
 pub use handed::{Flows, Way};
 pub use ripstop_config::{InterfaceId, Replica};
+pub use spread::{Siblings, Spread, Stray, Strays, take_strays};
 pub use udp::{DatagramSink, UdpFlow};
 
 use crate::{

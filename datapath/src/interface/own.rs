@@ -7,12 +7,15 @@ use crate::{
     stack::Endpoint,
 };
 use ripstop_config::Reason;
-use std::{cell::Cell, rc::Rc};
+use std::{
+    rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 /// Work in hand for a workload, counted until it is dropped.
 pub(super) struct InHand {
     interface: Rc<Interface>,
-    count: fn(&Interface) -> &Cell<usize>,
+    count: fn(&Interface) -> &AtomicUsize,
 }
 
 impl InHand {
@@ -22,15 +25,12 @@ impl InHand {
     /// `full` where it has as many as it may.
     pub(super) fn take(
         interface: &Rc<Interface>,
-        count: fn(&Interface) -> &Cell<usize>,
+        count: fn(&Interface) -> &AtomicUsize,
         most: usize,
         full: Reason,
     ) -> Result<Self, Reason> {
-        let has = count(interface);
-        if has.get() >= most {
-            return Err(full);
-        }
-        has.set(has.get() + 1);
+        let more = |has| (has < most).then_some(has + 1);
+        count(interface).fetch_update(Relaxed, Relaxed, more).map_err(|_| full)?;
         Ok(Self { interface: Rc::clone(interface), count })
     }
 
@@ -42,8 +42,7 @@ impl InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        let has = (self.count)(&self.interface);
-        has.set(has.get() - 1);
+        (self.count)(&self.interface).fetch_sub(1, Relaxed);
     }
 }
 

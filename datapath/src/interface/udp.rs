@@ -88,7 +88,8 @@ impl Interface {
         let others = (0..PORTS_TRIED).map(|_| key(source.ip(), self.next_port()));
         let taken =
             |key: &FlowKey| self.udp.places.borrow().contains_key(key) || self.is_taken_elsewhere(Protocol::Udp, *key);
-        let free = own.into_iter().chain(others).find(|key| !taken(key));
+        let free = |key: &FlowKey| !taken(key) && self.claim(Flow { protocol: Protocol::Udp, key: *key });
+        let free = own.into_iter().chain(others).find(free);
         Ok(self.take_udp(free.ok_or(Reason::AgentFull)?, sink, false))
     }
 
@@ -96,7 +97,7 @@ impl Interface {
         let taker = self.udp.takers.get() + 1;
         self.udp.takers.set(taker);
         self.udp.places.borrow_mut().insert(key, Place { taker, sink });
-        self.tell(Flow { protocol: Protocol::Udp, key }, true);
+        self.begins(Flow { protocol: Protocol::Udp, key });
         UdpFlow { interface: Rc::clone(self), key, taker, held: Cell::new(held) }
     }
 
@@ -138,7 +139,7 @@ impl Drop for UdpFlow {
             // What it holds may look at the table when it goes.
             drop(places);
             drop(gone);
-            self.interface.tell(Flow { protocol: Protocol::Udp, key: self.key }, false);
+            self.interface.ends(Flow { protocol: Protocol::Udp, key: self.key });
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn connection(
     packet: &Packet<'_>,
     segment: &Segment,
 ) -> Result<(), Reason> {
-    let in_hand = InHand::take(interface, |interface| &interface.voices, CONNECTIONS_MAX, Reason::AgentFull)
+    let in_hand = InHand::take(interface, |interface| &interface.spread().voices, CONNECTIONS_MAX, Reason::AgentFull)
         .inspect_err(|reason| interface.refuse(packet, segment, *reason))?;
     let (endpoint, flow) = accept(interface, packet, segment)?;
     let context = Rc::clone(context);

@@ -20,7 +20,7 @@ use ripstop_telemetry::Side;
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc};
 
 /// A capture on this host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Capture {
     /// By which number it is known.
     pub id: u64,

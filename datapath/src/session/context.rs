@@ -8,6 +8,7 @@ use super::{
     endpoints::Endpoints,
     health::Checks,
     hearsay::Hearsay,
+    lanes::Lanes,
     limits::{Admission, HostDenials, LimitTable, Refusal},
     live::{LiveTable, Request},
     observe::Observed,
@@ -15,7 +16,7 @@ use super::{
     reach::Families,
     voice::Paths,
 };
-use crate::interface::{Interface, InterfaceId};
+use crate::interface::{Interface, InterfaceId, Siblings};
 use ripstop_config::{HostName, Reason, ServiceId, WorkloadId};
 use ripstop_kernel::{Programs, SocketOwner, SocketOwners};
 use ripstop_policy::{Permit, Policy, ServiceIx};
@@ -26,7 +27,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -58,6 +59,8 @@ pub struct Control {
     pub policies: Option<Arc<Policies>>,
     /// What hosts say of themselves by other hosts.
     pub hearsay: Arc<Hearsay>,
+    /// How many data threads other hosts have.
+    pub lanes: Arc<Lanes>,
     /// Where connections of workloads to their own API go.
     pub voices: mpsc::Sender<VoiceCall>,
 }
@@ -88,12 +91,27 @@ impl Stats {
     }
 }
 
+/// A data thread's ways to others.
+pub struct Ways {
+    /// To the same thread of other hosts.
+    pub own: Transport,
+    /// To the first thread of other hosts, which all of them have; the first thread's own.
+    pub first: Transport,
+    /// Those of all threads, once there are all.
+    pub all: Arc<OnceLock<Vec<Transport>>>,
+    /// To the other threads of this host.
+    pub siblings: Siblings,
+}
+
 /// What every session of a data thread shares.
 pub struct Context {
     /// This host.
     pub host: HostName,
-    /// The way to other hosts.
+    /// This thread's way to other hosts.
     pub transport: Transport,
+    /// The first thread's, by which hosts are known: a host may have fewer threads, or a firewall before the others.
+    pub first: Transport,
+    transports: Arc<OnceLock<Vec<Transport>>>,
     /// Where records go.
     pub records: RecordLog,
     /// Which sessions are traced; none where none is.
@@ -122,6 +140,8 @@ pub struct Context {
     pub captures: Captures,
     /// Counts for other threads.
     pub stats: Arc<Stats>,
+    /// The data threads of this host.
+    pub siblings: Siblings,
     /// SYNs held on this agent.
     pub held: Cell<usize>,
     /// Another agent of this host has taken over: this one only ends what it has.
@@ -140,16 +160,20 @@ impl Context {
     #[must_use]
     pub fn new(
         host: HostName,
-        transport: Transport,
+        ways: Ways,
         policy: Arc<Policy>,
         records: RecordLog,
         control: Control,
         owners: SocketOwners,
         common: &Common,
     ) -> Rc<Self> {
+        let Ways { own, first, all, siblings } = ways;
         Rc::new(Self {
             host,
-            transport,
+            transport: own,
+            first,
+            transports: all,
+            siblings,
             tracer: records.tracer(),
             records,
             control,
@@ -174,6 +198,18 @@ impl Context {
             ids: Cell::new(0),
             seed: random(),
         })
+    }
+
+    /// The way of new sessions to a host: the thread's own, or one of another thread where the host has fewer threads, or cannot
+    /// be reached by this one. Those that there are have the same share then.
+    #[must_use]
+    pub fn way(&self, host: &HostName) -> &Transport {
+        if !self.siblings.are_several() || self.transport.is_up(host) {
+            return &self.transport;
+        }
+        let up = || self.transports.get().into_iter().flatten().filter(|way| way.is_up(host));
+        let turn = usize::from(self.siblings.number()).checked_rem(up().count());
+        turn.and_then(|turn| up().nth(turn)).unwrap_or(&self.first)
     }
 
     /// The policy in force.

@@ -121,7 +121,7 @@ fn candidates<'a>(
     let mut unready = Vec::new();
     for host in &service.hosts {
         let own = *host == context.host;
-        let up = own || context.transport.is_up(host);
+        let up = own || context.first.is_up(host);
         let (heard, claim) = heard(context, host, &service.id);
         let ready = match own {
             true => context.endpoints.ready(&service.id),
@@ -149,7 +149,7 @@ fn candidates<'a>(
 /// What another host says of its endpoint of a service: over the connection to it, or else in its record, which claims a load as
 /// well. What it said over a connection before it fell silent is worth nothing.
 fn heard(context: &Context, host: &HostName, service: &ServiceId) -> (Option<Standing>, Option<Claim>) {
-    if context.transport.is_up(host) && context.endpoints.has_heard(host) {
+    if context.first.is_up(host) && context.endpoints.has_heard(host) {
         return (context.endpoints.heard(host, service), None);
     }
     let heard = context.control.hearsay.of(host, service, Instant::now());

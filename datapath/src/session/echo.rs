@@ -139,7 +139,7 @@ async fn ask(
             is_there(context, policy, &request)?;
             return Ok(((), 0));
         }
-        let echoed = context.transport.echo(host, &header).await;
+        let echoed = context.way(host).echo(host, &header).await;
         echoed.map(|accepted| ((), accepted.load)).map_err(|error| Refused::from(error.reason()))
     };
     let found = dial(context, entry, interface.id(), attempt).await;

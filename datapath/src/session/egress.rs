@@ -255,7 +255,7 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
         }
         return Ok((Far::Endpoint(reached), 0));
     }
-    match context.transport.open(host, &decided.header(flow.key().workload.port())).await {
+    match context.way(host).open(host, &decided.header(flow.key().workload.port())).await {
         Ok(opened) => {
             decided.accepted(host, opened.accepted.endpoint, opened.cipher);
             let (source, sink) = quic_halves(opened.recv, opened.send, End::Endpoint);

@@ -26,6 +26,7 @@ pub mod endpoints;
 pub mod health;
 pub mod hearsay;
 pub mod ingress;
+pub mod lanes;
 pub mod limits;
 pub mod live;
 pub mod observe;

@@ -44,6 +44,9 @@ pub struct Report {
     /// How many records with news it has had of other hosts, so that they are asked for at once.
     #[serde(default, skip_serializing_if = "is_none")]
     pub news: u64,
+    /// How many data threads it has, each with a port of its own.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub threads: u8,
     /// Where it can be reached, as others see it; in records alone, as who is connected sees it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
@@ -54,6 +57,15 @@ pub struct Report {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_none(news: &u64) -> bool {
     *news == 0
+}
+
+fn one() -> u8 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_one(threads: &u8) -> bool {
+    *threads == 1
 }
 
 /// Why a report is not one.
@@ -135,6 +147,7 @@ fn hear(context: &Context, host: &HostName, text: &[u8]) {
         policies.hear_stage(host, said.staged);
     }
     context.control.hearsay.hear(host, said.news);
+    context.control.lanes.hear(host, said.threads);
     for standing in context.endpoints.hear(&context.policy(), host, said.endpoints) {
         context.balancer.reported(&standing.service, host, standing.sessions);
     }
@@ -159,6 +172,7 @@ pub async fn tell(context: Rc<Context>) {
             policy: context.policy().id(),
             staged: context.observed.stage_id(),
             news: context.control.hearsay.news(),
+            threads: context.siblings.threads(),
             addresses: Vec::new(),
             endpoints: own,
         };
@@ -191,7 +205,7 @@ mod tests {
     }
 
     fn encode(policy: BundleId, staged: StageId, endpoints: Vec<Standing>) -> Vec<u8> {
-        let report = Report { version: VERSION, policy, staged, news: 0, addresses: Vec::new(), endpoints };
+        let report = Report { version: VERSION, policy, staged, news: 0, threads: 1, addresses: Vec::new(), endpoints };
         report.encode(REPORT_MAX).unwrap()
     }
 
@@ -208,9 +222,10 @@ mod tests {
         let both = decode(&encode(id, staged, said.clone())).unwrap();
         assert_eq!((both.policy, both.staged), (id, staged));
         let addresses: Vec<SocketAddr> = (1..=9).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
-        let recorded = Report { news: 9, ..both }.for_record(addresses.clone()).unwrap();
+        let recorded = Report { news: 9, threads: 4, ..both }.for_record(addresses.clone()).unwrap();
         let recorded = decode(&recorded).unwrap();
         assert_eq!((recorded.policy, recorded.staged, recorded.news), (id, StageId::default(), 0));
+        assert_eq!(recorded.threads, 4);
         assert_eq!((recorded.endpoints, recorded.addresses), (said, addresses[..ADDRESSES_MAX].to_vec()));
     }
 

@@ -58,6 +58,7 @@ impl AgentView for Shared {
             workloads: self.workload_statuses(&inspection),
             services: inspection.services,
             sessions_open: self.data.stats().sessions(),
+            data_threads: self.data.described(&inspection.per_thread),
             tally: self.recent.tally(),
             predecessor: self.upgrades.predecessor(),
         }

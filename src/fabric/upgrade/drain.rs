@@ -4,12 +4,7 @@ use super::{
     Draining, left,
     message::{First, Next, hear, say},
 };
-use crate::fabric::{
-    Signals,
-    data::{Command, Data},
-    load, members,
-    shared::Shared,
-};
+use crate::fabric::{Signals, data::Data, load, members, shared::Shared};
 use anyhow::Context as _;
 use ripstop_datapath::handover::Channel;
 use ripstop_policy::Policy;
@@ -74,7 +69,7 @@ async fn ended(shared: &Shared, control: &Channel) -> Over {
         let sessions = left(shared);
         if sessions > 0 || shared.upgrades.predecessor().is_some() {
             used = Instant::now();
-        } else if shared.data().transport().connections() == 0 || used.elapsed() >= UNUSED_MAX {
+        } else if shared.data().connections() == 0 || used.elapsed() >= UNUSED_MAX {
             return Over::Drained;
         }
         // When it cannot be told, the next message is not heard either.
@@ -113,10 +108,9 @@ fn take_policy(shared: &Shared) -> anyhow::Result<()> {
         (None, None) => Policy::empty(crate::admin::AgentView::policy(shared).fabric().clone())?,
     };
     let policy = Arc::new(policy);
-    shared.data().send(Command::Enforce(Arc::clone(&policy))).map_err(anyhow::Error::msg)?;
-    let transport = shared.data().transport();
-    transport.revoke(members::shut_out(&policy));
-    transport.retain_hosts(&policy.graph().hosts.keys().cloned().collect());
+    shared.data().enforce(&policy).map_err(anyhow::Error::msg)?;
+    shared.data().revoke(&members::shut_out(&policy));
+    shared.data().retain_hosts(&policy.graph().hosts.keys().cloned().collect());
     tracing::info!(digest = %policy.digest(), "policy in force for the sessions that are left");
     Ok(())
 }

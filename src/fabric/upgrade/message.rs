@@ -5,7 +5,9 @@
 //! | first | [`First::Hello`] | the journal's lock; that of signed policies, if it has any |
 //! | next | [`Next::Prepared`]: it could start | |
 //! | first | [`First::Sockets`] | QUIC, the way of packets, admin, the entrance; metrics, enrolment and page, if it has them |
+//! | first | [`First::Lane`], for each data thread but the first | its QUIC, its way of packets |
 //! | first | [`First::Interface`], [`First::Flows`] and [`First::Said`], for each interface | its device |
+//! | first | [`First::Queue`] and [`First::Flows`], for each data thread but the first | its queue of that device |
 //! | first | [`First::Done`] | |
 //! | next | [`Next::Running`]: it reads | |
 //! | first | [`First::Yours`]: from here on there is no way back | standard output and error |
@@ -34,6 +36,8 @@ use std::{
 
 /// The version of all that passes between the two, frames of packets included; another one is not guessed at.
 pub(super) const VERSION: u32 = 3;
+/// The same of an agent with several data threads, which programs that know one must not take over.
+pub(super) const VERSION_OF_SEVERAL: u32 = 4;
 /// Flows in one message: each is some 60 bytes.
 pub(super) const FLOWS_MAX: usize = 400;
 /// Words of a workload in one message: each is some 250 bytes at most, with two names of a host and a service.
@@ -47,9 +51,13 @@ pub(super) enum First {
     Hello(Hello),
     /// Its sockets, and what no file says.
     Sockets(Sockets),
+    /// Another data thread's.
+    Lane(Lane),
     /// An interface.
     Interface(Box<Interface>),
-    /// Flows of the interface that came last.
+    /// Another data thread's queue of the interface that came last, by which number both threads know it.
+    Queue { index: u16 },
+    /// Flows of the interface that came last, and of the queue that did.
     Flows(Flows),
     /// What was said by the interface that came last.
     Said { words: Vec<Spoken> },
@@ -91,6 +99,26 @@ pub(super) struct Hello {
     pub(super) before: u8,
     /// The milliseconds after which the service manager takes an agent for dead that says nothing, where it looks.
     pub(super) watchdog_millis: Option<u64>,
+    /// Its data threads.
+    #[serde(default = "one")]
+    pub(super) threads: u8,
+}
+
+fn one() -> u8 {
+    1
+}
+
+impl Hello {
+    /// The version that an agent with so many data threads hands over by.
+    pub(super) fn version(threads: u8) -> u32 {
+        if threads > 1 { VERSION_OF_SEVERAL } else { VERSION }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Lane {
+    /// The hosts that it is connected with, and where those are.
+    pub(super) peers: BTreeMap<HostName, SocketAddr>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -138,6 +166,8 @@ pub(in crate::fabric) struct PlanText {
     isolated: bool,
     resolver: Ipv4Addr,
     namespace: Option<NsId>,
+    #[serde(default = "one")]
+    queues: u8,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,6 +197,7 @@ impl PlanText {
             isolated: plan.isolated,
             resolver: plan.resolver,
             namespace,
+            queues: plan.queues,
         }
     }
 
@@ -179,8 +210,8 @@ impl PlanText {
             PlaceText::Host => Place::Host,
         };
         let ranges = Ranges { services_v4: self.services_v4, workloads_v4: self.workloads_v4, v6: self.range_v6 };
-        let Self { link, v4, v6, isolated, resolver, namespace, .. } = self;
-        Some((AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues: 1 }, namespace))
+        let Self { link, v4, v6, isolated, resolver, namespace, queues, .. } = self;
+        Some((AttachPlan { link, place, v4, v6, ranges, isolated, resolver, queues }, namespace))
     }
 }
 
@@ -228,9 +259,11 @@ pub(super) async fn hear<T: DeserializeOwned>(channel: &Channel) -> anyhow::Resu
     }
     // The version first: another one may say other things.
     if let Ok(Version { version: Some(version) }) = serde_json::from_slice(said)
-        && version != VERSION
+        && !matches!(version, VERSION | VERSION_OF_SEVERAL)
     {
-        bail!("the other agent hands over by version {version}, this program knows {VERSION}: restart the agent");
+        bail!(
+            "the other agent hands over by version {version}, this program knows {VERSION} and {VERSION_OF_SEVERAL}: restart the agent"
+        );
     }
     let message = serde_json::from_slice(said).context("the other agent says what this program does not know")?;
     Ok(Some((message, descriptors)))
@@ -252,6 +285,7 @@ mod tests {
             generation: 3,
             before: 0,
             watchdog_millis: None,
+            threads: 1,
         })
     }
 
@@ -260,12 +294,15 @@ mod tests {
         let (one, other) = pair().unwrap();
         let (one, other) = (Channel::new(one).unwrap(), Channel::new(other).unwrap());
         say(&one, &hello(VERSION), &[]).await.unwrap();
-        say(&one, &hello(VERSION + 1), &[]).await.unwrap();
+        say(&one, &hello(VERSION_OF_SEVERAL + 1), &[]).await.unwrap();
         say(&one, &serde_json::json!({ "say": "sing" }), &[]).await.unwrap();
         let (heard, _) = hear::<First>(&other).await.unwrap().unwrap();
         assert!(matches!(heard, First::Hello(Hello { pid: 7, generation: 3, .. })));
         let error = hear::<First>(&other).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("by version {}", VERSION + 1)) && error.contains("restart"), "{error}");
+        assert!(
+            error.contains(&format!("by version {}", VERSION_OF_SEVERAL + 1)) && error.contains("restart"),
+            "{error}"
+        );
         hear::<First>(&other).await.unwrap_err();
         drop(one);
         assert!(hear::<First>(&other).await.unwrap().is_none());
@@ -285,7 +322,7 @@ mod tests {
             },
             isolated: true,
             resolver: "198.18.0.1".parse().unwrap(),
-            queues: 1,
+            queues: 3,
         };
         let text = serde_json::to_string(&PlanText::new(&plan, None)).unwrap();
         let read: PlanText = serde_json::from_str(&text).unwrap();

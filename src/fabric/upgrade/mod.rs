@@ -25,25 +25,20 @@ pub(super) use message::PlanText;
 pub(super) use places::{Inherited, Places};
 pub(super) use succession::{Adopted, AdoptedInterface, Succession, fail};
 
-use super::{
-    data::{Command, HandedOver},
-    relay::Part,
-    service_manager,
-    shared::Shared,
-    signed::Signed,
-};
+use super::{relay::Part, service_manager, shared::Shared, signed::Signed};
 use crate::admin::{AgentView as _, Predecessor};
 use anyhow::{Context as _, bail};
-use message::{First, Flows, Hello, Interface, Next, SAID_MAX, Sockets, VERSION, hear, say};
-use ripstop_config::ServiceId;
+use message::{First, Flows, Hello, Interface, Lane, Next, SAID_MAX, Sockets, hear, say};
+use ripstop_config::{HostName, ServiceId};
 use ripstop_datapath::handover::{Channel, Entrance, pair};
 use ripstop_datapath::interface::InterfaceId;
 use ripstop_kernel::Kernel;
-use ripstop_transport::PeerState;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Mutex, PoisonError,
@@ -51,10 +46,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::AbortHandle,
-};
+use tokio::{sync::mpsc, task::AbortHandle};
 
 /// How long the next agent may take to read what it needs: the policy of a large fabric takes seconds to compile.
 const PREPARE_MAX: Duration = Duration::from_secs(15);
@@ -100,7 +92,8 @@ pub(super) struct Standing<'s> {
     pub(super) plan: PlanText,
     pub(super) has_v6: bool,
     pub(super) since: &'s str,
-    pub(super) device: BorrowedFd<'s>,
+    /// One of each data thread.
+    pub(super) devices: Vec<BorrowedFd<'s>>,
 }
 
 /// What an agent has to hand over.
@@ -199,7 +192,7 @@ pub(super) async fn hand_over(ours: Ours<'_>, control: Channel) -> anyhow::Resul
     match attempt(&ours, &control).await {
         Ok(most) => {
             // The channel to the data thread is empty but for what is asked here.
-            let _ = shared.data().send(Command::OnlyDrain);
+            shared.data().only_drain();
             shared.door.retire();
             let sessions = left(shared);
             tracing::info!(sessions, "another agent has taken over; open sessions end here");
@@ -231,7 +224,7 @@ async fn refuse(control: &Channel, error: &anyhow::Error) {
 
 /// Once the next agent reads nothing any more.
 async fn undo(shared: &Shared) {
-    let _ = shared.data().send(Command::TakeBack);
+    shared.data().take_back();
     if let Some(authority) = shared.authority() {
         authority.hand_over(false);
     }
@@ -264,8 +257,9 @@ async fn attempt(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<Duration>
 
 async fn prepare(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<Duration> {
     let config = ours.shared.config();
+    let threads = ours.shared.data().threads();
     let hello = Hello {
-        version: VERSION,
+        version: Hello::version(threads),
         pid: std::process::id(),
         host: config.host.clone(),
         listen: config.listen,
@@ -274,6 +268,7 @@ async fn prepare(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<Duration>
         generation: ours.shared.upgrades.generation,
         before: ours.shared.upgrades.before(),
         watchdog_millis: ours.shared.upgrades.watchdog.and_then(|within| u64::try_from(within.as_millis()).ok()),
+        threads,
     };
     let journal = ours.kernel.lock_file()?;
     let policies = ours.shared.signed().map(Signed::lock_file).transpose().map_err(anyhow::Error::msg)?;
@@ -287,18 +282,24 @@ async fn prepare(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<Duration>
 
 /// Everything but the sessions. From the first line on nothing is read here.
 async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
-    let (packets, theirs) = pair()?;
-    let (reply, handed) = oneshot::channel();
     let data = ours.shared.data();
-    data.send(Command::HandOver { packets, reply }).map_err(anyhow::Error::msg)?;
-    let HandedOver { socket, mut interfaces, endpoints } =
-        handed.await.context("the data thread does not answer")??;
-    let mut descriptors = vec![socket.as_fd(), theirs.as_fd()];
+    let ways = (0..data.threads()).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
+    let (ways, theirs): (Vec<_>, Vec<_>) = ways.into_iter().unzip();
+    let mut handed = data.hand_over(ways).await?;
+    let mut peers = data.connected().into_iter();
+    let mut lanes = handed.iter().zip(&theirs).map(|(handed, way)| [handed.socket.as_fd(), way.as_fd()]);
+    let mut descriptors = lanes.next().context("no data thread hands over")?.to_vec();
     descriptors.extend(ours.listeners.all());
-    say(control, &First::Sockets(sockets(ours, endpoints)), &descriptors).await?;
+    let first = Sockets::of(ours, peers.next().unwrap_or_default(), handed[0].endpoints.clone());
+    say(control, &First::Sockets(first), &descriptors).await?;
+    for (descriptors, peers) in lanes.zip(peers) {
+        say(control, &First::Lane(Lane { peers }), &descriptors).await?;
+    }
+    let mut interfaces: Vec<_> = handed.iter_mut().map(|handed| std::mem::take(&mut handed.interfaces)).collect();
     for one in &ours.interfaces {
-        // What the data thread has not, is just going away.
-        let Some(Part { index, flows, said }) = interfaces.remove(one.id) else { continue };
+        let mut parts = interfaces.iter_mut().map(|of_thread| of_thread.remove(one.id)).zip(&one.devices);
+        // What the data threads have not, is just going away.
+        let Some((Some(Part { index, flows, said }), device)) = parts.next() else { continue };
         let interface = Interface {
             index,
             workload: one.id.workload.clone(),
@@ -307,12 +308,15 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
             has_v6: one.has_v6,
             since: one.since.to_owned(),
         };
-        say(control, &First::Interface(Box::new(interface)), &[one.device]).await?;
-        for flows in Flows::messages(&flows) {
-            say(control, &First::Flows(flows), &[]).await?;
-        }
+        say(control, &First::Interface(Box::new(interface)), &[*device]).await?;
+        say_flows(control, &flows).await?;
         for words in said.chunks(SAID_MAX) {
             say(control, &First::Said { words: words.to_vec() }, &[]).await?;
+        }
+        for (part, device) in parts {
+            let Part { index, flows, .. } = part.unwrap_or_default();
+            say(control, &First::Queue { index }, &[*device]).await?;
+            say_flows(control, &flows).await?;
         }
     }
     say(control, &First::Done {}, &[]).await?;
@@ -322,17 +326,28 @@ async fn give(ours: &Ours<'_>, control: &Channel) -> anyhow::Result<()> {
     }
 }
 
-fn sockets(ours: &Ours<'_>, (drained_host, drained): (bool, Vec<ServiceId>)) -> Sockets {
-    let up = |state: &PeerState| matches!(state, PeerState::Up | PeerState::Silent);
-    let peers = ours.shared.data().transport().peers().into_iter().filter(|peer| up(&peer.state));
-    Sockets {
-        metrics: ours.shared.config().metrics,
-        enrolment: ours.listeners.enrolment().is_some(),
-        page: ours.shared.config().page,
-        peers: peers.filter_map(|peer| Some((peer.host, peer.address?))).collect(),
-        drained_host,
-        drained,
-        by_hand: ours.shared.by_hand.said(),
+async fn say_flows(control: &Channel, flows: &ripstop_datapath::interface::Flows) -> anyhow::Result<()> {
+    for flows in Flows::messages(flows) {
+        say(control, &First::Flows(flows), &[]).await?;
+    }
+    Ok(())
+}
+
+impl Sockets {
+    fn of(
+        ours: &Ours<'_>,
+        peers: BTreeMap<HostName, SocketAddr>,
+        (drained_host, drained): (bool, Vec<ServiceId>),
+    ) -> Self {
+        Self {
+            metrics: ours.shared.config().metrics,
+            enrolment: ours.listeners.enrolment().is_some(),
+            page: ours.shared.config().page,
+            peers,
+            drained_host,
+            drained,
+            by_hand: ours.shared.by_hand.said(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use ripstop_config::{AgentConfig, WorkloadId};
 use ripstop_datapath::handover::{ENTRANCE, Entrance};
 use ripstop_kernel::{Doorway, Kernel};
-use std::{collections::BTreeMap, net::UdpSocket, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 use tokio::net::TcpListener;
 
 /// The page's key in the settings, for errors.
@@ -69,7 +69,7 @@ impl Places {
 
     /// From here on the agent before waits, and packets with it.
     async fn inherit(config: &AgentConfig, doorway: Arc<Doorway>, succession: Succession) -> anyhow::Result<Self> {
-        let Taken { journal, generation, sockets, quic, packets, admin, entrance, metrics, enrolment, page, adopted } =
+        let Taken { journal, generation, sockets, lanes, admin, entrance, metrics, enrolment, page, adopted } =
             succession.take().await?;
         let metrics = match (config.metrics, metrics) {
             (Some(address), Some(listener)) if sockets.metrics == Some(address) => Some(tcp(listener)?),
@@ -82,7 +82,7 @@ impl Places {
             (None, _) => None,
         };
         let endpoints = (sockets.drained_host, sockets.drained);
-        let data = data::Inherited { socket: UdpSocket::from(quic), packets, generation, endpoints };
+        let data = data::Inherited { lanes, generation, endpoints };
         let enrolment = enrolment.map(tcp).transpose()?;
         let admin = AdminSocket::inherit(admin, &config.run.join(SOCKET), rights(config))?;
         let (_, moved) = admin.descriptor()?;

@@ -2,11 +2,11 @@
 
 use super::{
     Upgraded,
-    message::{First, Hello, Interface, Next, Sockets, hear, say},
+    message::{First, Hello, Interface, Lane, Next, Sockets, hear, say},
 };
 use crate::{
     admin::Predecessor,
-    fabric::{data::Command, relay::Part, shared::Shared},
+    fabric::{data::InheritedLane, relay::Part, shared::Shared},
 };
 use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdout};
@@ -42,8 +42,7 @@ pub(in crate::fabric) struct Taken {
     pub(super) journal: File,
     pub(super) generation: u8,
     pub(super) sockets: Sockets,
-    pub(super) quic: OwnedFd,
-    pub(super) packets: OwnedFd,
+    pub(super) lanes: Vec<InheritedLane>,
     pub(super) admin: OwnedFd,
     pub(super) entrance: OwnedFd,
     pub(super) metrics: Option<OwnedFd>,
@@ -56,7 +55,8 @@ pub(in crate::fabric) struct Taken {
 pub(in crate::fabric) struct Adopted {
     control: Arc<Channel>,
     pid: u32,
-    pub(super) peers: BTreeMap<HostName, SocketAddr>,
+    /// Of each data thread.
+    peers: Vec<BTreeMap<HostName, SocketAddr>>,
     pub(in crate::fabric) interfaces: Vec<AdoptedInterface>,
 }
 
@@ -66,6 +66,13 @@ pub(in crate::fabric) struct AdoptedInterface {
     pub(in crate::fabric) attach: AttachPlan,
     pub(in crate::fabric) namespace: Option<NsId>,
     pub(in crate::fabric) since: String,
+    pub(in crate::fabric) has_v6: bool,
+    /// One of each data thread.
+    pub(in crate::fabric) queues: Vec<AdoptedQueue>,
+}
+
+/// A data thread's queue of it.
+pub(in crate::fabric) struct AdoptedQueue {
     pub(in crate::fabric) device: OwnedFd,
     pub(in crate::fabric) tun: Tun,
     pub(in crate::fabric) part: Part,
@@ -104,9 +111,15 @@ impl Succession {
     }
 
     fn check(&self, config: &AgentConfig) -> anyhow::Result<()> {
-        let Hello { host, listen, run, state, .. } = &self.hello;
+        let Hello { host, listen, run, state, threads, .. } = &self.hello;
         if *host != config.host || *listen != config.listen || *run != config.run || *state != config.state {
             bail!("`host:`, `listen:`, `run:` or `state:` has changed in the settings: restart the agent");
+        }
+        if *threads != config.data_threads {
+            bail!(
+                "`data-threads:` has changed in the settings from {threads} to {}: restart the agent",
+                config.data_threads
+            );
         }
         Ok(())
     }
@@ -153,13 +166,20 @@ impl Succession {
         let (First::Sockets(sockets), descriptors) = next(&control).await? else { bail!(DISORDER) };
         let mut descriptors = descriptors.into_iter();
         let mut one = || descriptors.next().context("the agent before keeps a socket");
-        let (quic, packets, admin, entrance) = (one()?, one()?, one()?, one()?);
+        let lane = InheritedLane { socket: one()?.into(), packets: one()? };
+        let (admin, entrance) = (one()?, one()?);
         let metrics = sockets.metrics.is_some().then(&mut one).transpose()?;
         let enrolment = sockets.enrolment.then(&mut one).transpose()?;
         let page = sockets.page.is_some().then(&mut one).transpose()?;
-        let interfaces = interfaces(&control).await?;
-        let adopted = Adopted { control, pid: hello.pid, peers: sockets.peers.clone(), interfaces };
-        Ok(Taken { journal, generation, sockets, quic, packets, admin, entrance, metrics, enrolment, page, adopted })
+        let mut lanes = Lanes { lanes: vec![lane], peers: vec![sockets.peers.clone()] };
+        let interfaces = interfaces(&control, &mut lanes).await?;
+        let Lanes { lanes, peers } = lanes;
+        let threads = usize::from(hello.threads);
+        if lanes.len() != threads || interfaces.iter().any(|one| one.queues.len() != threads) {
+            bail!("the agent before does not hand over what each of its {threads} data threads has");
+        }
+        let adopted = Adopted { control, pid: hello.pid, peers, interfaces };
+        Ok(Taken { journal, generation, sockets, lanes, admin, entrance, metrics, enrolment, page, adopted })
     }
 }
 
@@ -179,23 +199,37 @@ async fn next(control: &Channel) -> anyhow::Result<(First, Vec<OwnedFd>)> {
     }
 }
 
-async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> {
+/// What the data threads have.
+struct Lanes {
+    lanes: Vec<InheritedLane>,
+    peers: Vec<BTreeMap<HostName, SocketAddr>>,
+}
+
+async fn interfaces(control: &Channel, lanes: &mut Lanes) -> anyhow::Result<Vec<AdoptedInterface>> {
     let mut interfaces: Vec<AdoptedInterface> = Vec::new();
     // Of an interface that is of no use.
     let mut nobodys = Part::default();
     let mut is_nobodys = false;
     loop {
         match next(control).await? {
+            (First::Lane(Lane { peers }), descriptors) => {
+                let [socket, packets] = <[_; 2]>::try_from(descriptors).map_err(|_| anyhow!(DISORDER))?;
+                lanes.lanes.push(InheritedLane { socket: socket.into(), packets });
+                lanes.peers.push(peers);
+            }
             (First::Interface(interface), descriptors) => {
                 let Interface { index, workload, replica, plan, has_v6, since } = *interface;
-                let device = descriptors.into_iter().next().context("the agent before keeps a device")?;
                 let plan = plan.plan();
                 is_nobodys = plan.is_none();
                 if let Some((attach, namespace)) = plan {
-                    let tun = Tun::of(device.try_clone()?, &attach.link, has_v6);
-                    let part = Part { index, ..Part::default() };
+                    let queues = vec![AdoptedQueue::new(descriptors, &attach.link, has_v6, index)?];
                     let id = InterfaceId { workload, replica };
-                    interfaces.push(AdoptedInterface { id, attach, namespace, since, device, tun, part });
+                    interfaces.push(AdoptedInterface { id, attach, namespace, since, has_v6, queues });
+                }
+            }
+            (First::Queue { index }, descriptors) => {
+                if let Some(last) = interfaces.last_mut().filter(|_| !is_nobodys) {
+                    last.queues.push(AdoptedQueue::new(descriptors, &last.attach.link, last.has_v6, index)?);
                 }
             }
             (First::Flows(flows), _) => flows.add_to(&mut last(&mut interfaces, is_nobodys, &mut nobodys).flows),
@@ -211,8 +245,18 @@ async fn interfaces(control: &Channel) -> anyhow::Result<Vec<AdoptedInterface>> 
 
 fn last<'p>(interfaces: &'p mut [AdoptedInterface], is_nobodys: bool, nobodys: &'p mut Part) -> &'p mut Part {
     match interfaces.last_mut() {
-        Some(last) if !is_nobodys => &mut last.part,
+        Some(AdoptedInterface { queues, .. }) if !is_nobodys => {
+            queues.last_mut().map_or(nobodys, |queue| &mut queue.part)
+        }
         Some(_) | None => nobodys,
+    }
+}
+
+impl AdoptedQueue {
+    fn new(descriptors: Vec<OwnedFd>, link: &str, has_v6: bool, index: u16) -> anyhow::Result<Self> {
+        let device = descriptors.into_iter().next().context("the agent before keeps a device")?;
+        let tun = Tun::of(device.try_clone()?, link, has_v6);
+        Ok(Self { device, tun, part: Part { index, ..Part::default() } })
     }
 }
 
@@ -228,7 +272,7 @@ impl Adopted {
         let (First::Yours { sessions }, streams) = next(&control).await? else { bail!(DISORDER) };
         let upgraded = Upgraded { pid: std::process::id(), former, sessions };
         shared.connect_peers();
-        shared.data().transport().reconnect(peers);
+        shared.data().reconnect(peers);
         if let Err(error) = take_streams(&upgraded, streams) {
             tracing::warn!("failed to log and record to where the agent before did: {error:#}");
         }
@@ -275,5 +319,5 @@ async fn accompany(shared: Arc<Shared>, control: Arc<Channel>, pid: u32) {
     instruments::predecessor_sessions(0);
     shared.upgrades.set_predecessor(None);
     tracing::info!(pid, "the agent before has ended");
-    let _ = shared.data().send(Command::Outlive);
+    shared.data().outlive();
 }

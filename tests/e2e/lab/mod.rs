@@ -10,7 +10,8 @@
 //! the graph places on it in a namespace has that namespace under the machine's `/run/netns`; every host runs the real
 //! agent as a process. All of it goes when the [`Lab`] is dropped, also when the test panics or is killed. A test that
 //! fails prints how to get into each place; with `RIPSTOP_LAB_KEEP=1` it then waits, so that one can look around.
-//! `RIPSTOP_LAB_LOG` is the agents' `RIPSTOP_LOG`, `RIPSTOP_LAB_BINARY` the binary to test in place of cargo's.
+//! `RIPSTOP_LAB_LOG` is the agents' `RIPSTOP_LOG`, `RIPSTOP_LAB_BINARY` the binary to test in place of cargo's,
+//! `RIPSTOP_LAB_DATA_THREADS` how many data threads agents have where a test does not say.
 
 mod agent;
 mod link;
@@ -455,5 +456,9 @@ fn make_keys(directory: &Path, hosts: &[&str]) {
 fn agent_yaml(host: &str, policy: &str, extra: &str) -> String {
     let dns = if extra.contains("dns:") { "" } else { "dns: { upstream: [] }\n" };
     let metrics = if extra.contains("metrics:") { "" } else { "metrics: 0.0.0.0:7478\n" };
-    format!("host: {host}\n{policy}\nsessions: sessions.jsonl\n{metrics}{dns}{extra}\n")
+    let threads = match std::env::var("RIPSTOP_LAB_DATA_THREADS") {
+        Ok(threads) if !extra.contains("data-threads:") => format!("data-threads: {threads}\n"),
+        Ok(_) | Err(_) => String::new(),
+    };
+    format!("host: {host}\n{policy}\nsessions: sessions.jsonl\n{metrics}{dns}{threads}{extra}\n")
 }

@@ -120,7 +120,7 @@ async fn attempt(context: &Rc<Context>, opening: &Opening, host: &HostName) -> R
         }
         return Ok((Far::Endpoint(reached), 0));
     }
-    let opened = context.transport.open(host, &decided.header(port)).await;
+    let opened = context.way(host).open(host, &decided.header(port)).await;
     let opened = opened.map_err(|error| Refused { reason: error.reason(), detail: Some(error.to_string()) })?;
     decided.accepted(host, opened.accepted.endpoint, opened.cipher);
     let (sender, receiver) = opened.datagrams.ok_or(Reason::Protocol)?;

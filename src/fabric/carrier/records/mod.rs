@@ -18,7 +18,7 @@ mod wire;
 use super::{Kind, up};
 use crate::{
     admin::AgentView as _,
-    fabric::{data::Command, members, neighbours, places, shared::Shared},
+    fabric::{members, neighbours, places, shared::Shared},
 };
 use bytes::Bytes;
 pub(in crate::fabric) use clocks::Clocks;
@@ -84,7 +84,7 @@ async fn tidy(shared: &Arc<Shared>) {
         if addresses != hints {
             hints.clone_from(&addresses);
             let before = std::mem::replace(&mut alone, places::without_address(&addresses, &newest));
-            shared.data().transport().set_hints(addresses);
+            shared.data().set_hints(&addresses);
             if alone != before {
                 shared.connect_peers();
             }
@@ -276,7 +276,7 @@ async fn fetch(shared: &Arc<Shared>, from: &HostName, wanted: &[HostName]) -> Re
         let (came, outcome) = judging.await.map_err(|_| Untold::Malformed)?;
         if came.iter().any(|(_, taken)| *taken == Taken::News) {
             // Whoever is connected asks for it at once.
-            let _ = shared.data().send(Command::Tell);
+            shared.data().tell();
         }
         outcome?;
         if came.is_empty() {

@@ -1,10 +1,7 @@
 //! This host's own record: signed anew when there is something to say, and at half of its life.
 
 use super::judge;
-use crate::{
-    admin::AgentView as _,
-    fabric::{data::Command, shared::Shared},
-};
+use crate::{admin::AgentView as _, fabric::shared::Shared};
 use anyhow::Context as _;
 use bytes::Bytes;
 use ripstop_config::ServiceId;
@@ -108,7 +105,7 @@ fn sign(shared: &Shared, report: Report, stamp: Stamp, now: Instant) -> anyhow::
     let said = judge::said(record.clone(), stamp, report::decode(&text).context("what was just written is not read")?);
     shared.own_record.send_replace(record);
     if shared.hearsay.take(shared.host(), said, stamp.life(), now) == Taken::News {
-        let _ = shared.data().send(Command::Tell);
+        shared.data().tell();
     }
     Ok(())
 }
