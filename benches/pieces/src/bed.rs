@@ -1,13 +1,14 @@
 //! An agent's data thread as far as packets go: real in all but the device, which takes packets and forgets them.
 
 use ripstop_config::{FabricName, Graph, HostName, agent::SessionLog};
-use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner, Siblings};
+use ripstop_datapath::interface::{self, Interface, InterfaceId, Owner, Siblings, Spread, Strays};
 use ripstop_datapath::session::{
     common::Common,
     context::{Context, Control, Ways},
     hearsay::Hearsay,
 };
 use ripstop_datapath::stack::{PacketSink, Received, TunPort, VNET_HEADER};
+use ripstop_datapath::thread;
 use ripstop_kernel::SocketOwners;
 use ripstop_policy::{Policy, compile};
 use ripstop_telemetry::{RecordLog, instruments};
@@ -23,9 +24,9 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::{runtime::LocalRuntime, sync::mpsc};
 
 /// Limits that are always asked and never reached.
 const GRAPH: &str = "
@@ -93,23 +94,50 @@ pub(crate) fn host(name: &str) -> HostName {
     HostName::new(name).unwrap()
 }
 
+/// What the data threads of a host share.
+pub struct Shared {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) common: Common,
+    spreads: [Arc<Spread>; 2],
+    /// Of the threads that are not there yet.
+    places: Mutex<Vec<(Siblings, Strays)>>,
+}
+
+impl Shared {
+    /// A host with a policy and so many data threads, and nothing going on.
+    pub(crate) fn new(policy: Policy, threads: u8) -> Self {
+        // Counters count, as in an agent; the second host of one process finds them there.
+        let _ = instruments::install();
+        let places = Mutex::new(Siblings::of(threads));
+        Self { policy: Arc::new(policy), common: Common::default(), spreads: Default::default(), places }
+    }
+}
+
 /// A data thread with the interfaces of `web` and `cron`.
 pub(crate) struct Bed {
     pub(crate) sink: Rc<Sink>,
     pub(crate) context: Rc<Context>,
     pub(crate) interfaces: [Rc<Interface>; 2],
-    _runtime: Runtime,
+    runtime: LocalRuntime,
+    /// Nothing comes to the wrong thread.
+    _strays: Strays,
 }
 
 impl Bed {
+    /// The only one of its host.
     pub(crate) fn new() -> Self {
-        // Counters count, as in an agent; the second piece of one process finds them there.
-        let _ = instruments::install();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let context = runtime.block_on(async { context() });
+        Self::of(&Shared::new(policy(), 1))
+    }
+
+    /// The next of a host's.
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let (siblings, strays) = shared.places.lock().unwrap().pop().unwrap();
+        let runtime = thread::runtime().unwrap();
+        let context = runtime.block_on(async { context(shared, siblings) });
         let sink = Rc::new(Sink::default());
-        let interfaces = ["shop/web", "shop/cron"].map(|name| attach(&context, name, &sink));
-        Self { sink, context, interfaces, _runtime: runtime }
+        let interfaces = [("shop/web", 0), ("shop/cron", 1)]
+            .map(|(name, number)| attach(&context, name, &shared.spreads[number], &sink));
+        Self { sink, context, interfaces, runtime, _strays: strays }
     }
 
     /// `web`, which may call `api`.
@@ -125,8 +153,23 @@ impl Bed {
 
     /// The IPv4 address of `api`.
     pub(crate) fn api(&self) -> Ipv4Addr {
+        self.service("shop/api")
+    }
+
+    /// That of a service.
+    pub(crate) fn service(&self, name: &str) -> Ipv4Addr {
         let policy = self.context.policy();
-        policy.service_entry(policy.service(&"shop/api".parse().unwrap()).unwrap()).v4
+        policy.service_entry(policy.service(&name.parse().unwrap()).unwrap()).v4
+    }
+
+    /// Which of its host's threads it is: no two have a flow in common.
+    pub(crate) fn number(&self) -> u16 {
+        self.context.siblings.number().into()
+    }
+
+    /// Does something in the thread's runtime.
+    pub(crate) fn run<R>(&self, what: impl Future<Output = R>) -> R {
+        self.runtime.block_on(what)
     }
 
     /// Takes a packet as if it had come from the device.
@@ -135,15 +178,15 @@ impl Bed {
     }
 }
 
-fn attach(context: &Rc<Context>, name: &str, sink: &Rc<Sink>) -> Rc<Interface> {
+fn attach(context: &Rc<Context>, name: &str, spread: &Arc<Spread>, sink: &Rc<Sink>) -> Rc<Interface> {
     let policy = context.policy();
     let entry = policy.workload_entry(policy.workload(&name.parse().unwrap()).unwrap());
-    let (id, spread) = (InterfaceId::only(entry.id.clone()), Arc::default());
+    let (id, spread) = (InterfaceId::only(entry.id.clone()), Arc::clone(spread));
     let owner = Owner { id, v4: entry.v4, v6: entry.v6, has_v6: true, programs: None, spread };
     Interface::new(context, owner, TunPort::new(Rc::clone(sink) as _))
 }
 
-fn context() -> Rc<Context> {
+fn context(shared: &Shared, siblings: Siblings) -> Rc<Context> {
     let directory = tempfile::tempdir().unwrap();
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (transport, ..) = Transport::bind(Settings::listen(loopback), identity(directory.path())).unwrap();
@@ -157,8 +200,8 @@ fn context() -> Rc<Context> {
         voices: mpsc::channel(1).0,
     };
     let owners = SocketOwners::open().unwrap();
-    let ways = Ways { own: transport.clone(), first: transport, all: Arc::default(), siblings: Siblings::alone() };
-    Context::new(host("alpha"), ways, Arc::new(policy()), records, control, owners, &Common::default())
+    let ways = Ways { own: transport.clone(), first: transport, all: Arc::default(), siblings };
+    Context::new(host("alpha"), ways, Arc::clone(&shared.policy), records, control, owners, &shared.common)
 }
 
 fn identity(directory: &Path) -> Identity {

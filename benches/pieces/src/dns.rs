@@ -33,7 +33,10 @@ pub(crate) fn ports() -> Round {
 
 /// The query's packet from the interface to the answer's packet into it.
 pub(crate) fn interface() -> Round {
-    let bed = Bed::new();
+    from_interface(Bed::new())
+}
+
+pub(crate) fn from_interface(bed: Bed) -> Round {
     let (resolver, _) = bed.context.policy().resolver();
     let from = SocketAddr::from(wire::at(bed.address(bed.web()), 50_000));
     let to = SocketAddr::from(wire::at(resolver, 53));

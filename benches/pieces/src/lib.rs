@@ -1,6 +1,8 @@
 //! The pieces of the hot paths with fixed inputs: `cargo bench -p ripstop-pieces` says how long each takes, and the
 //! program `counts` how many instructions, which are the same on every machine and are kept on record.
 //!
+//! `cargo bench -p ripstop-pieces --bench threads` says what two data threads cost each other.
+//!
 //! A piece is set up once and then run round after round, each of which leaves things as it found them. What a round should
 //! have done is asserted in it: a piece that is refused at the door would be fast.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "inputs are fixed: what fails is a mistake in them")]
@@ -12,7 +14,11 @@ mod flows;
 mod header;
 mod limits;
 mod tcp;
+mod threads;
 mod wire;
+
+pub use bed::Shared;
+pub use threads::{AT_ONCE, AtOnce, computation, host};
 
 /// One turn of a piece.
 pub type Round = Box<dyn FnMut()>;

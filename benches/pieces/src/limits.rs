@@ -12,7 +12,7 @@ use ripstop_policy::{Policy, Verdict};
 use ripstop_telemetry::Side;
 use std::{hint::black_box, time::Duration};
 
-fn request(caller: &str, service: &str, port: &str) -> Request {
+pub(crate) fn request(caller: &str, service: &str, port: &str) -> Request {
     Request {
         side: Side::Caller,
         caller: caller.parse().unwrap(),
@@ -23,7 +23,7 @@ fn request(caller: &str, service: &str, port: &str) -> Request {
     }
 }
 
-fn admitted(table: &LimitTable, policy: &Policy, request: &Request) -> Admission {
+pub(crate) fn admitted(table: &LimitTable, policy: &Policy, request: &Request) -> Admission {
     let (caller, service) = (policy.workload(&request.caller).unwrap(), request.service.as_ref().unwrap());
     let service = policy.service(service).unwrap();
     let Verdict::Allow(permit) = policy.decide(caller, service, request.port) else { panic!("it has an edge") };

@@ -16,7 +16,7 @@ const SEED: u64 = 7;
 const OPTIONS: &[u8] = &[2, 4, 0xff, 0xd7, 1, 3, 3, 7];
 
 /// A session that is established, and the next numbers of its caller.
-struct Talk {
+pub(crate) struct Talk {
     bed: Bed,
     endpoint: Rc<Endpoint>,
     _flow: FlowGuard,
@@ -27,9 +27,8 @@ struct Talk {
 }
 
 impl Talk {
-    fn new() -> Self {
-        let bed = Bed::new();
-        let (from, to) = (wire::at(bed.address(bed.web()), 40_000), wire::at(bed.api(), 8080));
+    pub(crate) fn new(bed: Bed) -> Self {
+        let (from, to) = (wire::at(bed.address(bed.web()), 40_000 + bed.number()), wire::at(bed.api(), 8080));
         let flow = bed.web().hold(FlowKey { workload: from.into(), fabric: to.into() });
         let mut talk = wire::Segment {
             from,
@@ -48,13 +47,13 @@ impl Talk {
         Self { bed, endpoint, _flow: flow, from, to, sequence, acknowledgement }
     }
 
-    fn segment(&self, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn segment(&self, data: &[u8]) -> Vec<u8> {
         let Self { from, to, sequence, acknowledgement, .. } = *self;
         wire::Segment { from, to, flags: wire::ACK, sequence, acknowledgement, options: &[], data }.packet()
     }
 
     /// Takes a segment with so many bytes, and has them read.
-    fn inward(&mut self, packet: &mut [u8], length: usize) {
+    pub(crate) fn inward(&mut self, packet: &mut [u8], length: usize) {
         wire::renumber(packet, wire::SEQUENCE, self.sequence);
         self.bed.packet(self.bed.web(), packet);
         self.sequence = self.sequence.wrapping_add(u32::try_from(length).unwrap());
@@ -81,14 +80,14 @@ impl Talk {
 
 /// A segment of so many bytes from the workload, read, and its acknowledgement.
 pub(crate) fn inward(length: usize) -> Round {
-    let mut talk = Talk::new();
+    let mut talk = Talk::new(Bed::new());
     let mut packet = talk.segment(&vec![7; length]);
     Box::new(move || talk.inward(&mut packet, length))
 }
 
 /// So many bytes to the workload, and its acknowledgement.
 pub(crate) fn outward(length: usize) -> Round {
-    let mut talk = Talk::new();
+    let mut talk = Talk::new(Bed::new());
     let (mut packet, pieces) = (talk.segment(&[]), [Bytes::from(vec![7; length])]);
     Box::new(move || talk.outward(&mut packet, &pieces))
 }
