@@ -63,10 +63,16 @@ pub struct Bed {
 impl Bed {
     /// Builds the hosts, joins them by a link of this kind, starts their agents, and waits until they are connected.
     pub fn build(like: Link) -> anyhow::Result<Self> {
+        Self::build_with(like, "")
+    }
+
+    /// The same with more lines for the agents' settings.
+    pub fn build_with(like: Link, settings: &str) -> anyhow::Result<Self> {
         let ports = [BULK_PORT, HOLD_PORT, HTTP_PORT].into_iter().chain(ECHO_PORTS).map(|port| format!("{port}/tcp"));
         let ports = ports.chain(COUNT_PORTS.map(|port| format!("{port}/udp"))).collect::<Vec<_>>();
         let graph = GRAPH.replace("PORTS", &ports.join(", "));
-        let lab = Lab::of(&HOSTS).graph(&graph).without_agent("alpha").without_agent("beta").start();
+        let lab = Lab::of(&HOSTS).graph(&graph).without_agent("alpha").without_agent("beta");
+        let lab = HOSTS.into_iter().fold(lab, |lab, host| lab.settings(host, settings)).start();
         let wire = link::join(&lab, like)?;
         // The endpoint's user may not be able to read the build directory.
         let program = lab.file("bench");

@@ -19,6 +19,7 @@ mod rounds;
 mod small;
 mod table;
 mod target;
+mod threads;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -53,6 +54,9 @@ struct Options {
     /// Only the small sessions beside one that takes all it can get.
     #[arg(long)]
     fairness: bool,
+    /// Only agents with so many data threads, as in 1,2,4: what more of them carry on a machine that has processors for them.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = threads::number)]
+    data_threads: Vec<u8>,
     /// What `cargo bench` says to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -74,6 +78,11 @@ fn main() -> ExitCode {
 fn measure(options: &Options) -> anyhow::Result<()> {
     check_machine()?;
     let conditions = conditions::read();
+    if !options.data_threads.is_empty() {
+        let table = threads::measure(&options.data_threads, options.rounds, options.seconds)?;
+        println!("{conditions}, {} x {} s\n\n{table}", options.rounds, options.seconds);
+        return Ok(());
+    }
     let mut table = table::Table::default();
     let mut bed = Bed::build(Link::default())?;
     target::serve(&mut bed);
