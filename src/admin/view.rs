@@ -475,6 +475,8 @@ pub struct DataThread {
     pub port: u16,
     /// Its open sessions, of both sides.
     pub sessions: u64,
+    /// Hosts that it is connected with.
+    pub hosts: usize,
     /// Connected hosts that have a thread of its number which is not reached: their sessions take the first thread's connection.
     pub unreached: Vec<HostName>,
 }

@@ -38,6 +38,7 @@ const PREDECESSOR: &str = "ripstop_predecessor_sessions_open";
 const CONNECT: &str = "ripstop_session_connect_seconds";
 const DURATION: &str = "ripstop_session_duration_seconds";
 const DROPPED: &str = "ripstop_packets_dropped_total";
+const HANDED_ON: &str = "ripstop_packets_handed_on_total";
 const DNS: &str = "ripstop_dns_queries_total";
 const VOICE: &str = "ripstop_workload_requests_total";
 const POLICY_LOADS: &str = "ripstop_policy_loads_total";
@@ -80,6 +81,7 @@ pub(super) const COUNTERS: &[(&str, Unit, &str)] = &[
     (THROTTLED, Unit::Bytes, "Payload that had to wait for a rate limit, or was dropped for one"),
     (STAGED, Unit::Count, "Attempts that the staged policy would decide otherwise, by what it would say"),
     (DROPPED, Unit::Count, "Packets of a workload that were dropped, by reason"),
+    (HANDED_ON, Unit::Count, "Packets that came to another data thread than their flow's, and were handed on"),
     (DNS, Unit::Count, "DNS queries of a workload by who answered and by response code"),
     (VOICE, Unit::Count, "Requests of a workload to its own API at the resolver's address, by what came of them"),
     (POLICY_LOADS, Unit::Count, "Times the graph was loaded or reloaded, by result"),
@@ -356,6 +358,11 @@ fn digest_number(digest: [u8; 8]) -> f64 {
 /// So many sessions are left of the agent that this one took over from.
 pub fn predecessor_sessions(left: u64) {
     gauge!(PREDECESSOR).set(float(usize::try_from(left).unwrap_or(usize::MAX)));
+}
+
+/// A packet came to another data thread than its flow's, and was handed on to that one.
+pub fn packet_handed_on() {
+    counter!(HANDED_ON).increment(1);
 }
 
 /// How many other hosts are in which state.

@@ -63,6 +63,7 @@ fn use_everything() {
     captures(0);
     carrier(true);
     otlp("traces", "sent", 1);
+    packet_handed_on();
     predecessor_sessions(2);
     build_info();
     crate::process::sample();

@@ -18,6 +18,7 @@ use crate::{
     stack::Received,
 };
 use ripstop_config::Reason;
+use ripstop_telemetry::instruments;
 use rustc_hash::FxHashMap;
 use std::{
     num::NonZeroUsize,
@@ -181,6 +182,7 @@ impl Interface {
         }
         let owner = self.spread().owner(flow).filter(|owner| *owner != siblings.own);
         let Some(way) = owner.and_then(|owner| siblings.ways.get(usize::from(owner))) else { return false };
+        instruments::packet_handed_on();
         let packet = received.packet.into();
         if way.try_send(Stray { interface: self.id().clone(), datagram: received.datagram, packet }).is_err() {
             self.drops().count(Reason::InterfaceFull);

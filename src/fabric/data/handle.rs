@@ -157,11 +157,13 @@ impl DataHandle {
             return Vec::new();
         }
         let described = self.transports().zip(sessions).map(|(transport, sessions)| {
-            let lost = transport.peers().into_iter().filter(|peer| peer.state != PeerState::Up);
+            let (up, lost): (Vec<_>, Vec<_>) =
+                transport.peers().into_iter().partition(|peer| peer.state == PeerState::Up);
             DataThread {
                 port: transport.local_address().map_or(0, |address| address.port()),
                 sessions: *sessions,
-                unreached: lost.map(|peer| peer.host).filter(|host| self.transport().is_up(host)).collect(),
+                hosts: up.len(),
+                unreached: lost.into_iter().map(|peer| peer.host).filter(|host| self.transport().is_up(host)).collect(),
             }
         });
         described.collect()

@@ -231,12 +231,7 @@ fn obey(
             attach(context, others, attached, gone);
             let _ = done.send(());
         }
-        Command::Detach(id) => {
-            if let Some(interface) = context.detach(&id) {
-                interface.close();
-            }
-            detached(context, &id);
-        }
+        Command::Detach(id) => detach(context, &id),
         Command::Alive { reply } => drop(reply.send(())),
         Command::Inspect { list, reply } => drop(reply.try_send(inspect::inspect(context, list))),
         Command::Drain { service, draining, reply } => {
@@ -349,6 +344,13 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
             }
         }
     });
+}
+
+fn detach(context: &Rc<Context>, id: &InterfaceId) {
+    if let Some(interface) = context.detach(id) {
+        interface.close();
+    }
+    detached(context, id);
 }
 
 /// What follows from an interface being gone: its sessions end, what it said is forgotten, and nothing is asked of it any more.
