@@ -174,6 +174,8 @@ fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
     assert_eq!(interfaces.keys().collect::<Vec<_>>(), ["one", "two"]);
     assert_ne!(interfaces["one"]["link"], interfaces["two"]["link"]);
     assert_eq!(interfaces["one"]["v4"], interfaces["two"]["v4"], "one workload");
+    // A check that came before a server listens is made again 200 ms later.
+    wait_for("both to be healthy", || calls(&job, to, 4).len() == 2);
     both_serve(&calls(&job, to, CALLS));
     // From one to the other and to itself, and through both interfaces to another host.
     for pod in ["one", "two"] {
