@@ -11,7 +11,7 @@ use crate::admin::{AgentView as _, WorkloadState, WorkloadStatus};
 use anyhow::Context as _;
 use ripstop_config::graph::{Container, Run};
 use ripstop_datapath::handover::Channel;
-use ripstop_datapath::interface::{InterfaceId, Owner};
+use ripstop_datapath::interface::{InterfaceId, Owner, Spread};
 use ripstop_kernel::{AttachPlan, Kernel, Place, Tun};
 use ripstop_policy::{Policy, WorkloadEntry};
 use ripstop_telemetry::Unready;
@@ -117,7 +117,7 @@ async fn adopt(shared: &Shared, kernel: &Kernel, interfaces: Vec<AdoptedInterfac
         }
         let AttachPlan { v4, v6, .. } = one.attach;
         let (programs, has_v6) = (one.attach.place.programs(), one.has_v6);
-        let owner = Owner { id: one.id.clone(), v4, v6, has_v6, programs, spread: Arc::default() };
+        let owner = Owner { id: one.id.clone(), v4, v6, has_v6, programs, spread: Spread::new(one.id.clone()) };
         let (devices, queues) =
             one.queues.into_iter().map(|queue| (queue.device, (queue.tun, Some(queue.part)))).unzip();
         shared.data().attach(&owner, queues).await.map_err(anyhow::Error::msg)?;
@@ -284,7 +284,7 @@ async fn attach(shared: &Shared, kernel: &Arc<Kernel>, id: &InterfaceId, planned
         tokio::task::spawn_blocking(move || attaching.attach(&plan)).await.context("attaching broke off")??;
     let has_v6 = queues.iter().all(Tun::has_v6);
     let AttachPlan { v4, v6, .. } = planned.attach;
-    let owner = Owner { id: id.clone(), v4, v6, has_v6, programs, spread: Arc::default() };
+    let owner = Owner { id: id.clone(), v4, v6, has_v6, programs, spread: Spread::new(id.clone()) };
     match take_up(shared, &owner, queues).await {
         Ok(devices) => Ok(Held { planned, since: shared::rfc3339(OffsetDateTime::now_utc()), has_v6, devices }),
         Err(error) => {

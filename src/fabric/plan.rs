@@ -7,11 +7,12 @@ use crate::{
 };
 use ripstop_config::{
     WorkloadId,
+    agent::DATA_THREADS_MAX,
     graph::{Container, Pod, Run, User},
 };
 use ripstop_datapath::interface::Replica;
 use ripstop_kernel::{
-    AttachPlan, Cgroup, Doorway, LINKS, Place,
+    AttachPlan, Cgroup, Doorway, LINKS, Place, QUEUES_MAX,
     netns::{self, NsId},
 };
 use ripstop_policy::{Policy, WorkloadEntry};
@@ -22,6 +23,8 @@ use std::{
 
 /// Where users are; read directly, as a static binary cannot load the C library's name services.
 const PASSWD: &str = "/etc/passwd";
+
+const _: () = assert!(DATA_THREADS_MAX <= QUEUES_MAX, "each data thread has a queue of every interface");
 
 /// An interface that can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod voice;
 
 use super::{cardinality, gathered::Gathered};
 pub use dns::{DnsCounters, DnsSource};
-pub use drops::DropCounters;
+pub use drops::{DropCounters, HandedOnCounter};
 pub use hearsay::{host_record_refused, host_records};
 use metrics::{Gauge, Histogram, Label, SharedString, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -358,11 +358,6 @@ fn digest_number(digest: [u8; 8]) -> f64 {
 /// So many sessions are left of the agent that this one took over from.
 pub fn predecessor_sessions(left: u64) {
     gauge!(PREDECESSOR).set(float(usize::try_from(left).unwrap_or(usize::MAX)));
-}
-
-/// A packet came to another data thread than its flow's, and was handed on to that one.
-pub fn packet_handed_on() {
-    counter!(HANDED_ON).increment(1);
 }
 
 /// How many other hosts are in which state.

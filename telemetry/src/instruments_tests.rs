@@ -63,7 +63,7 @@ fn use_everything() {
     captures(0);
     carrier(true);
     otlp("traces", "sent", 1);
-    packet_handed_on();
+    HandedOnCounter::default().count();
     predecessor_sessions(2);
     build_info();
     crate::process::sample();

@@ -29,7 +29,7 @@ mod documented_tests;
 
 pub use edges::{EdgeTally, Edges};
 pub use http::{BindError, Readiness, Unready};
-pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, Side};
+pub use instruments::{DnsCounters, DnsSource, DropCounters, EdgeInstruments, HandedOnCounter, Side};
 pub use otel::{Export, Traced, Tracer};
 pub use recent::{Filter, Page, Recent, Tally};
 pub use record::{HandedOver, RecordLog, RecordSlot, SessionRecord};

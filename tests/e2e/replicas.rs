@@ -161,6 +161,14 @@ fn both_serve(tally: &BTreeMap<String, usize>) {
     assert!(tally.len() == 2 && least * 3 >= CALLS, "{tally:?}");
 }
 
+fn they_are_told_apart(lab: &Lab, interfaces: &BTreeMap<String, Value>) {
+    let alpha = lab.host("alpha");
+    let inside = alpha.ok(&[ripstop(), "exec", "--replica", "tw", "web", "ip", "-br", "link"]);
+    assert!(inside.contains(interfaces["two"]["link"].as_str().unwrap()), "{inside}");
+    let shown = alpha.ok(&[ripstop(), "workloads"]);
+    assert!(shown.contains("pod one") && shown.contains("pod two"), "{shown}");
+}
+
 #[test]
 fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
     let may = "capture: { allow: [alpha] }";
@@ -182,11 +190,7 @@ fn pods_of_one_workload_share_its_sessions_and_nothing_else() {
         both_serve(&calls(&pods.place(pod), to, CALLS));
         Held::open(&pods.place(pod), lab.service("shop/back", 7070)).goes_on();
     }
-    let alpha = lab.host("alpha");
-    let inside = alpha.ok(&[ripstop(), "exec", "--replica", "tw", "web", "ip", "-br", "link"]);
-    assert!(inside.contains(interfaces["two"]["link"].as_str().unwrap()), "{inside}");
-    let shown = alpha.ok(&[ripstop(), "workloads"]);
-    assert!(shown.contains("pod one") && shown.contains("pod two"), "{shown}");
+    they_are_told_apart(&lab, &interfaces);
     let spread = datagrams_from(&job, lab.service("shop/web", 9000), 8);
     assert_eq!(spread, BTreeMap::from([("one".into(), 4), ("two".into(), 4)]));
 

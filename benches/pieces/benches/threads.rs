@@ -2,7 +2,8 @@
 //!
 //! Each thread has what a data thread has for itself, and both have what those of a host share. What is measured is done by one
 //! thread, by the other, and by both at once, in turn; and so is nothing but computation, since two processors may share a core or
-//! have others to run. Where nothing is shared, both take as much longer at once as that does.
+//! have others to run. Where nothing is shared, both take as much longer at once as that does. A lock
+//! shows wherever it is; memory that both write shows only where that is slow, for which the last row is to be looked at.
 
 #![allow(clippy::expect_used, reason = "a thread that fails ends the bench")]
 

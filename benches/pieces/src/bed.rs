@@ -94,6 +94,9 @@ pub(crate) fn host(name: &str) -> HostName {
     HostName::new(name).unwrap()
 }
 
+/// Those that have interfaces.
+const WORKLOADS: [&str; 2] = ["shop/web", "shop/cron"];
+
 /// What the data threads of a host share.
 pub struct Shared {
     pub(crate) policy: Arc<Policy>,
@@ -109,7 +112,8 @@ impl Shared {
         // Counters count, as in an agent; the second host of one process finds them there.
         let _ = instruments::install();
         let places = Mutex::new(Siblings::of(threads));
-        Self { policy: Arc::new(policy), common: Common::default(), spreads: Default::default(), places }
+        let spreads = WORKLOADS.map(|name| Spread::new(InterfaceId::only(name.parse().unwrap())));
+        Self { policy: Arc::new(policy), common: Common::default(), spreads, places }
     }
 }
 
@@ -135,8 +139,7 @@ impl Bed {
         let runtime = thread::runtime().unwrap();
         let context = runtime.block_on(async { context(shared, siblings) });
         let sink = Rc::new(Sink::default());
-        let interfaces = [("shop/web", 0), ("shop/cron", 1)]
-            .map(|(name, number)| attach(&context, name, &shared.spreads[number], &sink));
+        let interfaces = [0, 1].map(|number| attach(&context, WORKLOADS[number], &shared.spreads[number], &sink));
         Self { sink, context, interfaces, runtime, _strays: strays }
     }
 

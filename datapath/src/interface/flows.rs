@@ -18,7 +18,7 @@ use crate::{
 use ripstop_config::{Protocol, Reason, WorkloadId};
 use ripstop_dns::Answers;
 use ripstop_kernel::Programs;
-use ripstop_telemetry::{DnsCounters, DropCounters};
+use ripstop_telemetry::{DnsCounters, DropCounters, HandedOnCounter};
 use rustc_hash::FxHashMap;
 use std::{
     cell::{Cell, RefCell},
@@ -100,6 +100,7 @@ pub struct Interface {
     ports: Cell<u16>,
     spread: Arc<Spread>,
     siblings: Siblings,
+    pub(super) handed_on: HandedOnCounter,
     /// Other agents of this host that have it, too.
     pub(super) others: Others,
     /// Whether its device is read here.
@@ -144,6 +145,7 @@ impl Interface {
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
             spread,
             siblings: context.siblings.clone(),
+            handed_on: HandedOnCounter::default(),
             others: Others::default(),
             reading: watch::Sender::new(true),
             echoes: EchoLimit::default(),
@@ -194,7 +196,7 @@ impl Interface {
         &self.port
     }
 
-    pub(super) fn spread(&self) -> &Spread {
+    pub(super) fn spread(&self) -> &Arc<Spread> {
         &self.spread
     }
 

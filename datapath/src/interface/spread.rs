@@ -18,22 +18,29 @@ use crate::{
     stack::Received,
 };
 use ripstop_config::Reason;
-use ripstop_telemetry::instruments;
 use rustc_hash::FxHashMap;
 use std::{
     num::NonZeroUsize,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 use tokio::sync::mpsc;
 
 /// Packets that wait to be taken by another thread at most; of more, the newest are lost, as on a full interface. Few come to the
 /// wrong thread, and each waits no longer than what that thread has in hand.
 const STRAYS_MAX: usize = 1_024;
+/// Those of one interface, so that a workload that makes many takes nobody else's place.
+const STRAYS_OF_ONE_MAX: usize = 128;
 
 /// What the threads of one interface share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Spread {
+    id: InterfaceId,
+    /// Packets that wait to be taken by another thread.
+    waiting: AtomicUsize,
     /// Whose each flow is; empty where there is one thread.
     owners: Mutex<FxHashMap<Flow, u8>>,
     lately: Mutex<Lately>,
@@ -46,9 +53,27 @@ pub struct Spread {
 /// A packet on its way to the thread that has its flow.
 #[derive(Debug)]
 pub struct Stray {
-    interface: InterfaceId,
+    place: Place,
     datagram: Option<NonZeroUsize>,
     packet: Box<[u8]>,
+}
+
+/// A place among the packets of its interface that wait, until it is dropped.
+#[derive(Debug)]
+struct Place(Arc<Spread>);
+
+impl Place {
+    /// None when the interface has as many as it may.
+    fn take(spread: &Arc<Spread>) -> Option<Self> {
+        let more = |waiting| (waiting < STRAYS_OF_ONE_MAX).then_some(waiting + 1);
+        spread.waiting.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(Arc::clone(spread)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The data threads of a host, as one of them knows them.
@@ -103,6 +128,13 @@ impl Siblings {
 }
 
 impl Spread {
+    /// Of an interface without flows.
+    #[must_use]
+    pub fn new(id: InterfaceId) -> Arc<Self> {
+        let (owners, lately, denials, voices, waiting) = Default::default();
+        Arc::new(Self { id, waiting, owners, lately, denials, voices })
+    }
+
     fn owners(&self) -> MutexGuard<'_, FxHashMap<Flow, u8>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,9 +214,9 @@ impl Interface {
         }
         let owner = self.spread().owner(flow).filter(|owner| *owner != siblings.own);
         let Some(way) = owner.and_then(|owner| siblings.ways.get(usize::from(owner))) else { return false };
-        instruments::packet_handed_on();
-        let packet = received.packet.into();
-        if way.try_send(Stray { interface: self.id().clone(), datagram: received.datagram, packet }).is_err() {
+        self.handed_on.count();
+        let stray = |place| Stray { place, datagram: received.datagram, packet: received.packet.into() };
+        if Place::take(self.spread()).is_none_or(|place| way.try_send(stray(place)).is_err()) {
             self.drops().count(Reason::InterfaceFull);
         }
         true
@@ -193,8 +225,8 @@ impl Interface {
 
 /// Takes what the thread's siblings hand on, for as long as there are any.
 pub async fn take_strays(context: Rc<Context>, mut strays: Strays) {
-    while let Some(Stray { interface, datagram, packet }) = strays.recv().await {
-        if let Some(interface) = context.interface(&interface) {
+    while let Some(Stray { place, datagram, packet }) = strays.recv().await {
+        if let Some(interface) = context.interface(&place.0.id) {
             interface.port().came(&packet);
             super::packet(&context, &interface, Received { packet: &packet, datagram });
         }
@@ -211,9 +243,13 @@ mod tests {
         Flow { protocol: Protocol::Tcp, key }
     }
 
+    fn spread() -> Arc<Spread> {
+        Spread::new(InterfaceId::only("shop/api".parse().unwrap()))
+    }
+
     #[test]
     fn a_flow_is_one_thread_s_until_that_one_gives_it_up() {
-        let spread = Spread::default();
+        let spread = spread();
         assert!(spread.claim(flow(1), 0) && spread.claim(flow(1), 0) && !spread.claim(flow(1), 1));
         spread.disclaim(flow(1), 1);
         assert_eq!((spread.owner(flow(1)), spread.flows()), (Some(0), 1));
@@ -224,7 +260,7 @@ mod tests {
 
     #[test]
     fn of_threads_that_want_the_same_flow_one_gets_it() {
-        let spread = Spread::default();
+        let spread = spread();
         let claimed = std::thread::scope(|scope| {
             let claims = |own| {
                 scope.spawn({
@@ -243,14 +279,16 @@ mod tests {
         let (other, mut strays) = threads.pop().unwrap();
         let (first, _) = threads.pop().unwrap();
         assert!(first.is_first() && !other.is_first() && other.number() == 1 && first.threads() == 2);
-        let stray = || Stray {
-            interface: InterfaceId::only("shop/api".parse().unwrap()),
-            datagram: None,
-            packet: Box::default(),
+        let spreads: Vec<_> = (0..=STRAYS_MAX / STRAYS_OF_ONE_MAX).map(|_| spread()).collect();
+        let send = |spread| {
+            let place = Place::take(spread)?;
+            first.ways[1].try_send(Stray { place, datagram: None, packet: Box::default() }).ok()
         };
-        let fits = (0..2 * STRAYS_MAX).filter(|_| first.ways[1].try_send(stray()).is_ok()).count();
-        assert_eq!(fits, STRAYS_MAX);
-        assert!(strays.try_recv().is_ok() && first.ways[1].try_send(stray()).is_ok());
+        let fits = |spread| (0..STRAYS_MAX).filter(|_| send(spread).is_some()).count();
+        let (last, others) = spreads.split_last().unwrap();
+        assert!(others.iter().all(|one| fits(one) == STRAYS_OF_ONE_MAX), "each has its own");
+        assert_eq!(fits(last), 0, "and all together no more than wait at most");
+        assert!(strays.try_recv().is_ok() && send(last).is_some() && send(&others[1]).is_none());
         let (alone, _) = Siblings::of(1).pop().unwrap();
         assert!(!alone.are_several() && alone.is_first() && alone.threads() == 1);
     }

@@ -301,6 +301,8 @@ impl DataHandle {
     /// Has packets copied, without blocking: by whichever threads have what is asked for.
     pub(in crate::fabric) async fn capture(&self, capture: &Capture) -> Result<Begun, String> {
         let mut begun: Option<Result<Begun, String>> = None;
+        // Whoever asked may go, or a thread be silent, when others copy already.
+        let half = HalfBegun { data: self, id: Some(capture.id) };
         for thread in &*self.threads {
             let (reply, answer) = oneshot::channel();
             thread.send(Command::Capture { capture: capture.clone(), reply })?;
@@ -310,6 +312,7 @@ impl DataHandle {
                 (Some(Err(_)) | None, answer) => answer,
             });
         }
+        half.whole();
         begun.unwrap_or_else(|| Err(SILENT.into()))
     }
 
@@ -365,6 +368,28 @@ impl DataHandle {
         });
         let asked: Vec<_> = asked.collect();
         asked.into_iter().map(|answer| answer.and_then(|answer| heard(&answer))).collect()
+    }
+}
+
+/// A capture that some threads may have begun: unless all have, it is ended.
+struct HalfBegun<'d> {
+    data: &'d DataHandle,
+    id: Option<u64>,
+}
+
+impl HalfBegun<'_> {
+    fn whole(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for HalfBegun<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id
+            && let Err(error) = self.data.end_capture(id)
+        {
+            tracing::error!(%error, "packets may still be copied, though nobody takes them");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! What is counted of packets that were dropped.
+//! What is counted of packets that were dropped, or handed on.
 
-use super::{DROPPED, reason_label, with, workload_labels};
+use super::{DROPPED, HANDED_ON, reason_label, with, workload_labels};
 use crate::gathered::Gathered;
 use metrics::{Label, counter};
 use ripstop_config::{Reason, WorkloadId};
@@ -33,5 +33,22 @@ impl DropCounters {
 impl std::fmt::Debug for DropCounters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DropCounters").field("labels", &self.labels).finish_non_exhaustive()
+    }
+}
+
+/// Counts packets that came to another data thread than their flow's, and were handed on to that one.
+#[derive(Default)]
+pub struct HandedOnCounter(OnceCell<Gathered>);
+
+impl HandedOnCounter {
+    /// One more.
+    pub fn count(&self) {
+        self.0.get_or_init(|| Gathered::new(counter!(HANDED_ON))).add(1);
+    }
+}
+
+impl std::fmt::Debug for HandedOnCounter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandedOnCounter").finish_non_exhaustive()
     }
 }
