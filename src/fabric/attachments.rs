@@ -157,7 +157,10 @@ async fn reconcile(shared: &Arc<Shared>, kernel: &Arc<Kernel>, attached: &mut Pl
         None => true,
     };
     for (id, Held { planned, .. }) in attached.extract_if(.., |id, held| stale(id, held)) {
-        shared.data().detach(&id).map_err(anyhow::Error::msg)?;
+        // A data thread that did not hear it notices that the device is gone.
+        if let Err(error) = shared.data().detach(&id).await {
+            tracing::warn!(workload = %id, error, "what the workload has open may hang");
+        }
         if let Err(error) = detach(kernel, &planned).await {
             tracing::warn!(link = planned.attach.link, "{error:#}; it is tried again before the link is used");
         }

@@ -25,11 +25,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 use tokio::sync::{Notify, watch};
 
 /// Flows that one workload may have at once (DESIGN section 12).
 const FLOWS_MAX: usize = 65_536;
+/// How long the flows of an interface that is closed may take to end: some milliseconds, but on a busy host.
+const EMPTIED_MAX: Duration = Duration::from_millis(500);
+/// How often to look.
+const EMPTIED_LOOK: Duration = Duration::from_millis(1);
 /// First port of sessions toward the workload; below are the ports of system services.
 const PORT_FIRST: u16 = 1_024;
 /// Ports of connections toward the workload. They are taken in turn, so that one comes back long after the kernel of the
@@ -378,6 +383,19 @@ impl Interface {
         if !self.closing.get() {
             closed.await;
         }
+    }
+}
+
+impl Interface {
+    /// Resolves once an interface that was closed has no flow left, be it of the agent before: the workload's kernel has been
+    /// told. At most [`EMPTIED_MAX`].
+    pub async fn emptied(&self) {
+        let emptied = async {
+            while self.flows() + self.flows_before() > 0 {
+                tokio::time::sleep(EMPTIED_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(EMPTIED_MAX, emptied).await;
     }
 }
 

@@ -47,6 +47,8 @@ struct Predecessor {
     flows: RefCell<FxHashSet<Flow>>,
     /// It has just said that a packet is not its own.
     is_back: Cell<bool>,
+    /// It was told that the interface is gone.
+    knows: Cell<bool>,
 }
 
 /// Whether a packet may be of a flow that the agent before has, and has not said yet.
@@ -80,7 +82,8 @@ impl Interface {
             self.claim(*flow);
         }
         let flows = RefCell::new(flows.open.into_iter().collect());
-        *self.others.predecessor.borrow_mut() = Some(Rc::new(Predecessor { way, flows, is_back: Cell::new(false) }));
+        let (is_back, knows) = Default::default();
+        *self.others.predecessor.borrow_mut() = Some(Rc::new(Predecessor { way, flows, is_back, knows }));
     }
 
     /// Hands the interface over: its device is not read here any more. Says which flows it has.
@@ -172,11 +175,16 @@ impl Interface {
         }
     }
 
-    /// Tells the agent before that the interface is gone.
+    /// Tells the agent before that the interface is gone; it says which flows of its have ended for that.
     pub(super) fn tell_gone(&self) {
-        if let Some(predecessor) = self.others.predecessor.take() {
+        if let Some(predecessor) = self.predecessor().filter(|predecessor| !predecessor.knows.replace(true)) {
             predecessor.way.send(&Frame::Gone { interface: predecessor.way.index });
         }
+    }
+
+    /// Flows that the agent before still has.
+    pub(super) fn flows_before(&self) -> usize {
+        self.predecessor().map_or(0, |predecessor| predecessor.flows.borrow().len())
     }
 
     fn predecessor(&self) -> Option<Rc<Predecessor>> {

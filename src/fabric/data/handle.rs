@@ -31,6 +31,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(in crate::fabric) const SHOWN_MAX: usize = 10_000;
 /// How long the control thread waits for a data thread to describe itself.
 const INSPECT_MAX: Duration = Duration::from_secs(1);
+/// How long a data thread may take to come to an interface, on a host that is out of processors.
+const TAKEN_MAX: Duration = Duration::from_secs(10);
 
 /// The way to the data threads.
 #[derive(Clone)]
@@ -70,7 +72,11 @@ fn heard<T>(answer: &std_mpsc::Receiver<T>) -> Result<T, String> {
 }
 
 async fn listened<T>(answer: oneshot::Receiver<T>) -> Result<T, String> {
-    let answered = tokio::time::timeout(INSPECT_MAX, answer).await;
+    within(INSPECT_MAX, answer).await
+}
+
+async fn within<T>(most: Duration, answer: oneshot::Receiver<T>) -> Result<T, String> {
+    let answered = tokio::time::timeout(most, answer).await;
     answered.ok().and_then(Result::ok).ok_or_else(|| SILENT.into())
 }
 
@@ -208,20 +214,30 @@ impl DataHandle {
             let (done, answer) = oneshot::channel();
             let attached = Attached { owner: owner.clone(), tun, inherited };
             let taken = match thread.send(Command::Attach { attached, done }) {
-                Ok(()) => listened(answer).await,
+                Ok(()) => within(TAKEN_MAX, answer).await,
                 silent => silent,
             };
             if taken.is_err() {
-                let _ = self.detach(&owner.id);
+                let _ = self.detach(&owner.id).await;
                 return taken;
             }
         }
         Ok(())
     }
 
-    /// Lets go of an interface.
-    pub(in crate::fabric) fn detach(&self, id: &InterfaceId) -> Result<(), String> {
-        self.send_all(|| Command::Detach(id.clone()))
+    /// Lets go of an interface, whose workload has been told when this returns.
+    ///
+    /// # Errors
+    /// When a thread does not answer, for people.
+    pub(in crate::fabric) async fn detach(&self, id: &InterfaceId) -> Result<(), String> {
+        let told = self.threads.iter().map(|thread| {
+            let (done, answer) = oneshot::channel();
+            thread.send(Command::Detach { id: id.clone(), done }).map(|()| answer)
+        });
+        for answer in told.collect::<Result<Vec<_>, _>>()? {
+            within(TAKEN_MAX, answer).await?;
+        }
+        Ok(())
     }
 
     /// Resolves to an interface that has gone without being told to.

@@ -45,8 +45,8 @@ pub(super) enum Command {
     Enforce(Arc<Policy>),
     /// Takes up an interface, and says so.
     Attach { attached: Attached, done: oneshot::Sender<()> },
-    /// Lets go of an interface.
-    Detach(InterfaceId),
+    /// Lets go of an interface, and says so once its workload has been told.
+    Detach { id: InterfaceId, done: oneshot::Sender<()> },
     /// Says that the thread does what it is told.
     Alive { reply: oneshot::Sender<()> },
     /// Describes the open sessions.

@@ -231,7 +231,7 @@ fn obey(
             attach(context, others, attached, gone);
             let _ = done.send(());
         }
-        Command::Detach(id) => detach(context, &id),
+        Command::Detach { id, done } => detach(context, &id, done),
         Command::Alive { reply } => drop(reply.send(())),
         Command::Inspect { list, reply } => drop(reply.try_send(inspect::inspect(context, list))),
         Command::Drain { service, draining, reply } => {
@@ -346,11 +346,19 @@ fn attach(context: &Rc<Context>, others: &Others, attached: Attached, gone: &mps
     });
 }
 
-fn detach(context: &Rc<Context>, id: &InterfaceId) {
-    if let Some(interface) = context.detach(id) {
+/// The device is deleted after the answer: what the workload has open is reset by then.
+fn detach(context: &Rc<Context>, id: &InterfaceId, done: oneshot::Sender<()>) {
+    let interface = context.detach(id);
+    if let Some(interface) = &interface {
         interface.close();
     }
     detached(context, id);
+    tokio::task::spawn_local(async move {
+        if let Some(interface) = interface {
+            interface.emptied().await;
+        }
+        let _ = done.send(());
+    });
 }
 
 /// What follows from an interface being gone: its sessions end, what it said is forgotten, and nothing is asked of it any more.
