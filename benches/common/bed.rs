@@ -18,7 +18,10 @@ use std::{
 
 /// Where iperf3 listens.
 pub const BULK_PORT: u16 = 5201;
-/// Where bytes are sent back: several ports, so that connections in TIME-WAIT do not use up the caller's port numbers.
+/// Where more of them listen, if a benchmark has them: one iperf3 serves one client at a time, with one thread.
+pub const MORE_BULK_PORTS: [u16; 7] = [5202, 5203, 5204, 5205, 5206, 5207, 5208];
+/// Where bytes and datagrams are sent back: several ports, so that connections in TIME-WAIT do not use up the caller's port
+/// numbers.
 pub const ECHO_PORTS: [u16; 8] = [7001, 7002, 7003, 7004, 7005, 7006, 7007, 7008];
 /// Where connections are accepted and left alone.
 pub const HOLD_PORT: u16 = 7100;
@@ -31,6 +34,9 @@ pub const HOSTS: [&str; 2] = ["alpha", "beta"];
 /// The longest pause before a figure, for the sessions of the one before it to end.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Workloads that call.
+const CALLERS: [&str; 3] = ["caller", "rogue", "held"];
+
 const GRAPH: &str = "
 tenants:
   bench:
@@ -41,8 +47,8 @@ tenants:
       space: { on: [beta], run: { netns: space } }
       user: { on: [beta], run: { user: 64003 } }
     services:
-      space: { by: space, ports: [PORTS] }
-      user: { by: user, ports: [PORTS] }
+      space: { by: space, ports: [PORTS], idle: 1s }
+      user: { by: user, ports: [PORTS], idle: 1s }
     allow:
       - { from: caller, to: space }
       - { from: caller, to: user }
@@ -68,12 +74,15 @@ impl Bed {
 
     /// The same with more lines for the agents' settings.
     pub fn build_with(like: Link, settings: &str) -> anyhow::Result<Self> {
-        let ports = [BULK_PORT, HOLD_PORT, HTTP_PORT].into_iter().chain(ECHO_PORTS).map(|port| format!("{port}/tcp"));
-        let ports = ports.chain(COUNT_PORTS.map(|port| format!("{port}/udp"))).collect::<Vec<_>>();
+        let ports = [BULK_PORT, HOLD_PORT, HTTP_PORT].into_iter().chain(MORE_BULK_PORTS).chain(ECHO_PORTS);
+        let ports = ports.map(|port| format!("{port}/tcp"));
+        let datagrams = COUNT_PORTS.into_iter().chain(ECHO_PORTS).map(|port| format!("{port}/udp"));
+        let ports = ports.chain(datagrams).collect::<Vec<_>>();
         let graph = GRAPH.replace("PORTS", &ports.join(", "));
         let lab = Lab::of(&HOSTS).graph(&graph).without_agent("alpha").without_agent("beta");
         let lab = HOSTS.into_iter().fold(lab, |lab, host| lab.settings(host, settings)).start();
         let wire = link::join(&lab, like)?;
+        CALLERS.into_iter().for_each(|caller| link::widen_ports(&lab.workload(caller)));
         // The endpoint's user may not be able to read the build directory.
         let program = lab.file("bench");
         fs::copy(std::env::current_exe()?, &program)?;

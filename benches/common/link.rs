@@ -1,7 +1,10 @@
 //! The link between the hosts: one pair of devices, with the addresses that the hosts have on the lab's bridge. What is
 //! measured is not the bridge.
 
-use super::{bed::HOSTS, lab::Lab};
+use super::{
+    bed::HOSTS,
+    lab::{Lab, Place},
+};
 use anyhow::Context;
 use ripstop_kernel::{link, netns};
 use std::{
@@ -87,8 +90,7 @@ pub fn join(lab: &Lab, like: Link) -> anyhow::Result<Wire> {
             link::address("eth0", address, PREFIX)?;
             link::up("eth0")
         })??;
-        // Clients open more connections in a row than the usual range of ports has room for in TIME-WAIT.
-        lab.host(host).sh("cd /proc/sys/net/ipv4; echo '20000 60999' > ip_local_port_range; echo 1 > tcp_tw_reuse");
+        widen_ports(&lab.host(host));
         congestion(lab, host, "eth0");
         lab.host(host).sh(&format!(
             "ip route change local 127.0.0.1 dev lo table local proto kernel scope host src 127.0.0.1 congctl lock {CONGESTION}"
@@ -99,6 +101,12 @@ pub fn join(lab: &Lab, like: Link) -> anyhow::Result<Wire> {
         lose(lab, host, like.lost_per_mille);
     }
     Ok(wire)
+}
+
+/// Gives clients more ports: they open more connections in a row than the usual range has room for in TIME-WAIT, and where that
+/// is full a kernel looks for milliseconds for a port that is free.
+pub fn widen_ports(place: &Place) {
+    place.sh("cd /proc/sys/net/ipv4; echo '20000 60999' > ip_local_port_range; echo 1 > tcp_tw_reuse");
 }
 
 /// Sets the congestion control of all TCP over an interface of a host: by its routes, because a namespace may not choose

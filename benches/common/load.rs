@@ -1,10 +1,6 @@
 //! The clients: what one figure of one round is.
 
-use super::{
-    bed::{BULK_PORT, ECHO_PORTS},
-    stats::per_mille,
-    way::Way,
-};
+use super::{bed::ECHO_PORTS, stats::per_mille, way::Way};
 use anyhow::{Context, bail, ensure};
 use std::{
     io::{self, Read, Write},
@@ -29,6 +25,8 @@ pub struct Bulk<'a> {
     /// Towards the caller.
     pub reverse: bool,
     pub seconds: u32,
+    /// Where its server listens.
+    pub port: u16,
     /// More of iperf3's options.
     pub options: &'a [&'a str],
 }
@@ -43,7 +41,7 @@ pub struct Carried {
 
 /// Bulk transfer by iperf3.
 pub fn bulk(way: &Way, bulk: Bulk<'_>) -> anyhow::Result<Carried> {
-    let to = way.target(BULK_PORT);
+    let to = way.target(bulk.port);
     let words = [to.ip().to_string(), to.port().to_string(), bulk.streams.to_string(), bulk.seconds.to_string()];
     let [ip, port, streams, seconds] = words.each_ref().map(String::as_str);
     let mut line = vec!["iperf3", "-J", "-c", ip, "-p", port, "-P", streams, "-t", seconds];

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::SockRef;
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -61,6 +61,8 @@ fn echo_and_hold(address: IpAddr) -> anyhow::Result<()> {
             let listener = listener.try_clone()?;
             thread::Builder::new().stack_size(STACK).spawn(move || echo_all(&listener))?;
         }
+        let socket = UdpSocket::bind((address, port)).with_context(|| format!("failed to bind {port}/udp"))?;
+        thread::Builder::new().stack_size(STACK).spawn(move || echo_datagrams(&socket))?;
     }
     let listener = TcpListener::bind((address, HOLD_PORT))?;
     let mut held = Vec::new();
@@ -87,6 +89,16 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
             Ok(length) => stream.write_all(&buffer[..length])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = [0; 4096];
+    loop {
+        // An error is one of an earlier datagram, whose sender is gone.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            drop(socket.send_to(&buffer[..length], from));
         }
     }
 }

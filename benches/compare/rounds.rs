@@ -2,7 +2,7 @@
 
 use crate::{
     common::{
-        bed::Bed,
+        bed::{BULK_PORT, Bed},
         datagrams,
         load::{self, Bulk},
         way::Way,
@@ -88,7 +88,8 @@ impl Round<'_> {
         for (streams, reverse) in kinds.iter().copied().filter(|_| self.wants(Group::Bulk)) {
             let what = format!("{streams} streams, reverse {reverse}");
             self.each(&what, results, |_, way| {
-                let carried = load::bulk(way, Bulk { streams, reverse, seconds: self.seconds, options: &[] })?;
+                let carried =
+                    load::bulk(way, Bulk { streams, reverse, seconds: self.seconds, port: BULK_PORT, options: &[] })?;
                 let mut figures = vec![(Figure::Bulk { streams, reverse }, carried.gbit)];
                 if !way.carriers.is_empty() {
                     figures.push((Figure::BulkCpu { streams, reverse }, carried.cpu));

@@ -11,7 +11,7 @@
 
 use crate::{
     common::{
-        bed::{Bed, ECHO_PORTS},
+        bed::{BULK_PORT, Bed, ECHO_PORTS},
         load::{self, Bulk, Carried},
     },
     small::{self, Fared},
@@ -94,7 +94,8 @@ fn beside(bed: &Bed, target: Target, rogue: &Rogue, seconds: u32) -> anyhow::Res
     let small_ones = small_ones(bed, target, AROUND, seconds);
     thread::scope(|scope| {
         let fared = scope.spawn(small_ones);
-        let all = Bulk { streams: rogue.streams, reverse: rogue.reverse, seconds: seconds + 2 * AROUND, options };
+        let Rogue { streams, reverse, .. } = *rogue;
+        let all = Bulk { streams, reverse, seconds: seconds + 2 * AROUND, port: BULK_PORT, options };
         let bulk = load::bulk(&target.way_of_rogue(bed, rogue.held), all)?;
         Ok((fared.join().map_err(|_| anyhow!("the small sessions panicked"))??, bulk))
     })

@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fairness;
+mod many;
 mod memory;
 mod rounds;
 #[allow(dead_code, reason = "the end-to-end tests use all of it")]
@@ -57,6 +58,12 @@ struct Options {
     /// Only agents with so many data threads, as in 1,2,4: what more of them carry on a machine that has processors for them.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = threads::number)]
     data_threads: Vec<u8>,
+    /// Of those, only the figures whose names contain this.
+    #[arg(long, default_value = "", hide_default_value = true, requires = "data_threads")]
+    only: String,
+    /// More lines for the settings of those agents, as in 'busy-poll: on'.
+    #[arg(long, default_value = "", hide_default_value = true, requires = "data_threads")]
+    settings: String,
     /// What `cargo bench` says to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,7 +86,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     check_machine()?;
     let conditions = conditions::read();
     if !options.data_threads.is_empty() {
-        let table = threads::measure(&options.data_threads, options.rounds, options.seconds)?;
+        let table = threads::measure(options)?;
         println!("{conditions}, {} x {} s\n\n{table}", options.rounds, options.seconds);
         return Ok(());
     }

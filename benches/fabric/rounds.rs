@@ -2,7 +2,7 @@
 
 use crate::{
     common::{
-        bed::Bed,
+        bed::{BULK_PORT, Bed},
         load::{self, Bulk},
     },
     table::{Column, Table, Unit},
@@ -30,7 +30,7 @@ fn bulk(bed: &Bed, seconds: u32, streams: u32, reverse: bool, table: &mut Table)
     let what = format!("{streams} stream{plural} {direction}");
     for target in Target::ALL {
         bed.settle();
-        match load::bulk(&target.way(bed), Bulk { streams, reverse, seconds, options: &[] }) {
+        match load::bulk(&target.way(bed), Bulk { streams, reverse, seconds, port: BULK_PORT, options: &[] }) {
             Ok(bulk) => {
                 eprintln!("  bulk, {what} {}: {:.2} Gbit/s", endpoint(target), bulk.gbit);
                 for of in rows_of(target) {

@@ -37,7 +37,8 @@ impl Target {
         }
     }
 
-    fn server(self, bed: &Bed) -> (Place, String) {
+    /// Where its servers are, and at which address.
+    pub fn server(self, bed: &Bed) -> (Place, String) {
         match self {
             Self::Direct => (bed.lab.host("beta"), bed.lab.host_address("beta").to_string()),
             Self::Namespace => (bed.lab.workload("space"), "0.0.0.0".to_owned()),
