@@ -7,14 +7,23 @@ use crate::{
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
-    sync::mpsc,
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 /// The longest that anything of one test may wait for bytes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ports that an agent calls an endpoint from, and calls that come when each was used once.
+const PORTS: usize = 64_511;
+const AGAIN: usize = 400;
+/// What a connection takes at least whose first SYN was in vain.
+const A_SYN_AGAIN: Duration = Duration::from_millis(600);
 
 /// A silent host's sessions are kept for 10 s, so that they outlive an outage; its last word may have come up to a probe's
 /// interval before it was cut off. Then they end, at the next probe's time at the latest.
@@ -69,6 +78,38 @@ fn the_endpoint_may_finish_first() {
     drop(stream);
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 500_000);
     assert_eq!(lab.agent("beta").record(|_| true)["reason"], "closed");
+}
+
+#[test]
+fn more_connections_in_a_minute_than_there_are_ports_are_no_reason_to_wait() {
+    let lab = Lab::shop();
+    // By IPv4 alone, so that there is no other way; it closes first, so that its kernel keeps each connection in mind for a minute.
+    let listener = lab.workload("api").inside(|| TcpListener::bind("0.0.0.0:8080")).expect("the port is free");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0]).and_then(|_| stream.write_all(b"x"));
+        }
+    });
+    let to = lab.service("shop/api", 8080);
+    let (next, web) = (AtomicUsize::new(0), lab.workload("web"));
+    let call = || {
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(to).expect("allowed and served");
+        stream.write_all(b"x").unwrap();
+        assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 1);
+        start.elapsed()
+    };
+    let one_after_the_other = || {
+        let calls = std::iter::from_fn(|| (next.fetch_add(1, Ordering::Relaxed) < PORTS + AGAIN).then(call));
+        calls.filter(|took| *took > A_SYN_AGAIN).count()
+    };
+    let slow: usize = web.inside(|| {
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..8).map(|_| scope.spawn(one_after_the_other)).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).sum()
+        })
+    });
+    assert!(slow < AGAIN / 20, "{slow} of {AGAIN} waited for another SYN");
 }
 
 #[test]

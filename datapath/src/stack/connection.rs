@@ -78,6 +78,19 @@ impl Connection {
         debug_assert!(connecting.is_ok(), "connect to {workload}: {connecting:?}");
     }
 
+    /// Has another SYN sent at the next turn, with another number, in place of one that was not taken.
+    pub(super) fn connect_again(&mut self) {
+        let address = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
+        let ends = self.socket(|socket| {
+            let ends = socket.local_endpoint().zip(socket.remote_endpoint());
+            socket.abort();
+            ends
+        });
+        if let Some((fabric, workload)) = ends {
+            self.connect(address(fabric), address(workload));
+        }
+    }
+
     /// Does something with the socket.
     pub(super) fn socket<R>(&mut self, work: impl FnOnce(&mut Socket<'_>) -> R) -> R {
         let handle = self.handle;

@@ -58,6 +58,8 @@ struct Inner {
     stopped: Option<StackInstant>,
     /// What the workload expects next, by its last packet.
     acknowledged: u32,
+    /// A second SYN was sent in place of the first.
+    called_again: bool,
     /// The handshake was done, whatever has come since.
     opened: bool,
     /// The workload has sent its FIN.
@@ -113,6 +115,7 @@ impl Endpoint {
                 started: Instant::now(),
                 stopped: None,
                 acknowledged: 0,
+                called_again: false,
                 opened: false,
                 finished: false,
                 silence: Silence::new(seed),
@@ -369,6 +372,9 @@ impl Inner {
             if answer.is_some_and(|answer| answer.is_reset()) {
                 self.obey_reset();
             }
+            if before == State::SynSent && answer.is_some_and(|answer| answer.acknowledges()) {
+                self.call_again();
+            }
             // Each of these is seen here before the next one follows.
             self.opened |= is_open(self.state());
             self.finished |= has_ended(self.state());
@@ -404,6 +410,16 @@ impl Inner {
             | State::CloseWait
             | State::Closing
             | State::LastAck => self.connection.abort(),
+        }
+    }
+
+    /// A SYN was answered as a segment of another connection: the endpoint closed that one first, and its kernel is in TIME-WAIT,
+    /// which takes every other initial number for a new connection at best (RFC 9293 section 3.10.7.4, RFC 6191). It has just been
+    /// sent the reset by which it forgets the old one, and takes any SYN now; the next would come after a second. Once, as a kernel
+    /// may be told to keep to TIME-WAIT (RFC 1337).
+    fn call_again(&mut self) {
+        if self.state() == State::SynSent && !std::mem::replace(&mut self.called_again, true) {
+            self.connection.connect_again();
         }
     }
 

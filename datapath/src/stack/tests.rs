@@ -156,6 +156,31 @@ fn acknowledging_what_was_never_sent_does_not_keep_the_thread_busy() {
 }
 
 #[test]
+fn a_kernel_that_has_the_last_connection_in_mind_is_called_again_at_once() {
+    run(async {
+        let kept = Rc::new(Kept::default());
+        let port = TunPort::new(Rc::clone(&kept) as _);
+        let endpoint = Endpoint::connect(&port, FABRIC.into(), WORKLOAD.into(), 7).unwrap();
+        let mut talk = Talk { kept, port, endpoint, isn: 0 };
+        let first = talk.sent().pop().expect("a SYN");
+        assert!(first.syn && !first.ack);
+        let of_time_wait = || segment(ACK, 5_000, 9_000, 65_535, &[], &[]);
+        talk.endpoint.ingest(&of_time_wait());
+        let [reset, again] = talk.sent().try_into().expect("a reset and another SYN");
+        assert!(reset.rst && reset.sequence == 9_000, "of the connection before: {reset:?}");
+        assert!(again.syn && !again.ack && again.sequence != first.sequence, "{again:?}");
+        talk.endpoint.ingest(&of_time_wait());
+        assert_eq!(talk.sent().iter().filter(|segment| segment.syn).count(), 0, "once");
+        talk.isn = again.sequence;
+        talk.endpoint.ingest(&segment(SYN | ACK, ISN, again.sequence.wrapping_add(1), 65_535, OPTIONS, &[]));
+        talk.endpoint.established().await.unwrap();
+        talk.send(ACK, 0, 0, 65_535, b"hello");
+        let read = talk.endpoint.read(100, Reason::EndpointReset).await.unwrap().expect("bytes");
+        assert_eq!(&read[..], b"hello");
+    });
+}
+
+#[test]
 fn a_caller_that_is_gone_before_the_handshake_is_done_leaves_no_place_for_another() {
     run(async {
         let talk = Talk::start(OPTIONS);
