@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -24,6 +24,8 @@ const PORTS: usize = 64_511;
 const AGAIN: usize = 400;
 /// What a connection takes at least whose first SYN was in vain.
 const A_SYN_AGAIN: Duration = Duration::from_millis(600);
+/// How long Linux keeps a connection in mind that it closed first.
+const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// A silent host's sessions are kept for 10 s, so that they outlive an outage; its last word may have come up to a probe's
 /// interval before it was cut off. Then they end, at the next probe's time at the latest.
@@ -84,11 +86,8 @@ fn the_endpoint_may_finish_first() {
 fn more_connections_in_a_minute_than_there_are_ports_are_no_reason_to_wait() {
     let lab = Lab::shop();
     // By IPv4 alone, so that there is no other way; it closes first, so that its kernel keeps each connection in mind for a minute.
-    let listener = lab.workload("api").inside(|| TcpListener::bind("0.0.0.0:8080")).expect("the port is free");
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0]).and_then(|_| stream.write_all(b"x"));
-        }
+    let _server = lab.workload("api").serve_at("0.0.0.0:8080".parse().unwrap(), |mut stream| {
+        let _ = stream.read(&mut [0]).and_then(|_| stream.write_all(b"x"));
     });
     let to = lab.service("shop/api", 8080);
     let (next, web) = (AtomicUsize::new(0), lab.workload("web"));
@@ -100,15 +99,18 @@ fn more_connections_in_a_minute_than_there_are_ports_are_no_reason_to_wait() {
         start.elapsed()
     };
     let one_after_the_other = || {
-        let calls = std::iter::from_fn(|| (next.fetch_add(1, Ordering::Relaxed) < PORTS + AGAIN).then(call));
-        calls.filter(|took| *took > A_SYN_AGAIN).count()
+        let numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+        let calls = numbers.take_while(|number| *number < PORTS + AGAIN).map(|number| (number, call()));
+        calls.filter(|(number, took)| *number >= PORTS && *took > A_SYN_AGAIN).count()
     };
+    let start = Instant::now();
     let slow: usize = web.inside(|| {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..8).map(|_| scope.spawn(one_after_the_other)).collect();
             clients.into_iter().map(|client| client.join().unwrap()).sum()
         })
     });
+    assert!(start.elapsed() < TIME_WAIT, "too slow to find a port in TIME-WAIT: {:?}", start.elapsed());
     assert!(slow < AGAIN / 20, "{slow} of {AGAIN} waited for another SYN");
 }
 

@@ -8,7 +8,7 @@ use nix::{
 };
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -135,7 +135,13 @@ impl Place {
     /// Listens here and gives every connection to `handle` on a thread of its own, until the guard is dropped.
     #[must_use]
     pub fn serve(&self, port: u16, handle: impl Fn(TcpStream) + Send + Clone + 'static) -> Listening {
-        let listener = self.inside(|| TcpListener::bind(("::", port))).expect("the port is free");
+        self.serve_at((Ipv6Addr::UNSPECIFIED, port).into(), handle)
+    }
+
+    /// The same at one address.
+    #[must_use]
+    pub fn serve_at(&self, address: SocketAddr, handle: impl Fn(TcpStream) + Send + Clone + 'static) -> Listening {
+        let listener = self.inside(|| TcpListener::bind(address)).expect("the port is free");
         let guard = Listening(listener.try_clone().unwrap());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
