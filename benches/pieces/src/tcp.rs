@@ -12,8 +12,9 @@ use std::{net::SocketAddrV4, rc::Rc};
 /// The caller's first sequence number, and the seed of the other side's.
 const ISN: u32 = 1_000;
 const SEED: u64 = 7;
-/// A maximum segment size of 65 495 and a window scale of 7, as Linux offers them on an interface of this MTU.
-const OPTIONS: &[u8] = &[2, 4, 0xff, 0xd7, 1, 3, 3, 7];
+/// The maximum segment size that Linux offers on an interface of this MTU, and on one of 1 500.
+const MSS: u16 = 65_495;
+const MSS_1500: u16 = 1_460;
 
 /// A session that is established, and the next numbers of its caller.
 pub(crate) struct Talk {
@@ -28,6 +29,11 @@ pub(crate) struct Talk {
 
 impl Talk {
     pub(crate) fn new(bed: Bed) -> Self {
+        Self::offering(MSS, bed)
+    }
+
+    fn offering(mss: u16, bed: Bed) -> Self {
+        let [high, low] = mss.to_be_bytes();
         let (from, to) = (wire::at(bed.address(bed.web()), 40_000 + bed.number()), wire::at(bed.api(), 8080));
         let flow = bed.web().hold(FlowKey { workload: from.into(), fabric: to.into() });
         let mut talk = wire::Segment {
@@ -36,7 +42,8 @@ impl Talk {
             flags: wire::SYN,
             sequence: ISN,
             acknowledgement: 0,
-            options: OPTIONS,
+            // With a window scale of 7.
+            options: &[2, 4, high, low, 1, 3, 3, 7],
             data: &[],
         };
         let endpoint = Endpoint::accept(bed.web().port(), to.into(), &talk.packet(), SEED).unwrap();
@@ -78,11 +85,21 @@ impl Talk {
     }
 }
 
-/// A segment of so many bytes from the workload, read, and its acknowledgement.
+/// A segment of so many bytes from the workload, read.
 pub(crate) fn inward(length: usize) -> Round {
     let mut talk = Talk::new(Bed::new());
     let mut packet = talk.segment(&vec![7; length]);
     Box::new(move || talk.inward(&mut packet, length))
+}
+
+/// Two segments from the workload, each longer than the largest that it takes itself, both read, and their acknowledgement, which
+/// is due with the second. Of one a round, or of longer ones, the clock would say how many are acknowledged: where instructions
+/// are counted a copy of 65 000 bytes takes milliseconds, as long as an acknowledgement waits.
+pub(crate) fn inward_twice(length: usize) -> Round {
+    let mut talk = Talk::offering(MSS_1500, Bed::new());
+    assert!(length > usize::from(MSS_1500));
+    let mut packet = talk.segment(&vec![7; length]);
+    Box::new(move || (0..2).for_each(|_| talk.inward(&mut packet, length)))
 }
 
 /// So many bytes to the workload, and its acknowledgement.
