@@ -1,11 +1,12 @@
 //! Packets that leave together.
 //!
 //! The kernel takes up to 64 packets of one size in one send and carries them as one (UDP segmentation offload), while quinn
-//! hands over ten at most. What a send costs beside copying is the same for ten as for sixty-four, on both hosts where the
-//! path passes them on whole; so full tens wait for what the connection sends next, until there is no room for more, or until
-//! it has nothing more to send. Fewer than ten are the end of what there was: they are not kept, and nothing before them.
-//! Of packets so large that ten are more than a send takes, as many leave as it takes, and then the others.
+//! hands over ten at most, and seven here: as many of the largest as one send takes, so that those leave as they are. What a
+//! send costs beside copying is the same for seven as for sixty-four, on both hosts where the path passes them on whole; so
+//! full sevens wait for what the connection sends next, until there is no room for more, or until it has nothing more to send.
+//! Fewer than seven are the end of what there was: they are not kept, and nothing before them.
 
+use crate::settings::MTU_MAX;
 use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{EcnCodepoint, RecvMeta, Transmit},
@@ -22,10 +23,11 @@ use std::{
 };
 use tokio::{sync::Notify, task};
 
-/// Packets that quinn hands over at once when it has more.
-const TEN: usize = 10;
 /// Bytes of one send: what a UDP datagram could hold (RFC 768, less an IPv6 header's worth).
 const BYTES_MAX: usize = 65_487;
+/// Packets that quinn hands over at once when it has more. As one takes no more than ten, it is for packets of 1 500 bytes to
+/// be gathered, too: six times seven of them, of the 45 that there would be room for.
+const AT_ONCE: usize = BYTES_MAX / MTU_MAX as usize;
 
 /// A socket that sends what belongs together at once.
 pub(crate) struct Gathering {
@@ -93,32 +95,6 @@ impl Gathering {
     /// Bytes that may leave together in packets of such a size.
     fn room(&self, size: usize) -> usize {
         BYTES_MAX.min(size.saturating_mul(self.inner.max_transmit_segments()))
-    }
-
-    /// Sends what is more than may leave together. Nothing of it is taken where the socket has no room for the first part;
-    /// where it has none for the others, they are kept.
-    fn send_in_parts(&self, transmit: &Transmit<'_>, kept: &mut Kept, room: usize) -> io::Result<()> {
-        let to = To::of(transmit);
-        let mut is_first = true;
-        for contents in transmit.contents.chunks((room / to.size).max(1) * to.size) {
-            let segment_size = (contents.len() > to.size).then_some(to.size);
-            let sent = match kept.to {
-                None => self.inner.try_send(&Transmit {
-                    destination: to.destination,
-                    ecn: to.ecn,
-                    contents,
-                    segment_size,
-                    src_ip: to.source,
-                }),
-                Some(_) => Err(io::ErrorKind::WouldBlock.into()),
-            };
-            match sent {
-                Err(error) if !is_first && error.kind() == io::ErrorKind::WouldBlock => self.keep(kept, to, contents),
-                sent => sent?,
-            }
-            is_first = false;
-        }
-        Ok(())
     }
 
     fn keep(&self, kept: &mut Kept, to: To, contents: &[u8]) {
@@ -189,10 +165,7 @@ impl AsyncUdpSocket for Gathering {
         if kept.to.is_some_and(|before| before != to) || kept.bytes.len() + length > room {
             self.send(&mut kept)?;
         }
-        if length > room {
-            return self.send_in_parts(transmit, &mut kept, room);
-        }
-        let more_may_come = length == TEN * to.size && kept.bytes.len() + 2 * length <= room;
+        let more_may_come = length == AT_ONCE * to.size && kept.bytes.len() + 2 * length <= room;
         if kept.to.is_none() && !more_may_come {
             return self.inner.try_send(transmit);
         }
@@ -224,7 +197,7 @@ impl AsyncUdpSocket for Gathering {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
+        self.inner.max_transmit_segments().min(AT_ONCE)
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -326,16 +299,16 @@ mod tests {
     }
 
     #[test]
-    fn full_tens_leave_with_what_follows_in_order() {
+    fn full_sevens_leave_with_what_follows_in_order() {
         run(async |path| {
             for which in 0..3 {
-                path.send(which, 10, 1_000, 0);
+                path.send(which, AT_ONCE, 1_000, 0);
             }
             assert_eq!(path.sends(), 0, "more may come");
             path.send(3, 4, 1_000, 300);
             assert_eq!(path.sends(), 1);
-            let received = path.received(34);
-            let expected = (0..34).map(|index| (index / 10, if index == 33 { 700 } else { 1_000 }));
+            let received = path.received(25);
+            let expected = (0..25).map(|index| (index / 7, if index == 24 { 700 } else { 1_000 }));
             assert_eq!(received, expected.collect::<Vec<_>>());
         });
     }
@@ -343,12 +316,12 @@ mod tests {
     #[test]
     fn what_nothing_follows_leaves_by_itself() {
         run(async |path| {
-            path.send(1, 10, 1_000, 0);
+            path.send(1, AT_ONCE, 1_000, 0);
             assert_eq!(path.sends(), 0);
             while path.sends() == 0 {
                 task::yield_now().await;
             }
-            assert_eq!(path.received(10), [(1, 1_000); 10]);
+            assert_eq!(path.received(AT_ONCE), [(1, 1_000); AT_ONCE]);
         });
     }
 
@@ -356,25 +329,24 @@ mod tests {
     fn another_size_waits_behind_and_small_ones_wait_for_nothing() {
         run(async |path| {
             path.send(0, 1, 90, 0);
-            path.send(1, 10, 1_000, 0);
+            path.send(1, AT_ONCE, 1_000, 0);
             path.send(2, 1, 1_400, 0);
             assert_eq!(path.sends(), 3);
-            let sizes: Vec<_> = path.received(12).into_iter().map(|(which, _)| which).collect();
-            assert_eq!(sizes, [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
+            let sizes: Vec<_> = path.received(9).into_iter().map(|(which, _)| which).collect();
+            assert_eq!(sizes, [0, 1, 1, 1, 1, 1, 1, 1, 2]);
         });
     }
 
     #[test]
     fn no_send_is_larger_than_a_datagram() {
         run(async |path| {
-            for which in 0..9 {
-                path.send(which, 10, 1_452, 0);
+            for which in 0..13 {
+                path.send(which, AT_ONCE, 1_452, 0);
             }
-            assert_eq!(path.sends(), 2, "four tens each");
-            path.send(9, 10, 6_500, 0);
-            assert_eq!(path.sends(), 4, "as large as one may be");
-            path.send(10, 10, 8_973, 100);
-            assert_eq!(path.sends(), 6, "seven of them, and three");
+            assert_eq!(path.sends(), 2, "six sevens each");
+            path.send(13, AT_ONCE, MTU_MAX.into(), 0);
+            assert_eq!(path.sends(), 4, "what was kept, and as large as one may be");
+            assert_eq!(path.gathering.max_transmit_segments(), AT_ONCE, "quinn hands over no more");
         });
     }
 }
