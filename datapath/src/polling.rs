@@ -4,11 +4,12 @@
 //! more on a virtual machine; a request and its answer wake the data threads of two hosts four times. What one of them
 //! would wait for is then on its way already. So:
 //!
-//! 1. After some waits in a row that were short, the thread polls in place of the next one, unless more threads would run than
-//!    there are processors. A look is one system call.
+//! 1. After some waits in a row that were short, the thread polls in place of the next one. A look is one system call.
 //! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
 //!    nothing came for as long as a short wait may be; then the thread sleeps.
 //! 3. Where little came, or came slowly, it was not worth it, and the next time takes twice as many short waits.
+//! 4. At first, and after somebody kept the processor before it was worth it, the thread does not poll while more threads would
+//!    run than there are processors. Once it was worth it that does not matter: they are who it waits for, and take turns.
 
 use ripstop_kernel::Runnable;
 use std::{
@@ -30,6 +31,8 @@ const BETWEEN: Duration = Duration::from_micros(75);
 const KEPT: Duration = Duration::from_micros(80);
 /// Short waits in a row before the thread polls: at first, and at most after it was not worth it.
 const IN_A_ROW: (u32, u32) = (4, 1_024);
+/// The same after it was worth it.
+const AGAIN: u32 = 1;
 /// Things that come by which that is told, again and again.
 const ENOUGH: u32 = 64;
 
@@ -44,6 +47,8 @@ pub(crate) struct Polling {
     short: Cell<u32>,
     /// Short waits in a row that it takes.
     needed: Cell<u32>,
+    /// Polling was worth it lately, and nobody has kept the processor before it was again.
+    shares: Cell<bool>,
     /// Changes with all that comes.
     came: Cell<u64>,
 }
@@ -93,7 +98,7 @@ impl Polling {
     fn sleeps(&self, now: Instant) {
         let is_due = !self.is_on.get() && self.short.get() >= self.needed.get();
         match self.is_crowded.get().filter(|_| is_due) {
-            Some(is_crowded) if is_crowded() => self.short.set(0),
+            Some(is_crowded) if !self.shares.get() && is_crowded() => self.short.set(0),
             Some(_) => {
                 self.is_on.set(true);
                 // The runtime finds a task to run, and does not sleep.
@@ -110,7 +115,7 @@ impl Polling {
         self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
     }
 
-    /// Returns whether it was worth it.
+    /// Returns whether it was worth it; when somebody kept the processor before it was, it no longer [`shares`](Self::shares) it.
     async fn poll(&self) -> bool {
         let start = Instant::now();
         let (mut pace, mut was_worth_it) = (Pace::new(start), false);
@@ -118,7 +123,11 @@ impl Polling {
         loop {
             thread::yield_now();
             let now = Instant::now();
-            if now - looked > KEPT || now - last > SHORT {
+            let was_kept = now - looked > KEPT;
+            if was_kept && !was_worth_it {
+                self.shares.set(false);
+            }
+            if was_kept || now - last > SHORT {
                 return was_worth_it;
             }
             task::yield_now().await;
@@ -130,7 +139,10 @@ impl Polling {
             (before, last) = (came, looked);
             match pace.came(looked) {
                 Some(false) => return false,
-                Some(true) => was_worth_it = true,
+                Some(true) => {
+                    was_worth_it = true;
+                    self.shares.set(true);
+                }
                 None => {}
             }
         }
@@ -139,8 +151,7 @@ impl Polling {
     fn ended(&self, was_worth_it: bool) {
         self.is_on.set(false);
         self.short.set(0);
-        let (least, most) = IN_A_ROW;
-        self.needed.update(|needed| if was_worth_it { least } else { (needed * 2).min(most) });
+        self.needed.update(|needed| if was_worth_it { AGAIN } else { (needed * 2).min(IN_A_ROW.1) });
     }
 }
 
@@ -200,6 +211,9 @@ mod tests {
         let crowded = Polling::default();
         crowded.allow(|| true);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "others would run");
+        crowded.shares.set(true);
+        crowded.short.set(0);
+        assert_eq!(waits(&crowded, start, [1; 99]), 4, "they take turns");
     }
 
     #[test]
@@ -213,13 +227,35 @@ mod tests {
         assert_eq!(needed, [4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024]);
         assert_eq!(waits(&polling, start, [1; 2_000]), 1_024);
         polling.ended(true);
-        assert_eq!(waits(&polling, start, [1; 2_000]), 4);
+        assert_eq!(waits(&polling, start, [1; 2_000]), 1);
+        polling.ended(false);
+        assert_eq!(waits(&polling, start, [1; 2_000]), 2);
     }
 
     #[tokio::test]
     async fn a_thread_to_which_nothing_comes_sleeps_again() {
         let (polling, _) = fresh();
         assert!(!polling.poll().await);
+    }
+
+    #[tokio::test]
+    async fn once_it_was_worth_it_the_processor_is_shared() {
+        let (polling, _) = fresh();
+        // Another test may keep the processor.
+        for _ in 0..1_000 {
+            let brings = async {
+                for _ in 0..2 * ENOUGH {
+                    polling.came.update(|came| came + 1);
+                    task::yield_now().await;
+                }
+            };
+            let (was_worth_it, ()) = tokio::join!(polling.poll(), brings);
+            assert_eq!(polling.shares.get(), was_worth_it);
+            if was_worth_it {
+                return;
+            }
+        }
+        panic!("what comes at once is worth it");
     }
 
     #[test]
