@@ -61,7 +61,8 @@ fn an_endpoint_that_stops_is_passed_over_without_a_failed_request() {
     let said = |text: &str| lab.agent("beta").log().lines().filter(|line| line.contains(text)).count();
     let before = (said("is unhealthy"), said("healthy again"));
     let caller = Steady::start(&web, to);
-    thread::sleep(Duration::from_millis(300));
+    let called = |server: &Http| server.asked.lock().unwrap().len();
+    within(SOON, "both to be called", || called(&beta) > 10 && called(&gamma) > 10);
     drop(first);
     wait_state(&lab, "alpha", "beta", "unhealthy");
     let stopped = Instant::now();
