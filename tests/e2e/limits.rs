@@ -34,14 +34,9 @@ tenants:
 }
 
 fn assert_near(what: &str, measured: f64, limit: f64) {
-    let off = off_by(what, measured, limit);
-    assert!(off.abs() <= TOLERANCE, "{what}: {measured:.0} where the limit is {limit:.0}: off by {:.1} %", off * 100.0);
-}
-
-fn off_by(what: &str, measured: f64, limit: f64) -> f64 {
     let off = (measured - limit) / limit;
     println!("{what}: {measured:.0} of {limit:.0}, off by {:.1} %", off * 100.0);
-    off
+    assert!(off.abs() <= TOLERANCE, "{what}: {measured:.0} where the limit is {limit:.0}: off by {:.1} %", off * 100.0);
 }
 
 /// Bytes per second that arrive on a connection, after the first burst has passed.
@@ -149,13 +144,15 @@ fn every_session_of_many_has_the_rate_to_itself() {
 }
 
 /// Never above the limit, and near it at least once in three times: a machine that does something else for a moment carries
-/// less than it could, while a limit that takes too much takes it each time.
+/// less than it could, but more than a limit lets through by no chance.
 fn assert_near_once(what: &str, measure: impl Fn() -> f64, limit: f64) {
     const TIMES: usize = 3;
     for _ in 1..TIMES {
-        if off_by(what, measure(), limit) >= -TOLERANCE {
-            return;
+        let measured = measure();
+        if measured >= limit * (1.0 - TOLERANCE) {
+            return assert_near(what, measured, limit);
         }
+        println!("{what}: {measured:.0} of {limit:.0}, once more");
     }
     assert_near(what, measure(), limit);
 }
