@@ -103,12 +103,17 @@ fn queues_of(queues: &[Tun], flows: &[UdpSocket], times: usize) -> BTreeMap<u16,
     found
 }
 
-/// Until the kernel has so many: what another test of this process runs holds a copy of each from its fork to its exec.
-fn until_there_are(lab: &Lab, queues: usize) {
+/// Until closed queues are gone: what another test of this process runs holds a copy of each from its fork to its exec.
+fn until(gone: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;
-    while !run(&lab.workload, "ip -details link show rs-web").contains(&format!("numqueues {queues} ")) {
-        assert!(Instant::now() < deadline, "a closed queue is gone");
+    while !gone() {
+        assert!(Instant::now() < deadline, "what was closed is gone");
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+fn has_queues(lab: &Lab, queues: usize) -> bool {
+    run(&lab.workload, "ip -details link show rs-web").contains(&format!("numqueues {queues} "))
 }
 
 fn used(found: &BTreeMap<u16, usize>) -> BTreeSet<usize> {
@@ -178,18 +183,14 @@ fn what_a_closed_queue_had_comes_by_the_others() {
     drop(queues);
     assert_eq!(queues_of(&again, &flows, 1), found, "each is the same queue");
     drop(again.remove(1));
-    until_there_are(&lab, 3);
+    until(|| has_queues(&lab, 3));
     assert_eq!(used(&queues_of(&again, &flows, 2)), BTreeSet::from([0, 1, 2]));
     again.truncate(1);
-    until_there_are(&lab, 1);
+    until(|| has_queues(&lab, 1));
     assert_eq!(used(&queues_of(&again, &flows, 2)), BTreeSet::from([0]));
     assert!(lab.in_workload(|| link::exists("rs-web")).unwrap());
     drop(again);
-    let deadline = Instant::now() + SOON;
-    while lab.in_workload(|| link::exists("rs-web")).unwrap() {
-        assert!(Instant::now() < deadline, "a device without queues is gone");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until(|| !lab.in_workload(|| link::exists("rs-web")).unwrap());
 }
 
 #[test]
