@@ -25,8 +25,8 @@ use tokio::{sync::Notify, task};
 
 /// Bytes of one send: what a UDP datagram could hold (RFC 768, less an IPv6 header's worth).
 const BYTES_MAX: usize = 65_487;
-/// Packets that quinn hands over at once when it has more. As one takes no more than ten, it is for packets of 1 500 bytes to
-/// be gathered, too: six times seven of them, of the 45 that there would be room for.
+/// Packets that quinn hands over at once when it has more: seven, of its ten at most. Of the largest as many fit into one send;
+/// of 1 452 bytes six times as many are gathered, of the 45 that there would be room for.
 const AT_ONCE: usize = BYTES_MAX / MTU_MAX as usize;
 
 /// A socket that sends what belongs together at once.
