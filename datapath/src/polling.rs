@@ -8,8 +8,8 @@
 //! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
 //!    nothing came for as long as a short wait may be; then the thread sleeps.
 //! 3. Where little came, or came slowly, it was not worth it, and the next time takes twice as many short waits.
-//! 4. At first, and after somebody kept the processor before it was worth it, the thread does not poll while more threads would
-//!    run than there are processors. Once it was worth it that does not matter: they are who it waits for, and take turns.
+//! 4. Nor does it poll, unless it was worth it the last time, while more threads would run than there are processors. Where it
+//!    was, they are who it waits for, and take turns.
 
 use ripstop_kernel::Runnable;
 use std::{
@@ -31,7 +31,7 @@ const BETWEEN: Duration = Duration::from_micros(75);
 const KEPT: Duration = Duration::from_micros(80);
 /// Short waits in a row before the thread polls: at first, and at most after it was not worth it.
 const IN_A_ROW: (u32, u32) = (4, 1_024);
-/// The same after it was worth it.
+/// The same after it was worth it; then it does not matter either how many threads would run.
 const AGAIN: u32 = 1;
 /// Things that come by which that is told, again and again.
 const ENOUGH: u32 = 64;
@@ -47,8 +47,6 @@ pub(crate) struct Polling {
     short: Cell<u32>,
     /// Short waits in a row that it takes.
     needed: Cell<u32>,
-    /// Polling was worth it lately, and nobody has kept the processor before it was again.
-    shares: Cell<bool>,
     /// Changes with all that comes.
     came: Cell<u64>,
 }
@@ -98,7 +96,7 @@ impl Polling {
     fn sleeps(&self, now: Instant) {
         let is_due = !self.is_on.get() && self.short.get() >= self.needed.get();
         match self.is_crowded.get().filter(|_| is_due) {
-            Some(is_crowded) if !self.shares.get() && is_crowded() => self.short.set(0),
+            Some(is_crowded) if self.needed.get() > AGAIN && is_crowded() => self.short.set(0),
             Some(_) => {
                 self.is_on.set(true);
                 // The runtime finds a task to run, and does not sleep.
@@ -115,7 +113,7 @@ impl Polling {
         self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
     }
 
-    /// Returns whether it was worth it; when somebody kept the processor before it was, it no longer [`shares`](Self::shares) it.
+    /// Returns whether it was worth it.
     async fn poll(&self) -> bool {
         let start = Instant::now();
         let (mut pace, mut was_worth_it) = (Pace::new(start), false);
@@ -123,11 +121,7 @@ impl Polling {
         loop {
             thread::yield_now();
             let now = Instant::now();
-            let was_kept = now - looked > KEPT;
-            if was_kept && !was_worth_it {
-                self.shares.set(false);
-            }
-            if was_kept || now - last > SHORT {
+            if now - looked > KEPT || now - last > SHORT {
                 return was_worth_it;
             }
             task::yield_now().await;
@@ -139,10 +133,7 @@ impl Polling {
             (before, last) = (came, looked);
             match pace.came(looked) {
                 Some(false) => return false,
-                Some(true) => {
-                    was_worth_it = true;
-                    self.shares.set(true);
-                }
+                Some(true) => was_worth_it = true,
                 None => {}
             }
         }
@@ -211,9 +202,10 @@ mod tests {
         let crowded = Polling::default();
         crowded.allow(|| true);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "others would run");
-        crowded.shares.set(true);
-        crowded.short.set(0);
-        assert_eq!(waits(&crowded, start, [1; 99]), 4, "they take turns");
+        crowded.ended(true);
+        assert_eq!(waits(&crowded, start, [1; 99]), 1, "they take turns");
+        crowded.ended(false);
+        assert_eq!(waits(&crowded, start, [1; 99]), 99, "it was not worth it");
     }
 
     #[test]
@@ -239,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn once_it_was_worth_it_the_processor_is_shared() {
+    async fn what_comes_at_once_is_worth_it() {
         let (polling, _) = fresh();
         // Another test may keep the processor.
         for _ in 0..1_000 {
@@ -250,12 +242,11 @@ mod tests {
                 }
             };
             let (was_worth_it, ()) = tokio::join!(polling.poll(), brings);
-            assert_eq!(polling.shares.get(), was_worth_it);
             if was_worth_it {
                 return;
             }
         }
-        panic!("what comes at once is worth it");
+        panic!("it is");
     }
 
     #[test]
