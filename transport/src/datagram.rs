@@ -53,13 +53,13 @@ impl DatagramSender {
     ///
     /// # Errors
     /// [`DatagramError`]; the datagram is dropped then.
-    pub fn send(&self, data: Bytes) -> Result<(), DatagramError> {
+    pub fn send(&self, data: &[u8]) -> Result<(), DatagramError> {
         if data.len() > DATAGRAM_MAX {
             return Err(DatagramError::TooLarge(data.len()));
         }
-        let fits = self.key.length() + data.len() <= self.link.connection.max_datagram_size().unwrap_or(0);
-        let lane = if fits { &self.link.small } else { &self.link.large };
-        lane.push(self.key, data)
+        let frame = self.key.frame(data);
+        let lane = if self.link.fits(frame.len()) { &self.link.small } else { &self.link.large };
+        lane.push(self.key, frame)
     }
 }
 

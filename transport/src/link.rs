@@ -115,6 +115,11 @@ impl Link {
         self.connection.close_reason().is_none()
     }
 
+    /// Whether a DATAGRAM frame of so many bytes fits a packet of the path.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.connection.max_datagram_size().unwrap_or(0)
+    }
+
     /// Whether one of these CAs vouched for the peer when the connection was made: one that expires later ends no session.
     pub(crate) fn is_vouched_by(&self, roots: &RootCertStore) -> bool {
         is_vouched(&self.chain, roots, self.verified).is_ok()

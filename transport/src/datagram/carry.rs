@@ -1,9 +1,6 @@
 //! Sends what waits in the lanes of a connection.
 
-use super::{
-    DATAGRAM_MAX, Key,
-    share::{Share, Streams},
-};
+use super::share::{Share, Streams};
 use crate::{
     code,
     link::Link,
@@ -12,6 +9,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use quinn::SendDatagramError;
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,23 +29,38 @@ pub(crate) async fn small(link: Arc<Link>) {
     let (mut share, mut carried) = (Share::default(), 0);
     let empty = link.connection.datagram_send_buffer_space();
     loop {
-        let asked = Instant::now();
-        let (key, data) = link.small.next().await;
-        let (frame, began) = (key.frame(&data), Instant::now());
-        share.idle(began - asked);
+        let ((key, frame), idle) = waited(link.small.next()).await;
+        share.idle(idle);
         let bytes = frame.len();
-        match link.connection.send_datagram_wait(frame).await {
-            Ok(()) => share.sent(bytes, began.elapsed()),
-            Err(SendDatagramError::TooLarge | SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled) => {
-                // Without room there it is lost, as on any path that has become narrower.
-                let _ = link.large.push(key, data);
+        if link.fits(bytes) {
+            match waited(link.connection.send_datagram_wait(frame)).await {
+                (Ok(()), waited) => share.sent(bytes, waited),
+                // As on any path that becomes narrower.
+                (Err(SendDatagramError::TooLarge), _) => {}
+                (Err(_), _) => return,
             }
-            Err(SendDatagramError::ConnectionLost(_)) => return,
+        } else {
+            // Without room there it is lost.
+            let _ = link.large.push(key, frame);
         }
         if share.is_over(streams(&link)) {
             carried = leave(&link, &mut share, empty, carried).await;
         }
     }
+}
+
+/// What comes of it, and for how long it had to be waited for: there is no need of a clock where it comes at once.
+async fn waited<T>(what: impl Future<Output = T>) -> (T, Duration) {
+    let (mut what, mut since) = (pin!(what), None);
+    let done = poll_fn(|cx| {
+        let polled = what.as_mut().poll(cx);
+        if polled.is_pending() && since.is_none() {
+            since = Some(Instant::now());
+        }
+        polled
+    })
+    .await;
+    (done, since.map_or(Duration::ZERO, |since| since.elapsed()))
 }
 
 fn streams(link: &Link) -> Streams {
@@ -74,13 +88,13 @@ async fn leave(link: &Link, share: &mut Share, empty: usize, carried: u64) -> u6
 pub(crate) async fn large(link: Arc<Link>) {
     let mut under_way = JoinSet::new();
     loop {
-        let (key, data) = link.large.next().await;
+        let (_, frame) = link.large.next().await;
         while under_way.len() >= in_flight(&link) {
             under_way.join_next().await;
         }
         while under_way.try_join_next().is_some() {}
         let link = Arc::clone(&link);
-        under_way.spawn(async move { one(&link, key, data).await });
+        under_way.spawn(async move { one(&link, frame).await });
     }
 }
 
@@ -94,15 +108,13 @@ fn in_flight(link: &Link) -> usize {
 }
 
 /// Sends one datagram on a stream of its own, or nothing that the other host would take for one.
-async fn one(link: &Link, key: Key, data: Bytes) {
-    debug_assert!(data.len() <= DATAGRAM_MAX, "checked when it was queued");
-    let mut head = BytesMut::with_capacity(1 + key.length());
+async fn one(link: &Link, frame: Bytes) {
+    let mut head = BytesMut::with_capacity(1);
     unidirectional::mark(Kind::Datagram, &mut head);
-    key.encode(&mut head);
     let deadline = time::Instant::now() + LARGE_WAIT;
     let Ok(Ok(mut stream)) = time::timeout_at(deadline, link.connection.open_uni()).await else { return };
     let sent = time::timeout_at(deadline, async {
-        stream.write_all_chunks(&mut [head.freeze(), data]).await.ok()?;
+        stream.write_all_chunks(&mut [head.freeze(), frame]).await.ok()?;
         stream.finish().ok()?;
         stream.stopped().await.ok()
     });

@@ -3,20 +3,26 @@
 
 use super::Key;
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 /// What a datagram costs beside its bytes: memory here, headers on the path. It makes empty ones count.
 const OVERHEAD: usize = 64;
-/// Datagrams of one session that may wait: more is a queue that only adds delay.
-const SESSION_COUNT: usize = 1_024;
+/// How long a session may have more waiting than may always wait. A host that is busy looks at what has come so much later;
+/// a queue that has not gone by then is one that only adds delay.
+const BURST_FOR: Duration = Duration::from_millis(20);
 
 /// The limits of one lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// What a session may send in its turn; at least the cost of the largest datagram, so that a turn suffices for it.
     pub(crate) quantum: usize,
-    /// What may wait of one session.
+    /// What may wait of one session, for however long.
     pub(crate) session: usize,
+    /// What may wait of it until more than that has waited for [`BURST_FOR`].
+    pub(crate) burst: usize,
     /// What may wait of all sessions. It is shared out: of `n` sessions that have something waiting, each may have an
     /// `n`th of it, so that those who flood leave room for the others.
     pub(crate) lane: usize,
@@ -41,6 +47,38 @@ struct Waiting {
     items: VecDeque<Bytes>,
     cost: usize,
     deficit: usize,
+    /// Since when more waits than may always.
+    more_since: Option<Instant>,
+}
+
+impl Waiting {
+    fn new(data: Bytes, deficit: usize) -> Self {
+        Self { cost: cost(&data), items: [data].into(), deficit, more_since: None }
+    }
+
+    /// What may wait; `now` is asked only where more waits than may always.
+    fn room(&self, limits: &Limits, now: impl FnOnce() -> Instant) -> usize {
+        let is_burst = self.more_since.is_none_or(|since| now().saturating_duration_since(since) < BURST_FOR);
+        if is_burst { limits.burst } else { limits.session }
+    }
+
+    fn push(&mut self, data: Bytes, session: usize, now: impl FnOnce() -> Instant) {
+        self.cost += cost(&data);
+        self.items.push_back(data);
+        if self.cost > session && self.more_since.is_none() {
+            self.more_since = Some(now());
+        }
+    }
+
+    fn pop(&mut self, session: usize) -> Option<Bytes> {
+        let data = self.items.pop_front()?;
+        self.cost -= cost(&data);
+        self.deficit -= cost(&data);
+        if self.cost <= session {
+            self.more_since = None;
+        }
+        Some(data)
+    }
 }
 
 pub(super) fn cost(data: &Bytes) -> usize {
@@ -57,23 +95,23 @@ impl Rounds {
         self.turn.len()
     }
 
-    pub(crate) fn push(&mut self, key: Key, data: Bytes) -> Result<(), Full> {
-        let (Limits { quantum, session, lane }, cost) = (self.limits, cost(&data));
+    /// Takes a datagram of a session in; `now` tells the time.
+    pub(crate) fn push(&mut self, key: Key, data: Bytes, now: impl Fn() -> Instant) -> Result<(), Full> {
+        let (Limits { quantum, session, lane, .. }, cost) = (self.limits, cost(&data));
         match self.queues.get_mut(&key) {
             Some(queue) => {
-                let share = session.min(lane / self.turn.len());
-                if queue.items.len() >= SESSION_COUNT || queue.cost + cost > share {
+                let room = queue.room(&self.limits, &now).min(lane / self.turn.len());
+                if queue.cost + cost > room {
                     return Err(Full);
                 }
-                queue.items.push_back(data);
-                queue.cost += cost;
+                queue.push(data, session, &now);
             }
             None => {
                 // A first datagram is taken beyond the shares, which shrink with each session, but not without end.
                 if self.cost + cost > lane * 2 {
                     return Err(Full);
                 }
-                self.queues.insert(key, Waiting { items: [data].into(), cost, deficit: quantum });
+                self.queues.insert(key, Waiting::new(data, quantum));
                 self.turn.push_back(key);
             }
         }
@@ -92,9 +130,7 @@ impl Rounds {
                 self.turn.rotate_left(1);
                 continue;
             }
-            let data = queue.items.pop_front()?;
-            queue.deficit -= cost;
-            queue.cost -= cost;
+            let data = queue.pop(self.limits.session)?;
             self.cost -= cost;
             if queue.items.is_empty() {
                 self.queues.remove(&key);
@@ -114,7 +150,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits { quantum: 2_000, session: 20_000, lane: 100_000 };
+    const LIMITS: Limits = Limits { quantum: 2_000, session: 20_000, burst: 20_000, lane: 100_000 };
 
     fn key(number: u64) -> Key {
         Key::from_number(number)
@@ -123,10 +159,11 @@ mod tests {
     #[test]
     fn a_flood_leaves_the_others_their_turn_and_their_room() {
         let mut rounds = Rounds::new(LIMITS);
-        let flood = (0..1_000).filter(|_| rounds.push(key(0), Bytes::from(vec![0; 1_000])).is_ok()).count();
+        let flood =
+            (0..1_000).filter(|_| rounds.push(key(0), Bytes::from(vec![0; 1_000]), Instant::now).is_ok()).count();
         assert_eq!(flood, 18, "what one session may have waiting");
         for session in 1..=20 {
-            rounds.push(key(session), Bytes::from_static(b"small")).unwrap();
+            rounds.push(key(session), Bytes::from_static(b"small"), Instant::now).unwrap();
         }
         // The first turn may be the flood's; then each of the others has its own.
         let first: Vec<_> = std::iter::from_fn(|| rounds.pop()).take(21).map(|(key, _)| key).collect();
@@ -135,10 +172,10 @@ mod tests {
 
     #[test]
     fn sessions_get_equal_bytes_whatever_the_size_of_their_datagrams() {
-        let mut rounds = Rounds::new(Limits { session: 1 << 20, lane: 1 << 30, ..LIMITS });
+        let mut rounds = Rounds::new(Limits { session: 1 << 20, burst: 1 << 20, lane: 1 << 30, ..LIMITS });
         for _ in 0..900 {
-            rounds.push(key(1), Bytes::from(vec![0; 100])).unwrap();
-            rounds.push(key(2), Bytes::from(vec![0; 900])).unwrap();
+            rounds.push(key(1), Bytes::from(vec![0; 100]), Instant::now).unwrap();
+            rounds.push(key(2), Bytes::from(vec![0; 900]), Instant::now).unwrap();
         }
         let mut sent = [0, 0];
         while sent[0] < 60_000 {
@@ -150,12 +187,31 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_may_wait_and_a_standing_queue_may_not() {
+        let mut rounds = Rounds::new(Limits { burst: 50_000, ..LIMITS });
+        let start = Instant::now();
+        let push = |rounds: &mut Rounds, after: Duration| {
+            let one = || rounds.push(key(0), Bytes::from(vec![0; 936]), || start + after);
+            std::iter::repeat_with(one).take_while(Result::is_ok).count()
+        };
+        let pop = |rounds: &mut Rounds, count| (0..count).filter(|_| rounds.pop().is_some()).count();
+        assert_eq!(push(&mut rounds, Duration::ZERO), 50);
+        assert_eq!(pop(&mut rounds, 10), 10);
+        assert_eq!(push(&mut rounds, BURST_FOR / 2), 10, "still the same burst");
+        assert_eq!(pop(&mut rounds, 29), 29);
+        assert_eq!(push(&mut rounds, BURST_FOR), 0, "more than may always wait has waited for too long");
+        assert_eq!(pop(&mut rounds, 1), 1);
+        assert_eq!(push(&mut rounds, BURST_FOR), 30, "it had gone, so this is the next burst");
+        assert_eq!(push(&mut rounds, BURST_FOR * 2), 0);
+    }
+
+    #[test]
     fn many_sessions_share_the_lane_and_the_whole_is_bounded() {
         let mut rounds = Rounds::new(LIMITS);
         let datagram = || Bytes::from(vec![0; 936]);
         for _ in 0..30 {
             for session in 0..1_000 {
-                let _ = rounds.push(key(session), datagram());
+                let _ = rounds.push(key(session), datagram(), Instant::now);
             }
         }
         assert!(rounds.cost <= LIMITS.lane * 2, "{}", rounds.cost);
@@ -177,7 +233,7 @@ mod tests {
             };
             for (number, (session, length, pop)) in steps.into_iter().enumerate() {
                 let data = Bytes::from(vec![number as u8; length.min(1_900)]);
-                if rounds.push(key(session), data.clone()).is_ok() {
+                if rounds.push(key(session), data.clone(), Instant::now).is_ok() {
                     model.entry(key(session)).or_default().push_back(data);
                 }
                 if pop {

@@ -22,7 +22,7 @@ pub(crate) async fn echo_datagrams(session: IncomingSession) {
     loop {
         tokio::select! {
             datagram = from.recv() => match datagram {
-                Some(datagram) => drop(to.send(datagram)),
+                Some(datagram) => drop(to.send(&datagram)),
                 None => return,
             },
             _ = recv.read_chunk(1, true) => return,
@@ -54,7 +54,7 @@ impl Udp {
         for some in lengths.chunks(8) {
             let mut expected: HashMap<Bytes, usize> = HashMap::new();
             for length in some {
-                self.to.send(content(session, *length)).unwrap();
+                self.to.send(&content(session, *length)).unwrap();
                 *expected.entry(content(session, *length)).or_default() += 1;
             }
             while !expected.is_empty() {
@@ -88,7 +88,7 @@ async fn every_size_arrives_whole_and_once_in_both_directions() {
     .await;
     session.round_trips(0, &sizes).await;
     let long = Bytes::from(vec![0; DATAGRAM_MAX + 1]);
-    assert_eq!(session.to.send(long), Err(DatagramError::TooLarge(DATAGRAM_MAX + 1)));
+    assert_eq!(session.to.send(&long), Err(DatagramError::TooLarge(DATAGRAM_MAX + 1)));
     assert_eq!((alpha.transport.counts().late_datagrams, beta.transport.counts().late_datagrams), (0, 0));
 }
 
@@ -119,7 +119,7 @@ async fn what_comes_after_the_end_is_counted_as_late() {
     session.opened.send.finish().unwrap();
     within(2, "the other end", session.opened.recv.read_to_end(1)).await.unwrap();
     for length in [1, 40_000] {
-        session.to.send(content(1, length)).unwrap();
+        session.to.send(&content(1, length)).unwrap();
     }
     eventually("both to be counted", Duration::from_secs(2), || beta.transport.counts().late_datagrams == 2).await;
 
@@ -127,10 +127,8 @@ async fn what_comes_after_the_end_is_counted_as_late() {
     let mut session = open(&alpha, &beta).await;
     beta.transport.close();
     assert_eq!(within(2, "the end", session.from.recv()).await, None);
-    eventually("no more to be taken", Duration::from_secs(1), || {
-        session.to.send(Bytes::new()) == Err(DatagramError::Closed)
-    })
-    .await;
+    eventually("no more to be taken", Duration::from_secs(1), || session.to.send(b"") == Err(DatagramError::Closed))
+        .await;
 }
 
 #[tokio::test]
@@ -160,9 +158,9 @@ async fn a_flood_is_bounded_and_counted_and_another_session_is_heard() {
     let (to, _from) = flood.datagrams.take().unwrap();
     let mut other = open(&alpha, &beta).await;
     let (mut sent, mut refused) = (0_u64, 0_u64);
-    for _ in 0..60 {
-        for _ in 0..500 {
-            match to.send(Bytes::from(vec![7; 1_000])) {
+    for _ in 0..10 {
+        for _ in 0..6_000 {
+            match to.send(&[7; 1_000]) {
                 Ok(()) => sent += 1,
                 Err(error) => {
                     assert_eq!(error, DatagramError::Congested);
@@ -170,13 +168,13 @@ async fn a_flood_is_bounded_and_counted_and_another_session_is_heard() {
                 }
             }
         }
-        other.to.send(Bytes::from_static(b"still here")).unwrap();
+        other.to.send(b"still here").unwrap();
         assert_eq!(within(1, "an answer", other.from.recv()).await.unwrap(), "still here");
     }
     let (taken, lost) = within(5, "the count", ended.recv()).await.unwrap();
     println!("{sent} sent, {refused} refused, {taken} taken, {lost} lost at the receiver");
     assert!(refused > 0, "the sender's queue has an end");
-    assert!(taken > 900 && lost > 0 && taken + lost <= sent, "the receiver's queue has an end");
+    assert!(taken > 3_500 && lost > 0 && taken + lost <= sent, "the receiver's queue has an end");
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ impl Outlet {
             Self::Endpoint(flow) => {
                 flow.upgrade().map_or(Err(Lost::Dropped(Reason::NoSession)), |flow| flow.send(data))
             }
-            Self::Peer(sender) => sender.send(Bytes::copy_from_slice(data)).map_err(|error| match error {
+            Self::Peer(sender) => sender.send(data).map_err(|error| match error {
                 DatagramError::Congested => Lost::Dropped(Reason::Congested),
                 // Its stream says why.
                 DatagramError::Closed => Lost::Dropped(Reason::PeerLost),
