@@ -1,4 +1,7 @@
-//! Which cipher suite a QUIC connection uses.
+//! Which cipher suite a QUIC connection uses, and what protects its packets.
+//!
+//! All cryptography is aws-lc's, but for AES-GCM on packets where the processor has the wide AES instructions without
+//! AVX-512 ([`is_wide_without_avx512`]): aws-lc passes them over there, ring does not, and takes half the time.
 //!
 //! quinn keeps the TLS connection to itself, so the suite is learnt where it shows: the suites of the provider here note
 //! their name when they make packet keys, and [`Noted`] reads that note right after the one call in which rustls makes
@@ -15,6 +18,7 @@ use rustls::{
         CipherSuiteCommon,
         aws_lc_rs::cipher_suite,
         cipher::{AeadKey, Iv},
+        ring,
     },
     pki_types::CertificateDer,
     quic,
@@ -59,19 +63,37 @@ impl quic::Algorithm for Noting {
 
 /// The suites that are offered, best first: AES-128 is the fastest where the processor has AES instructions.
 static SUITES: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
+    let ring = is_wide_without_avx512();
+    let of = |ours, rings| if ring { rings } else { ours };
+    let aes_128 = of(cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256);
+    let aes_256 = of(cipher_suite::TLS13_AES_256_GCM_SHA384, ring::cipher_suite::TLS13_AES_256_GCM_SHA384);
+    let chacha20 = cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
     let named = [
-        ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
-        ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
-        ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
+        ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256, aes_128),
+        ("TLS_CHACHA20_POLY1305_SHA256", chacha20, chacha20),
+        ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384, aes_256),
     ];
-    named.into_iter().filter_map(|(name, suite)| noting(name, suite)).collect()
+    named.into_iter().filter_map(|(name, suite, packets)| noting(name, suite, packets)).collect()
 });
 
-/// The suite, made to note its name. Called once per suite and process: a suite has to live for ever.
-fn noting(name: &'static str, suite: SupportedCipherSuite) -> Option<Tls13CipherSuite> {
-    #[allow(irrefutable_let_patterns, reason = "refutable where another crate turns on rustls's TLS 1.2")]
-    let SupportedCipherSuite::Tls13(suite) = suite else { return None };
-    let algorithm = Box::leak(Box::new(Noting { name, algorithm: suite.quic? }));
+/// Whether the processor has AES and carry-less multiplication on 256 bits at once, but not the AVX-512 with which alone
+/// aws-lc uses them: AMD's third generation of EPYC and Ryzen, and Intel's processors for clients.
+#[cfg(target_arch = "x86_64")]
+fn is_wide_without_avx512() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("vaes") && has!("vpclmulqdq") && has!("avx2") && !(has!("avx512f") && has!("avx512bw") && has!("avx512vl"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_wide_without_avx512() -> bool {
+    false
+}
+
+/// The suite, made to note its name, with the other's protection of packets. Called once per suite and process: a suite
+/// has to live for ever.
+fn noting(name: &'static str, suite: SupportedCipherSuite, packets: SupportedCipherSuite) -> Option<Tls13CipherSuite> {
+    let (suite, packets) = (suite.tls13()?, packets.tls13()?);
+    let algorithm = Box::leak(Box::new(Noting { name, algorithm: packets.quic? }));
     let CipherSuiteCommon { suite: number, hash_provider, confidentiality_limit } = suite.common;
     Some(Tls13CipherSuite {
         common: CipherSuiteCommon { suite: number, hash_provider, confidentiality_limit },
@@ -191,5 +213,63 @@ impl Session for NotedSession {
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
         self.inner.export_keying_material(output, label, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::quic::{Keys, Version};
+
+    /// Packet keys that two suites derive from the same secret: those that seal here, and those that open there.
+    fn pair(here: SupportedCipherSuite, there: SupportedCipherSuite) -> (Keys, Keys) {
+        let keys = |suite: SupportedCipherSuite, side| {
+            let suite = suite.tls13().unwrap();
+            Keys::initial(Version::V1, suite, suite.quic.unwrap(), b"destination", side)
+        };
+        (keys(here, rustls::Side::Client), keys(there, rustls::Side::Server))
+    }
+
+    #[test]
+    fn either_library_opens_what_the_other_has_sealed() {
+        let suites = [cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        for (here, there) in [(0, 1), (1, 0)] {
+            let (here, there) = pair(suites[here], suites[there]);
+            for length in (0..300).chain([1_200, 1_452, 8_973, 65_000]) {
+                let plain: Vec<u8> = (0..length).map(|at| at as u8).collect();
+                let (number, header) = (length as u64 + 7, [length as u8; 13]);
+                let mut packet = plain.clone();
+                let tag = here.local.packet.encrypt_in_place(number, &header, &mut packet).unwrap();
+                packet.extend_from_slice(tag.as_ref());
+                let opened =
+                    there.remote.packet.decrypt_in_place(number, &header, &mut packet.clone()).map(<[u8]>::to_vec);
+                assert_eq!(opened.unwrap(), plain);
+                packet[length / 2] ^= 1;
+                assert!(there.remote.packet.decrypt_in_place(number, &header, &mut packet).is_err(), "{length}");
+            }
+            let (sample, mut first, mut number) = ([5; 16], 0x41, [1, 2, 3, 4]);
+            here.local.header.encrypt_in_place(&sample, &mut first, &mut number).unwrap();
+            there.remote.header.decrypt_in_place(&sample, &mut first, &mut number).unwrap();
+            assert_eq!((first, number), (0x41, [1, 2, 3, 4]));
+        }
+    }
+
+    #[test]
+    fn suites_are_what_they_are_called() {
+        let names = offered().into_iter().map(|suite| format!("{:?}", suite.suite()).replace("TLS13", "TLS"));
+        let noted = offered().into_iter().map(|suite| {
+            let suite = suite.tls13().unwrap();
+            let algorithm = suite.quic.unwrap();
+            LAST.set(UNKNOWN);
+            // Keys of QUIC's Initial packets are of AES-128, and another suite would not take them.
+            if algorithm.aead_key_len() == 16 {
+                Keys::initial(Version::V1, suite, algorithm, b"destination", rustls::Side::Client);
+                assert_eq!(LAST.get(), "TLS_AES_128_GCM_SHA256");
+            }
+            algorithm.aead_key_len()
+        });
+        let expected = ["TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384"];
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+        assert_eq!(noted.collect::<Vec<_>>(), [16, 32, 32]);
     }
 }
