@@ -37,6 +37,16 @@ fn a_sender_that_lags_is_not_asked_for_more() {
 }
 
 #[test]
+fn a_sender_that_was_not_scheduled_for_a_moment_is_asked_for_more() {
+    let (mut asked, mut path) = (0, path(300_000.0, f64::INFINITY));
+    let found = search(|rate| {
+        asked += 1;
+        path(if asked % 2 == 0 { rate * 0.7 } else { rate })
+    });
+    assert!(found.unwrap() >= 200_000.0);
+}
+
+#[test]
 fn a_path_that_always_loses_carries_nothing() {
     assert_eq!(search(path(0.0, f64::INFINITY)).unwrap(), 0.0);
 }
