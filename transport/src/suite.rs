@@ -1,6 +1,6 @@
 //! Which cipher suite a QUIC connection uses, and what protects its packets.
 //!
-//! All cryptography is aws-lc's, but for AES-GCM on packets where the processor has the wide AES instructions without
+//! All cryptography is aws-lc's but AES-GCM on packets where the processor has the wide AES instructions without
 //! AVX-512 ([`is_wide_without_avx512`]): aws-lc passes them over there, ring does not, and takes half the time.
 //!
 //! quinn keeps the TLS connection to itself, so the suite is learnt where it shows: the suites of the provider here note
@@ -63,8 +63,8 @@ impl quic::Algorithm for Noting {
 
 /// The suites that are offered, best first: AES-128 is the fastest where the processor has AES instructions.
 static SUITES: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
-    let ring = is_wide_without_avx512();
-    let of = |ours, rings| if ring { rings } else { ours };
+    let is_wide = is_wide_without_avx512();
+    let of = |usual, wide| if is_wide { wide } else { usual };
     let aes_128 = of(cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256);
     let aes_256 = of(cipher_suite::TLS13_AES_256_GCM_SHA384, ring::cipher_suite::TLS13_AES_256_GCM_SHA384);
     let chacha20 = cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
@@ -77,11 +77,14 @@ static SUITES: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
 });
 
 /// Whether the processor has AES and carry-less multiplication on 256 bits at once, but not the AVX-512 with which alone
-/// aws-lc uses them: AMD's third generation of EPYC and Ryzen, and Intel's processors for clients.
+/// aws-lc uses them: AMD's Zen 3, and Intel's newer processors for clients.
 #[cfg(target_arch = "x86_64")]
 fn is_wide_without_avx512() -> bool {
     use std::arch::is_x86_feature_detected as has;
-    has!("vaes") && has!("vpclmulqdq") && has!("avx2") && !(has!("avx512f") && has!("avx512bw") && has!("avx512vl"))
+    has!("vaes")
+        && has!("vpclmulqdq")
+        && has!("avx2")
+        && !(has!("avx512f") && has!("avx512dq") && has!("avx512bw") && has!("avx512vl"))
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -34,8 +34,8 @@ pub(crate) async fn small(link: Arc<Link>) {
         let bytes = frame.len();
         if link.fits(bytes) {
             match waited(link.connection.send_datagram_wait(frame)).await {
-                (Ok(()), waited) => share.sent(bytes, waited),
-                // As on any path that becomes narrower.
+                (Ok(()), held) => share.sent(bytes, held),
+                // The path has become narrower meanwhile: it is lost.
                 (Err(SendDatagramError::TooLarge), _) => {}
                 (Err(_), _) => return,
             }

@@ -15,6 +15,8 @@ const SESSION_BYTES: usize = 4 << 20;
 /// Bytes that all sessions of one connection may have waiting: what a hostile host can make an agent hold whose
 /// sessions do not take their datagrams.
 const CONNECTION_BYTES: usize = 32 << 20;
+/// Places that a queue keeps when it is empty: many small datagrams at once must not cost memory for ever.
+const KEPT: usize = 1_024;
 /// What a datagram in a queue costs beside its bytes.
 const OVERHEAD: usize = 64;
 
@@ -123,6 +125,9 @@ impl Registration {
                 *all -= cost(&data);
                 into.push(data);
             }
+            if queue.items.is_empty() && queue.items.capacity() > KEPT {
+                queue.items = VecDeque::new();
+            }
             Poll::Ready(true)
         })
         .await
@@ -166,6 +171,7 @@ mod tests {
         assert!(full.recv_some(&mut got, taken - 1).await && full.recv_some(&mut got, 2).await);
         assert_eq!(got, vec!["x"; taken]);
         assert_eq!(inbox.state().cost, 0);
+        assert!(inbox.state().queues[&key(1)].items.capacity() <= KEPT, "an emptied queue gives its memory back");
     }
 
     #[tokio::test]

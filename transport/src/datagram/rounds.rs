@@ -10,8 +10,8 @@ use std::{
 
 /// What a datagram costs beside its bytes: memory here, headers on the path. It makes empty ones count.
 const OVERHEAD: usize = 64;
-/// How long a session may have more waiting than may always wait. A host that is busy looks at what has come so much later;
-/// a queue that has not gone by then is one that only adds delay.
+/// For how long a session may add to more than may always wait. A busy host may read its interface this late; a queue that has
+/// not gone by then only adds delay.
 const BURST_FOR: Duration = Duration::from_millis(20);
 
 /// The limits of one lane.
@@ -47,7 +47,7 @@ struct Waiting {
     items: VecDeque<Bytes>,
     cost: usize,
     deficit: usize,
-    /// Since when more waits than may always.
+    /// When more waited than may always, since something has waited at all: only a queue that was empty may burst again.
     more_since: Option<Instant>,
 }
 
@@ -70,13 +70,10 @@ impl Waiting {
         }
     }
 
-    fn pop(&mut self, session: usize) -> Option<Bytes> {
+    fn pop(&mut self) -> Option<Bytes> {
         let data = self.items.pop_front()?;
         self.cost -= cost(&data);
         self.deficit -= cost(&data);
-        if self.cost <= session {
-            self.more_since = None;
-        }
         Some(data)
     }
 }
@@ -130,7 +127,7 @@ impl Rounds {
                 self.turn.rotate_left(1);
                 continue;
             }
-            let data = queue.pop(self.limits.session)?;
+            let data = queue.pop()?;
             self.cost -= cost;
             if queue.items.is_empty() {
                 self.queues.remove(&key);
@@ -200,9 +197,10 @@ mod tests {
         assert_eq!(push(&mut rounds, BURST_FOR / 2), 10, "still the same burst");
         assert_eq!(pop(&mut rounds, 29), 29);
         assert_eq!(push(&mut rounds, BURST_FOR), 0, "more than may always wait has waited for too long");
-        assert_eq!(pop(&mut rounds, 1), 1);
-        assert_eq!(push(&mut rounds, BURST_FOR), 30, "it had gone, so this is the next burst");
-        assert_eq!(push(&mut rounds, BURST_FOR * 2), 0);
+        assert_eq!(pop(&mut rounds, 2), 2);
+        assert_eq!(push(&mut rounds, BURST_FOR), 1, "what may always wait");
+        assert_eq!(pop(&mut rounds, 100), 20);
+        assert_eq!(push(&mut rounds, BURST_FOR), 50, "it had gone, so this is the next burst");
     }
 
     #[test]
