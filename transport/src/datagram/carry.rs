@@ -35,9 +35,9 @@ pub(crate) async fn small(link: Arc<Link>) {
         if link.fits(bytes) {
             match waited(link.connection.send_datagram_wait(frame)).await {
                 (Ok(()), held) => share.sent(bytes, held),
+                (Err(SendDatagramError::ConnectionLost(_)), _) => return,
                 // The path has become narrower meanwhile: it is lost.
-                (Err(SendDatagramError::TooLarge), _) => {}
-                (Err(_), _) => return,
+                (Err(_), _) => {}
             }
         } else {
             // Without room there it is lost.

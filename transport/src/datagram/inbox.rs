@@ -12,9 +12,10 @@ use std::{
 /// What one session may have waiting to be taken, in bytes. The agent takes them at once; this is what arrives while it does
 /// something else, as much as the socket's buffer holds.
 const SESSION_BYTES: usize = 4 << 20;
-/// Bytes that all sessions of one connection may have waiting: what a hostile host can make an agent hold whose
-/// sessions do not take their datagrams.
-const CONNECTION_BYTES: usize = 32 << 20;
+/// Bytes that all sessions of one connection may have waiting, shared out: of `n` sessions that have something waiting, each
+/// may have an `n`th of it. As shares shrink with each session, all together may have twice as much: what a hostile host can
+/// make an agent hold whose sessions do not take their datagrams.
+const CONNECTION_BYTES: usize = 16 << 20;
 /// Places that a queue keeps when it is empty: many small datagrams at once must not cost memory for ever.
 const KEPT: usize = 1_024;
 /// What a datagram in a queue costs beside its bytes.
@@ -27,8 +28,9 @@ pub(crate) struct Inbox(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     queues: HashMap<Key, Queue>,
-    /// What all queues cost together.
+    /// What all queues cost together, and how many of them have something waiting.
     cost: usize,
+    waiting: usize,
     /// The connection has ended.
     closed: bool,
 }
@@ -70,13 +72,16 @@ impl Inbox {
     /// Hands a datagram to its session.
     pub(crate) fn deliver(&self, key: Key, data: &[u8]) -> Delivered {
         let mut state = self.state();
-        let State { queues, cost: all, .. } = &mut *state;
+        let State { queues, cost: all, waiting, .. } = &mut *state;
         let Some(queue) = queues.get_mut(&key) else { return Delivered::Late };
-        let cost = cost(data);
-        if queue.cost + cost > SESSION_BYTES || *all + cost > CONNECTION_BYTES {
+        let (cost, is_first) = (cost(data), queue.items.is_empty());
+        let share = SESSION_BYTES.min(CONNECTION_BYTES / (*waiting).max(1));
+        // A first datagram is taken beyond the shares.
+        if (!is_first && queue.cost + cost > share) || *all + cost > 2 * CONNECTION_BYTES {
             queue.lost += 1;
             return Delivered::Full;
         }
+        *waiting += usize::from(is_first);
         // Copied, as what arrives is a part of a buffer of many packets, which it would keep whole.
         queue.items.push_back(Bytes::copy_from_slice(data));
         queue.cost += cost;
@@ -111,7 +116,7 @@ impl Registration {
     pub(crate) async fn recv_some(&mut self, into: &mut Vec<Bytes>, most: usize) -> bool {
         poll_fn(|cx| {
             let mut state = self.inbox.state();
-            let State { queues, cost: all, closed } = &mut *state;
+            let State { queues, cost: all, waiting, closed } = &mut *state;
             let Some(queue) = queues.get_mut(&self.key) else { return Poll::Ready(false) };
             if queue.items.is_empty() {
                 if !*closed {
@@ -125,8 +130,11 @@ impl Registration {
                 *all -= cost(&data);
                 into.push(data);
             }
-            if queue.items.is_empty() && queue.items.capacity() > KEPT {
-                queue.items = VecDeque::new();
+            if queue.items.is_empty() {
+                *waiting -= 1;
+                if queue.items.capacity() > KEPT {
+                    queue.items = VecDeque::new();
+                }
             }
             Poll::Ready(true)
         })
@@ -144,6 +152,7 @@ impl Drop for Registration {
         let mut state = self.inbox.state();
         if let Some(queue) = state.queues.remove(&self.key) {
             state.cost -= queue.cost;
+            state.waiting -= usize::from(!queue.items.is_empty());
         }
     }
 }
@@ -170,24 +179,29 @@ mod tests {
         got.clear();
         assert!(full.recv_some(&mut got, taken - 1).await && full.recv_some(&mut got, 2).await);
         assert_eq!(got, vec!["x"; taken]);
-        assert_eq!(inbox.state().cost, 0);
-        assert!(inbox.state().queues[&key(1)].items.capacity() <= KEPT, "an emptied queue gives its memory back");
+        let state = inbox.state();
+        assert_eq!((state.cost, state.waiting), (0, 0));
+        assert!(state.queues[&key(1)].items.capacity() <= KEPT, "an emptied queue gives its memory back");
     }
 
     #[tokio::test]
     async fn bytes_are_bounded_for_a_session_and_for_the_connection() {
         let inbox = Arc::new(Inbox::default());
         let large = vec![0; 65_507];
-        let sessions: Vec<_> = (0..100).map(|number| Inbox::register(&inbox, key(number))).collect();
-        let mut queued = 0;
-        for number in 0..100 {
-            queued += (0..80).filter(|_| inbox.deliver(key(number), &large) == Delivered::Queued).count();
-        }
-        assert_eq!(queued, CONNECTION_BYTES / cost(&large));
-        assert!(sessions.iter().map(Registration::take_lost).sum::<u64>() == 8_000 - queued as u64);
+        let sessions: Vec<_> = (0..1_000).map(|number| Inbox::register(&inbox, key(number))).collect();
+        let fill = |number| (0..80).filter(|_| inbox.deliver(key(number), &large) == Delivered::Queued).count();
+        let mut queued: Vec<_> = (0..10).map(fill).collect();
+        assert_eq!(queued[0], SESSION_BYTES / cost(&large));
+        assert_eq!(queued[9], CONNECTION_BYTES / 10 / cost(&large), "those that flood leave room for the next");
+        assert_eq!(inbox.deliver(key(999), b"small"), Delivered::Queued);
+        queued.extend((10..999).map(fill));
+        assert!(inbox.state().cost <= 2 * CONNECTION_BYTES);
+        assert_eq!(fill(999), 0, "the whole is full");
+        let queued = queued.iter().sum::<usize>() as u64;
+        assert_eq!(sessions.iter().map(Registration::take_lost).sum::<u64>(), 80_000 - queued);
         drop(sessions);
         let state = inbox.state();
-        assert_eq!((state.cost, state.queues.len()), (0, 0));
+        assert_eq!((state.cost, state.waiting, state.queues.len()), (0, 0, 0));
     }
 
     #[tokio::test]

@@ -29,11 +29,11 @@ impl Key {
     }
 
     /// Its bytes on the wire: 1 to 8.
-    pub(crate) fn length(self) -> usize {
+    fn length(self) -> usize {
         1 << self.exponent()
     }
 
-    pub(crate) fn encode(self, into: &mut BytesMut) {
+    fn encode(self, into: &mut BytesMut) {
         // Indices of streams have 60 bits, so the two bits of the length are free.
         let tagged = (self.0 << (64 - 8 * self.length())) | (u64::from(self.exponent()) << 62);
         into.put_slice(&tagged.to_be_bytes()[..self.length()]);

@@ -12,7 +12,8 @@ use std::{
 use tokio::sync::Notify;
 
 /// What fits a packet. Of one session a quarter MiB may wait, as in the buffer of a kernel's UDP socket, and bursts of 4 MiB:
-/// what the agent reads at once of an interface, and 3 ms at 10 Gbit/s; of all of a connection 16 MiB, shared out.
+/// what the agent reads at once of an interface, and 3 ms at 10 Gbit/s; of all of a connection
+/// 16 MiB, shared out, and twice that while their number grows.
 const SMALL: Limits = Limits { quantum: 8 << 10, session: 256 << 10, burst: 4 << 20, lane: 16 << 20 };
 /// What does not. Sixteen of the largest may wait of one session.
 const LARGE: Limits = Limits { quantum: 66 << 10, session: 16 * (66 << 10), burst: 16 * (66 << 10), lane: 16 << 20 };

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits { quantum: 2_000, session: 20_000, burst: 20_000, lane: 100_000 };
+    const LIMITS: Limits = Limits { quantum: 2_000, session: 20_000, burst: 25_000, lane: 100_000 };
 
     fn key(number: u64) -> Key {
         Key::from_number(number)
@@ -158,7 +158,7 @@ mod tests {
         let mut rounds = Rounds::new(LIMITS);
         let flood =
             (0..1_000).filter(|_| rounds.push(key(0), Bytes::from(vec![0; 1_000]), Instant::now).is_ok()).count();
-        assert_eq!(flood, 18, "what one session may have waiting");
+        assert_eq!(flood, 23, "what one session may have waiting");
         for session in 1..=20 {
             rounds.push(key(session), Bytes::from_static(b"small"), Instant::now).unwrap();
         }

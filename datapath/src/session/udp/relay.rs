@@ -1,7 +1,7 @@
 //! One open UDP session: where its datagrams go, each way, and what ends it.
 //!
-//! A datagram is handed on the moment it is there, or dropped with a counted reason; nothing waits, so that one session
-//! holds up no other. What the application sees of loss and order is what it would see of a network.
+//! A datagram is handed on the moment it is there, or dropped with a counted reason; what the path does not take at once waits
+//! in the transport's lane, where sessions take turns, so that one session holds up no other. What the application sees of loss and order is what it would see of a network.
 
 use super::{
     Patience,
