@@ -11,7 +11,7 @@ ARG DEBIAN=bookworm
 
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# aws-lc, the cryptographic library, is C. Its compiler is that of the Debian release, which is what is fixed here.
+# aws-lc and ring, the cryptographic libraries, are C. Their compiler is that of the Debian release, which is what is fixed here.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends build-essential file \

@@ -33,7 +33,13 @@ proptest! {
 
 #[test]
 fn a_sender_that_lags_is_not_asked_for_more() {
-    assert_eq!(search(path(f64::INFINITY, 70_000.0)).unwrap(), 70_000.0);
+    let (mut most, mut path) = (0.0_f64, path(f64::INFINITY, 70_000.0));
+    let found = search(|rate| {
+        most = most.max(rate);
+        path(rate)
+    });
+    assert_eq!(found.unwrap(), 70_000.0);
+    assert!(most <= 4.0 * 70_000.0, "{most}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ pub const FIRST: f64 = 10_000.0;
 pub const LAST: f64 = 2_000_000.0;
 /// Steps between the last rate without loss and the first with it, which is twice as high: the last step is of 4 %.
 const STEPS: u32 = 4;
-/// The part of a rate that must have arrived for a higher one to be tried: less is hardly more than half of it brought, and a
-/// sender that lags so far offers no more. One that was not scheduled for a moment has offered more.
+/// The part of a rate that must have arrived for a higher one to be tried. Where less does, this rate brought hardly more than
+/// the one before, which was half of it: the sender offers no more. One that was not scheduled for a moment lags less.
 const OFFERED: f64 = 0.55;
 
 /// What came of one rate.

@@ -224,37 +224,65 @@ mod tests {
     use super::*;
     use rustls::quic::{Keys, Version};
 
-    /// Packet keys that two suites derive from the same secret: those that seal here, and those that open there.
-    fn pair(here: SupportedCipherSuite, there: SupportedCipherSuite) -> (Keys, Keys) {
-        let keys = |suite: SupportedCipherSuite, side| {
-            let suite = suite.tls13().unwrap();
-            Keys::initial(Version::V1, suite, suite.quic.unwrap(), b"destination", side)
-        };
-        (keys(here, rustls::Side::Client), keys(there, rustls::Side::Server))
+    /// Seals with one key and opens with the other, of every length that a packet has.
+    fn seal_and_open(sealing: &dyn quic::PacketKey, opening: &dyn quic::PacketKey) {
+        for length in (0..300).chain([1_200, 1_452, 8_973, 65_000]) {
+            let plain: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            let (number, header) = (length as u64 + 7, [length as u8; 13]);
+            let mut packet = plain.clone();
+            let tag = sealing.encrypt_in_place(number, &header, &mut packet).unwrap();
+            packet.extend_from_slice(tag.as_ref());
+            let opened = opening.decrypt_in_place(number, &header, &mut packet.clone()).map(<[u8]>::to_vec);
+            assert_eq!(opened.unwrap(), plain);
+            packet[length / 2] ^= 1;
+            assert!(opening.decrypt_in_place(number, &header, &mut packet).is_err(), "{length}");
+        }
     }
 
     #[test]
     fn either_library_opens_what_the_other_has_sealed() {
-        let suites = [cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
-        for (here, there) in [(0, 1), (1, 0)] {
-            let (here, there) = pair(suites[here], suites[there]);
-            for length in (0..300).chain([1_200, 1_452, 8_973, 65_000]) {
-                let plain: Vec<u8> = (0..length).map(|at| at as u8).collect();
-                let (number, header) = (length as u64 + 7, [length as u8; 13]);
-                let mut packet = plain.clone();
-                let tag = here.local.packet.encrypt_in_place(number, &header, &mut packet).unwrap();
-                packet.extend_from_slice(tag.as_ref());
-                let opened =
-                    there.remote.packet.decrypt_in_place(number, &header, &mut packet.clone()).map(<[u8]>::to_vec);
-                assert_eq!(opened.unwrap(), plain);
-                packet[length / 2] ^= 1;
-                assert!(there.remote.packet.decrypt_in_place(number, &header, &mut packet).is_err(), "{length}");
+        for (usual, wide, length) in [
+            (cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256, 16),
+            (cipher_suite::TLS13_AES_256_GCM_SHA384, ring::cipher_suite::TLS13_AES_256_GCM_SHA384, 32),
+        ] {
+            let algorithm = |packets| noting("", usual, packets).unwrap().quic.unwrap();
+            let algorithms = [algorithm(usual), algorithm(wide)];
+            assert!(algorithms.iter().all(|algorithm| algorithm.aead_key_len() == length));
+            for [here, there] in [algorithms, [algorithms[1], algorithms[0]]] {
+                match length {
+                    // A key of 16 bytes can only be had by way of QUIC's Initial keys, which are of AES-128.
+                    16 => initial_keys(usual, here, there),
+                    _ => {
+                        let key = |of: &dyn quic::Algorithm| of.packet_key([7; 32].into(), [3; 12].into());
+                        seal_and_open(&*key(here), &*key(there));
+                        let mask = |of: &dyn quic::Algorithm| of.header_protection_key([9; 32].into());
+                        hide_and_show(&*mask(here), &*mask(there));
+                    }
+                }
             }
-            let (sample, mut first, mut number) = ([5; 16], 0x41, [1, 2, 3, 4]);
-            here.local.header.encrypt_in_place(&sample, &mut first, &mut number).unwrap();
-            there.remote.header.decrypt_in_place(&sample, &mut first, &mut number).unwrap();
-            assert_eq!((first, number), (0x41, [1, 2, 3, 4]));
         }
+    }
+
+    fn initial_keys(
+        suite: SupportedCipherSuite,
+        here: &'static dyn quic::Algorithm,
+        there: &'static dyn quic::Algorithm,
+    ) {
+        let suite = suite.tls13().unwrap();
+        let keys = |algorithm, side| Keys::initial(Version::V1, suite, algorithm, b"destination", side);
+        let (here, there) = (keys(here, rustls::Side::Client), keys(there, rustls::Side::Server));
+        seal_and_open(&*here.local.packet, &*there.remote.packet);
+        hide_and_show(&*here.local.header, &*there.remote.header);
+    }
+
+    fn hide_and_show(hiding: &dyn quic::HeaderProtectionKey, showing: &dyn quic::HeaderProtectionKey) {
+        let (sample, mut first, mut number) = ([5; 16], 0x41, [1, 2, 3, 4]);
+        hiding.encrypt_in_place(&sample, &mut first, &mut number).unwrap();
+        assert_ne!(number, [1, 2, 3, 4]);
+        showing.decrypt_in_place(&sample, &mut first, &mut number).unwrap();
+        assert_eq!(first, 0x41);
+        // As many bytes as the first one says are the number.
+        assert_eq!(number[..2], [1, 2]);
     }
 
     #[test]
