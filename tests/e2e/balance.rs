@@ -8,6 +8,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     io::Read,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -43,11 +44,15 @@ fn sessions_are_spread_over_the_hosts() {
     let lab = Lab::of(&["alpha", "beta", "gamma"]).graph(GRAPH).start();
     let _beta = lab.workload_on("beta", "api").serve(8080, greet("beta"));
     let _gamma = lab.workload_on("gamma", "api").serve(8080, greet("gamma"));
-    let tally = tally(&lab, 100);
-    for host in ["beta", "gamma"] {
-        assert!(tally.get(host) >= Some(&10), "an idle host is not forgotten: {tally:?}");
+    let mut tally = tally(&lab, 100);
+    let start = Instant::now();
+    // One call that met a busy processor leaves its host out for a second or two, which 100 calls do not last.
+    while ["beta", "gamma"].iter().any(|host| tally.get(*host) < Some(&10)) {
+        assert!(start.elapsed() < Duration::from_secs(10), "an idle host is not forgotten: {tally:?}");
+        *tally.entry(who_answers(&lab)).or_default() += 1;
+        thread::sleep(Duration::from_millis(10));
     }
-    let records = lab.agent("alpha").wait_records(100, |record| record["verdict"] == "allow");
+    let records = lab.agent("alpha").wait_records(tally.values().sum(), |record| record["verdict"] == "allow");
     let on_beta = records.iter().filter(|record| record["endpoint_host"] == "beta").count();
     assert_eq!(Some(&on_beta), tally.get("beta"), "the records say who answered");
 }
@@ -141,7 +146,7 @@ fn the_caller_s_zone_comes_first_while_it_can() {
     assert_eq!(calls(&web, to, 30).get("beta"), Some(&30), "all stay in the zone");
     drop(first);
     assert_eq!(calls(&web, to, 10).get("gamma"), Some(&10), "nobody is left in it");
-    std::thread::sleep(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(100));
     let _slow = lab.workload_on("beta", "api").serve(8080, slow.handler());
     within(Duration::from_secs(12), "the zone to be tried again", || calls(&web, to, 3).contains_key("beta"));
     let tally = calls(&web, to, 30);
@@ -183,7 +188,7 @@ fn sticky_callers_keep_their_endpoint_and_return_to_it() {
     let (mine, other) = if tally.contains_key("beta") { ("beta", "gamma") } else { ("gamma", "beta") };
     serving.remove(mine);
     assert_eq!(calls(&web, to, 10).get(other), Some(&10), "over to the other");
-    std::thread::sleep(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(100));
     let server = &servers[usize::from(mine == "gamma")];
     let _again = lab.workload_on(mine, "api").serve(8080, server.handler());
     within(Duration::from_secs(6), "the return", || calls(&web, to, 1).contains_key(mine));
@@ -199,7 +204,7 @@ fn new_sessions_go_on_when_a_host_dies() {
     let _gamma = lab.workload_on("gamma", "api").serve(8080, gamma.handler());
     let to = lab.service("shop/api", 8080);
     let calling = rate(&lab.workload("web"), to, 100, Duration::from_secs(6));
-    std::thread::sleep(Duration::from_millis(1_500));
+    thread::sleep(Duration::from_millis(1_500));
     lab.agent("beta").kill();
     let calls = calling.join().unwrap();
     // Those that beta had accepted, and had not answered yet, are lost with it; they had their verdict.
