@@ -8,6 +8,7 @@
 //! 2. Before each look the processor is given to whoever else wants it. Polling ends when somebody kept it for long, or when
 //!    nothing came for as long as a short wait may be; then the thread sleeps.
 //! 3. Where little came, or came slowly, it was not worth it, and the next time takes twice as many short waits.
+//!    What is short, and what slow, depends on whether the machine is a virtual one.
 //! 4. Nor does it poll, unless it was worth it the last time, while more threads would run than there are processors. Where it
 //!    was, they are who it waits for, and take turns.
 
@@ -22,10 +23,13 @@ use tokio::{sync::Notify, task};
 
 /// Longest of the short waits, and how long the thread polls in vain. A request to a host nearby is answered in less.
 const SHORT: Duration = Duration::from_micros(150);
-/// Longest time between two things that come, on average, for which it is worth it. It is less than a short wait, as that
+/// The same on a virtual machine. The answer waits until the other agent, the endpoint and that agent again are woken, each of which takes
+/// some 40 microseconds there where the other processor is idle.
+const SHORT_VIRTUAL: Duration = Duration::from_micros(300);
+/// Short waits that make the longest time between two things that come, on average, for which it is worth it: half of one, as it
 /// becomes shorter once the thread and those that it waits for poll. So a host to which fewer than some ten thousand packets
-/// come a second hardly polls.
-const BETWEEN: Duration = Duration::from_micros(75);
+/// come a second hardly polls, or half as many on a virtual machine.
+const BETWEEN: f64 = 0.5;
 /// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
 /// those who would use it. An application that answers a request takes less.
 const KEPT: Duration = Duration::from_micros(80);
@@ -41,6 +45,8 @@ const ENOUGH: u32 = 64;
 pub(crate) struct Polling {
     /// Says whether others would have the processor; nothing where the thread may not poll.
     is_crowded: OnceCell<Box<dyn Fn() -> bool>>,
+    /// Longest of the short waits.
+    longest: Cell<Duration>,
     is_on: Cell<bool>,
     begin: Notify,
     slept: Cell<Option<Instant>>,
@@ -75,7 +81,7 @@ pub(crate) fn wakes() {
 pub(crate) async fn run(is_allowed: bool) {
     let own = OWN.with(Rc::clone);
     match is_allowed.then(Runnable::open) {
-        Some(Ok(runnable)) => own.allow(move || runnable.is_crowded()),
+        Some(Ok(runnable)) => own.allow(longest(is_virtual()), move || runnable.is_crowded()),
         Some(Err(error)) => tracing::warn!(%error, "no busy polling: the kernel does not say what runs"),
         None => {}
     }
@@ -87,7 +93,8 @@ pub(crate) async fn run(is_allowed: bool) {
 }
 
 impl Polling {
-    fn allow(&self, is_crowded: impl Fn() -> bool + 'static) {
+    fn allow(&self, longest: Duration, is_crowded: impl Fn() -> bool + 'static) {
+        self.longest.set(longest);
         // Allowed once for each thread.
         let _ = self.is_crowded.set(Box::new(is_crowded));
         self.needed.set(IN_A_ROW.0);
@@ -109,19 +116,20 @@ impl Polling {
 
     fn wakes(&self, now: Instant) {
         let Some(slept) = self.slept.take() else { return };
-        let is_short = now.saturating_duration_since(slept) < SHORT;
+        let is_short = now.saturating_duration_since(slept) < self.longest.get();
         self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
     }
 
     /// Returns whether it was worth it.
     async fn poll(&self) -> bool {
         let start = Instant::now();
-        let (mut pace, mut was_worth_it) = (Pace::new(start), false);
+        let longest = self.longest.get();
+        let (mut pace, mut was_worth_it) = (Pace::new(start, longest.mul_f64(BETWEEN)), false);
         let (mut before, mut looked, mut last) = (self.came.get(), start, start);
         loop {
             thread::yield_now();
             let now = Instant::now();
-            if now - looked > KEPT || now - last > SHORT {
+            if now - looked > KEPT || now - last > longest {
                 return was_worth_it;
             }
             task::yield_now().await;
@@ -146,15 +154,31 @@ impl Polling {
     }
 }
 
+/// Longest of the short waits.
+fn longest(is_virtual: bool) -> Duration {
+    if is_virtual { SHORT_VIRTUAL } else { SHORT }
+}
+
+/// Whether the processor is a virtual one. Whoever runs it says so by a bit that processors leave zero (AMD64 Architecture
+/// Programmer's Manual, volume 3, E.3.2, function 1, ECX bit 31); other architectures have none.
+fn is_virtual() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::x86_64::__cpuid(1).ecx >> 31 == 1;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// How fast things come.
 struct Pace {
+    /// Longest time between two for which it is worth it.
+    between: Duration,
     since: Instant,
     times: u32,
 }
 
 impl Pace {
-    fn new(since: Instant) -> Self {
-        Self { since, times: 0 }
+    fn new(since: Instant, between: Duration) -> Self {
+        Self { between, since, times: 0 }
     }
 
     /// Something came; after [`ENOUGH`] says whether polling for them was worth it.
@@ -162,8 +186,8 @@ impl Pace {
         self.times += 1;
         (self.times == ENOUGH).then(|| {
             let took = now.saturating_duration_since(self.since);
-            *self = Self::new(now);
-            took <= BETWEEN * ENOUGH
+            *self = Self::new(now, self.between);
+            took <= self.between * ENOUGH
         })
     }
 }
@@ -175,7 +199,7 @@ mod tests {
 
     fn fresh() -> (Polling, Instant) {
         let polling = Polling::default();
-        polling.allow(|| false);
+        polling.allow(longest(false), || false);
         (polling, Instant::now())
     }
 
@@ -200,12 +224,26 @@ mod tests {
         assert_eq!(waits(&polling, start, [1, 1, 1, 150].repeat(9)), 36, "never four of them");
         assert_eq!(waits(&Polling::default(), start, [1; 99]), 99, "it may not");
         let crowded = Polling::default();
-        crowded.allow(|| true);
+        crowded.allow(longest(false), || true);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "others would run");
         crowded.ended(true);
         assert_eq!(waits(&crowded, start, [1; 99]), 1, "they take turns");
         crowded.ended(false);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "it was not worth it");
+    }
+
+    #[test]
+    fn more_is_short_on_a_virtual_machine() {
+        let (polling, start) = (Polling::default(), Instant::now());
+        polling.allow(longest(true), || false);
+        assert_eq!(waits(&polling, start, [300; 9]), 9, "a host far away");
+        assert_eq!(waits(&polling, start, [299; 9]), 4);
+    }
+
+    #[test]
+    fn the_kernel_sees_a_virtual_processor_too() {
+        let said = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        assert_eq!(is_virtual(), said.split_whitespace().any(|flag| flag == "hypervisor"));
     }
 
     #[test]
@@ -252,7 +290,7 @@ mod tests {
     #[test]
     fn what_comes_slowly_is_not_worth_it() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::new(start, Duration::from_micros(75));
         let mut said = |from: u64, apart: u64| {
             let at = |number| start + Duration::from_micros(from + number * apart);
             (1..=64).filter_map(|number| pace.came(at(number))).collect::<Vec<_>>()
