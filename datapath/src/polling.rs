@@ -26,10 +26,10 @@ const SHORT: Duration = Duration::from_micros(150);
 /// The same on a virtual machine. The answer waits until the other agent, the endpoint and that agent again are woken, each of which takes
 /// some 40 microseconds there where the other processor is idle.
 const SHORT_VIRTUAL: Duration = Duration::from_micros(300);
-/// Short waits that make the longest time between two things that come, on average, for which it is worth it: half of one, as it
+/// The longest time between two things that come, on average, for which it is worth it, is this part of a short wait: a half, as a wait
 /// becomes shorter once the thread and those that it waits for poll. So a host to which fewer than some ten thousand packets
 /// come a second hardly polls, or half as many on a virtual machine.
-const BETWEEN: f64 = 0.5;
+const BETWEEN: u32 = 2;
 /// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
 /// those who would use it. An application that answers a request takes less.
 const KEPT: Duration = Duration::from_micros(80);
@@ -124,7 +124,7 @@ impl Polling {
     async fn poll(&self) -> bool {
         let start = Instant::now();
         let longest = self.longest.get();
-        let (mut pace, mut was_worth_it) = (Pace::new(start, longest.mul_f64(BETWEEN)), false);
+        let (mut pace, mut was_worth_it) = (Pace::new(start, longest / BETWEEN), false);
         let (mut before, mut looked, mut last) = (self.came.get(), start, start);
         loop {
             thread::yield_now();

@@ -60,6 +60,19 @@ pub fn read(mut from: impl Read, length: u64, seed: u64) -> std::io::Result<u64>
 }
 
 #[test]
+fn it_is_the_same_wherever_it_is_read_from() {
+    let mut all = [0; 100];
+    fill(&mut all, 0, 7);
+    for from in 0..40 {
+        for length in 0..60 {
+            let mut part = vec![0; length];
+            fill(&mut part, from as u64, 7);
+            assert_eq!(part, all[from..from + length], "{length} from {from}");
+        }
+    }
+}
+
+#[test]
 fn a_changed_byte_is_found() {
     let mut bytes = Vec::new();
     write(&mut bytes, 200_001, 7).unwrap();
