@@ -1,7 +1,10 @@
 //! Paths that lose, delay, reorder, double and change what they carry: the application sees none of it but the time.
 
-use crate::flows::{echoing, exchange, open_many, percentile, session, sized, there_and_back};
-use std::time::Duration;
+use crate::{
+    flows::{echoing, exchange, open_many, percentile, session, sized, there_and_back, try_session},
+    lab,
+};
+use std::{thread, time::Duration};
 
 /// The longest that one read, write or opening may take on a very bad path.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,4 +62,26 @@ fn far_shuffled_doubled_and_corrupted() {
     println!("measured: the same path: {watched}, both ways at once, every byte equal");
     let tally = relay.tally();
     assert!(tally.corrupted > 0 && tally.duplicated > 0 && tally.reordered > 0, "{tally:?}");
+}
+
+/// What is lost before anything is known of a path is no reason to send a packet more with each round trip from then on.
+#[test]
+fn hosts_that_dialled_in_vain_send_as_fast_as_any() {
+    const TRIP: Duration = Duration::from_millis(50);
+    let (lab, _server) = echoing();
+    let relay = lab.relay();
+    relay.delay_ms(25).lose_per_mille(1000);
+    let beta = lab.agent("beta");
+    beta.kill();
+    beta.start();
+    // Alpha notices that beta is gone after two seconds; then each of them dials, and sends its first packet again and again.
+    thread::sleep(Duration::from_secs(3));
+    relay.lose_per_mille(0);
+    let to = lab.service("shop/api", 8080);
+    lab::wait_for("the service to be reached again", || try_session(&lab, to, PATIENCE).is_ok());
+    let bytes = 10_000_000;
+    let watched = there_and_back(session(&lab, PATIENCE), bytes, |_| ());
+    println!("measured: 50 ms of round trip, the first packets lost: {watched}, both ways at once");
+    // A packet more with each would take 110.
+    assert!(watched.took < TRIP * 60, "{watched}");
 }

@@ -17,6 +17,10 @@
 //!
 //! The floor: CUBIC answers loss that has nothing to do with congestion down to two packets a round trip for all sessions,
 //! less than one acknowledgement waits for, so that each round waits for the timer of delayed ones.
+//!
+//! A packet that is lost while few are sent, such as the first one to a host that is not up yet, says nothing of what the path
+//! carries either. CUBIC would end slow start for it, and a long path would have a packet more with each round trip for as long as
+//! the connection lives. At the floor, such a loss has CUBIC begin anew instead, which sends no more at once than before.
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
 use quinn_proto::RttEstimator;
@@ -61,16 +65,29 @@ pub(crate) struct Factory(Arc<CubicConfig>);
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let cubic = Cubic::new(Arc::clone(&self.0), now, current_mtu);
-        Box::new(Bounded { cubic, floor: FLOOR * u64::from(current_mtu), delay: Delay::new(now) })
+        Box::new(Bounded::new(Arc::clone(&self.0), now, current_mtu))
     }
 }
 
 #[derive(Debug, Clone)]
 struct Bounded {
+    config: Arc<CubicConfig>,
     cubic: Cubic,
-    floor: u64,
+    mtu: u16,
     delay: Delay,
+    /// The last acknowledgement found less to be sent than the window allows.
+    app_limited: bool,
+}
+
+impl Bounded {
+    fn new(config: Arc<CubicConfig>, now: Instant, mtu: u16) -> Self {
+        let cubic = Cubic::new(Arc::clone(&config), now, mtu);
+        Self { config, cubic, mtu, delay: Delay::new(now), app_limited: false }
+    }
+
+    fn floor(&self) -> u64 {
+        FLOOR * u64::from(self.mtu)
+    }
 }
 
 impl Controller for Bounded {
@@ -78,21 +95,26 @@ impl Controller for Bounded {
         // A window that is not used says nothing of the path, and may not grow.
         let unused = app_limited || self.cubic.window() > self.delay.bound().saturating_mul(2);
         self.cubic.on_ack(now, sent, bytes, unused, rtt);
-        self.delay.on_ack(now, sent, app_limited, self.window(), self.floor);
+        self.delay.on_ack(now, sent, app_limited, self.window(), self.floor());
+        self.app_limited = app_limited;
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost_bytes: u64) {
+        if self.app_limited && self.cubic.window() <= self.floor() {
+            self.cubic = Cubic::new(Arc::clone(&self.config), now, self.mtu);
+            return;
+        }
         self.delay.on_loss(now, sent);
         self.cubic.on_congestion_event(now, sent, persistent, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.cubic.on_mtu_update(new_mtu);
-        self.floor = FLOOR * u64::from(new_mtu);
+        self.mtu = new_mtu;
     }
 
     fn window(&self) -> u64 {
-        self.cubic.window().min(self.delay.bound()).max(self.floor)
+        self.cubic.window().min(self.delay.bound()).max(self.floor())
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -236,6 +258,29 @@ mod tests {
 
     const FLOOR_BYTES: u64 = FLOOR * 1_452;
     const WINDOW: u64 = 1 << 30;
+
+    /// A loss ends slow start where the window was used, and only there or above the floor.
+    #[test]
+    fn a_packet_lost_while_few_are_sent_says_nothing_of_the_path() {
+        let start = Instant::now();
+        let after_loss = |app_limited: bool, window: u64| {
+            let mut controller = Bounded::new(Arc::default(), start, 1_452);
+            controller.cubic = Cubic::new(with_initial(window), start, 1_452);
+            controller.app_limited = app_limited;
+            controller.on_congestion_event(start + ms(300), start, false, 2_400);
+            let metrics = controller.metrics();
+            (metrics.ssthresh.unwrap(), metrics.congestion_window)
+        };
+        assert_eq!(after_loss(true, 12_000), (u64::MAX, FLOOR_BYTES));
+        assert_eq!(after_loss(false, 12_000), (8_400, FLOOR_BYTES));
+        assert_eq!(after_loss(true, 100_000), (70_000, 70_000));
+    }
+
+    fn with_initial(window: u64) -> Arc<CubicConfig> {
+        let mut config = CubicConfig::default();
+        config.initial_window(window);
+        Arc::new(config)
+    }
 
     fn ms(number: u64) -> Duration {
         Duration::from_millis(number)
