@@ -162,8 +162,9 @@ binary=target/$target/release/ripstop
 # Bytes of the binary as images and packages hold it.
 size_max=15000000
 
-# The static binary, built as in the Dockerfile, and the program that counts instructions, which is linked beside it: what takes longest
-# of a build is the linking, on one processor. Alone, the two would have what they are made of built twice, with other features.
+# The static binary of the Dockerfile, and the program that counts instructions, which is linked beside it: what takes longest of a
+# build is the linking, on one processor. Alone, the two would have much built twice; together, a feature of rustix that the second
+# one wants (`fs`) is on for both, which the binary has no use for.
 release_build() {
   RUSTFLAGS=$static_flags \
     cargo build --release --locked --target "$target" -p ripstop --bin ripstop -p ripstop-pieces --bin counts
