@@ -6,6 +6,8 @@
 mod search;
 #[path = "../benches/common/stats.rs"]
 mod stats;
+#[path = "../benches/compare/turns.rs"]
+mod turns;
 
 use proptest::prelude::*;
 use search::{Attempt, FIRST, LAST, search};
@@ -83,4 +85,30 @@ fn percentiles() {
     assert_eq!(per_mille(&times, 999), 1000.0);
     assert_eq!(per_mille(&times, 1000), 1000.0);
     assert_eq!(per_mille(&[], 500), 0.0);
+}
+
+#[test]
+fn each_system_is_measured_as_often_after_each_other_one() {
+    for systems in 1..=9 {
+        let rows = if systems % 2 == 0 { systems } else { 2 * systems };
+        let mut after = vec![vec![0; systems]; systems];
+        for row in 0..rows {
+            let order = turns::order(systems, row);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..systems).collect::<Vec<_>>(), "{systems}, row {row}: each once");
+            order.windows(2).for_each(|pair| after[pair[0]][pair[1]] += 1);
+        }
+        // With three systems the last of a round may be the first but one of the next.
+        let before = |row: usize, system: usize| {
+            turns::order(systems, row).windows(2).find(|pair| pair[1] == system).map(|pair| pair[0])
+        };
+        for (row, system) in (0..rows).flat_map(|row| (0..systems).map(move |system| (row, system))) {
+            let [one, next] = [row, row + 1].map(|row| before(row, system));
+            assert!(systems < 4 || one.is_none() || one != next, "{systems}, row {row}: {system} after {one:?} again");
+        }
+        for (one, other) in (0..systems).flat_map(|one| (0..systems).map(move |other| (one, other))) {
+            assert_eq!(after[one][other], if one == other { 0 } else { rows / systems }, "{systems}: {one}, {other}");
+        }
+    }
 }

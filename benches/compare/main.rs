@@ -2,7 +2,7 @@
 //!
 //! 1. Two hosts in namespaces, joined by a pair of links; an agent on each, and every peer that is installed
 //!    (`benches/compare/peers.sh` installs them), all running at once.
-//! 2. Each figure is taken through every system in turn, in every round; an agent that waits costs the others nothing.
+//! 2. Each figure is taken through every system in turn, in every round, in another order; an agent that waits costs the others nothing.
 //! 3. The same hosts anew with large packets, with loss, and with delay, and once more for ten thousand idle sessions.
 //! 4. The medians are printed, held against the goals, and written to `docs/` where everything was measured, and below
 //!    `target/compare` otherwise.
@@ -27,6 +27,7 @@ mod rounds;
 mod sessions;
 mod sitting;
 mod system;
+mod turns;
 
 use anyhow::{Context, bail};
 use clap::Parser;

@@ -12,8 +12,9 @@ use crate::{
     http,
     peers::Peer,
     system::System,
+    turns,
 };
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 /// Exchanges for each second of a figure that the percentiles of a reply are taken from: what the slowest makes in a second;
 /// and those where each takes 20 ms.
@@ -30,8 +31,8 @@ pub struct Round<'a> {
     pub only: Option<Group>,
     /// Of each figure.
     pub seconds: u32,
-    /// Which of several it is: each begins with another system.
-    pub number: usize,
+    /// Which row of turns the next figure takes. A round begins one row after the round before.
+    pub row: Cell<usize>,
 }
 
 impl Round<'_> {
@@ -68,8 +69,8 @@ impl Round<'_> {
         results: &mut Results,
         mut take: impl FnMut(System, &Way) -> anyhow::Result<Vec<(Figure, f64)>>,
     ) {
-        let (before, after) = self.peers.split_at(self.number % self.peers.len());
-        for peer in after.iter().chain(before) {
+        let order = turns::order(self.peers.len(), self.row.replace(self.row.get() + 1));
+        for peer in order.into_iter().filter_map(|place| self.peers.get(place)) {
             self.bed.settle();
             match take(peer.system, &peer.way(self.bed)) {
                 Ok(figures) => {

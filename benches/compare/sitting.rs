@@ -12,7 +12,7 @@ use crate::{
     sessions,
     system::System,
 };
-use std::{thread, time::Duration};
+use std::{cell::Cell, thread, time::Duration};
 
 /// How long systems are left alone before their memory counts as that of idle ones.
 const IDLE: Duration = Duration::from_secs(2);
@@ -81,8 +81,8 @@ impl Table<'_> {
         for number in 0..self.options.rounds {
             eprintln!("{}, round {} of {}", condition.name(), number + 1, self.options.rounds);
             let (only, seconds) = (self.options.only, self.options.seconds);
-            let number = number as usize;
-            Round { bed: &bed, peers: &peers, condition, only, seconds, number }.run(results);
+            let row = Cell::new(number as usize);
+            Round { bed: &bed, peers: &peers, condition, only, seconds, row }.run(results);
         }
         if memory && self.options.only.is_none() {
             resident(&bed, &peers, Figure::ResidentLoaded, results);
