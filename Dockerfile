@@ -6,7 +6,8 @@
 # Without a registry, of a binary that is built: packaging/image/build.sh BINARY ARCHIVE. README says how to run it, and with which
 # rights.
 
-ARG RUST_VERSION=1.95
+# The compiler that the profile is of (packaging/pgo/compiler).
+ARG RUST_VERSION=1.95.0
 ARG DEBIAN=bookworm
 
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
@@ -14,16 +15,12 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # aws-lc and ring, the cryptographic libraries, are C. Their compiler is that of the Debian release, which is what is fixed here.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends build-essential file \
+ && apt-get install --yes --no-install-recommends build-essential file xz-utils \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-# crt-static needs an explicit target: without one it would be applied to procedural macros too, which are shared objects.
-# Packed relocations are half a megabyte less to read at each start.
-ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
-# Where Rust links with LLD, functions that are the same code are one.
 RUN target="$(uname -m)-unknown-linux-gnu" \
- && if [ "$(uname -m)" = x86_64 ]; then RUSTFLAGS="$RUSTFLAGS -C link-arg=-Wl,--icf=all"; fi \
+ && CARGO_ENCODED_RUSTFLAGS="$(packaging/rustflags.sh)" && export CARGO_ENCODED_RUSTFLAGS \
  && cargo build --release --locked --target "$target" --bin ripstop \
  && install -D "target/$target/release/ripstop" /out/ripstop \
  && strip --strip-all --remove-section=.comment /out/ripstop \

@@ -75,7 +75,7 @@ tests() {
 
 # package:program, by whose absence we know that the package is missing. What the build needs comes first.
 packages=(
-  build-essential:cc
+  build-essential:cc xz-utils:xz
   iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps python3-minimal:/usr/bin/python3
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3 wrk:wrk
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
@@ -155,19 +155,27 @@ can_make_hosts() {
 }
 
 target="$(uname -m)-unknown-linux-gnu"
-# As in the Dockerfile.
-static_flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
-[ "$(uname -m)" != x86_64 ] || static_flags+=" -C link-arg=-Wl,--icf=all"
 binary=target/$target/release/ripstop
 # Bytes of the binary as images and packages hold it.
 size_max=15000000
 
 # The static binary of the Dockerfile, and the program that counts instructions, which is linked beside it: what takes longest of a
-# build is the linking, on one processor. Alone, the two would have much built twice; together, a feature of rustix that the second
-# one wants (`fs`) is on for both, which the binary has no use for.
+# build is the linking, on one processor. What is counted is compiled as what ships, by the same profile: for that, all packages must
+# have the features here that they have in the binary alone.
 release_build() {
-  RUSTFLAGS=$static_flags \
+  local flags
+  flags=$(packaging/rustflags.sh) || return 1
+  CARGO_ENCODED_RUSTFLAGS=$flags \
     cargo build --release --locked --target "$target" -p ripstop --bin ripstop -p ripstop-pieces --bin counts
+}
+
+# Packages are not compiled otherwise for what counts instructions beside them than for the binary alone, as in the Dockerfile.
+same_features() {
+  features_of() { cargo tree --locked -e normal,build --target "$target" --prefix none -f '{p} [{f}]' "$@" | sed 's/ (\*)$//' | sort -u; }
+  local alone beside others
+  alone=$(features_of -p ripstop) && beside=$(features_of -p ripstop -p ripstop-pieces) && [ -n "$alone" ] || return 1
+  others=$(comm -23 <(echo "$alone") <(echo "$beside"))
+  [ -z "$others" ] || { printf 'other features beside ripstop-pieces:\n%s\n' "$others"; return 1; }
 }
 
 # The static binary, and the demo with it.
@@ -338,6 +346,7 @@ case $mode in
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
     if can_make_hosts; then
+      step "features of what is compiled by the profile" same_features
       step "the static release binary, and its demo" static_release
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.

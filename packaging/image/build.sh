@@ -10,7 +10,7 @@ archive=$(realpath -m "$2")
 cd "$(dirname "$0")/../.."
 
 file -L "$binary" | grep -Eq 'static-pie linked|statically linked' || {
-  echo "$binary is no static binary, and the image holds nothing else: RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target …" >&2
+  echo "$binary is no static binary, and the image holds nothing else: packaging/rustflags.sh says how one is built" >&2
   exit 1
 }
 version=$("$binary" --version | awk '{print $2}')
