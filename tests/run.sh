@@ -343,10 +343,10 @@ case $mode in
     step "the Dockerfile" dockerfile
     step "the book" book
     step "Kubernetes manifests" manifests
+    step "features of what is compiled by the profile" same_features
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
     if can_make_hosts; then
-      step "features of what is compiled by the profile" same_features
       step "the static release binary, and its demo" static_release
       step "the Debian package" debian_package
       # What is promised of memory and speed is promised of this binary.
