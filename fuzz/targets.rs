@@ -8,8 +8,9 @@ use ripstop_config::{Graph, Operators};
 use ripstop_datapath::{
     capture::{PART_MAX, Part, Question},
     handover::Frame,
-    packet::{self, Halves, Payload, craft},
+    packet::{self, FlowKey, Halves, Payload, craft},
     session::report,
+    stack::{Endpoint, PacketSink, TunPort},
 };
 use ripstop_dns::{Answer, Looked, Via, answer, peek_name};
 use ripstop_policy::{Addresses, Content, Envelope, Policy, compile};
@@ -18,7 +19,12 @@ use ripstop_transport::{
     enrol::{Proof, Token},
     pki::{Authority, GRANTED_MIN},
 };
-use std::{sync::LazyLock, time::SystemTime};
+use std::{
+    io::{self, IoSlice},
+    rc::Rc,
+    sync::LazyLock,
+    time::SystemTime,
+};
 
 /// A target.
 pub(crate) type Target = fn(&[u8]);
@@ -133,7 +139,7 @@ pub(crate) fn packet(bytes: &[u8]) {
     let Ok(packet) = packet::parse(bytes) else { return };
     let answer = match packet.payload {
         Payload::Tcp(segment) => {
-            let _ = (packet::answer(bytes), packet::acknowledgement_alone(packet.bytes, segment.sequence));
+            connection(&packet.flow(&segment), packet.bytes);
             let kept = packet.without_data(&segment);
             let again = packet::parse(&kept).map(|kept| (kept.source, kept.destination));
             assert_eq!(again, Ok((packet.source, packet.destination)), "a SYN is kept so that it is one");
@@ -146,6 +152,25 @@ pub(crate) fn packet(bytes: &[u8]) {
     // From an address from which nothing is taken it may not be read.
     if let Ok(read) = packet::parse(&answer) {
         assert_eq!((read.source, read.destination), (packet.destination, packet.source), "to whom it came from");
+    }
+}
+
+/// A device that takes all packets.
+struct Nowhere;
+
+impl PacketSink for Nowhere {
+    fn send(&self, _: &[IoSlice<'_>]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A segment as what opens a connection, and as what comes then.
+fn connection(flow: &FlowKey, segment: &[u8]) {
+    let port = TunPort::new(Rc::new(Nowhere));
+    for endpoint in [Endpoint::accept(&port, flow, segment, 7), Endpoint::connect(&port, flow, 7)] {
+        (0..2).for_each(|_| endpoint.ingest(segment));
+        endpoint.abort();
+        assert!(endpoint.is_gone(), "a reset ends it");
     }
 }
 

@@ -1,10 +1,6 @@
 //! Tests on the real kernel, in namespaces of their own: the machine's is never changed.
 
 use super::*;
-use smoltcp::{
-    phy::ChecksumCapabilities,
-    wire::{IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber},
-};
 use std::{
     collections::BTreeMap,
     fs,
@@ -165,40 +161,25 @@ pub(super) fn datagram(to: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Answers the SYN that is next on the interface as a service would.
+/// Answers the SYN that is next on the interface as a service would, with its own packet turned round: what is summed stays the same.
 fn accept(tun: &Tun) -> Ipv4Addr {
-    let syn = packet(tun, Duration::from_secs(3)).expect("a SYN arrives");
-    let ip = Ipv4Packet::new_checked(&syn[..]).unwrap();
-    let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
-    assert!(tcp.syn() && !tcp.ack());
-    let answer = TcpRepr {
-        src_port: tcp.dst_port(),
-        dst_port: tcp.src_port(),
-        control: TcpControl::Syn,
-        seq_number: TcpSeqNumber(7),
-        ack_number: Some(tcp.seq_number() + 1),
-        window_len: 1024,
-        window_scale: None,
-        max_seg_size: Some(1000),
-        sack_permitted: false,
-        sack_ranges: [None; 3],
-        timestamp: None,
-        payload: &[],
-    };
-    let header = Ipv4Repr {
-        src_addr: ip.dst_addr(),
-        dst_addr: ip.src_addr(),
-        next_header: IpProtocol::Tcp,
-        payload_len: answer.buffer_len(),
-        hop_limit: 64,
-    };
-    let mut bytes = vec![0; header.buffer_len() + answer.buffer_len()];
-    header.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &ChecksumCapabilities::default());
-    let (source, destination) = (header.src_addr.into(), header.dst_addr.into());
-    let mut segment = TcpPacket::new_unchecked(&mut bytes[header.buffer_len()..]);
-    answer.emit(&mut segment, &source, &destination, &ChecksumCapabilities::default());
-    tun.send(&[IoSlice::new(&[0; VNET_HEADER]), IoSlice::new(&bytes)]).unwrap();
-    header.dst_addr
+    let mut packet = packet(tun, Duration::from_secs(3)).expect("a SYN arrives");
+    assert_eq!((packet[0], packet[9], packet[33] & 0x12), (0x45, 6, 0x02), "a SYN over IPv4");
+    let caller = Ipv4Addr::from(*packet[12..].first_chunk().unwrap());
+    // Addresses, then ports.
+    for (one, other, length) in [(12, 16, 4), (20, 22, 2)] {
+        let (left, right) = packet.split_at_mut(other);
+        left[one..one + length].swap_with_slice(&mut right[..length]);
+    }
+    let sequence = u32::from_be_bytes(*packet[24..].first_chunk().unwrap());
+    packet[24..28].copy_from_slice(&7_u32.to_be_bytes());
+    packet[28..32].copy_from_slice(&(sequence + 1).to_be_bytes());
+    packet[33] |= 0x10;
+    // The checksum is left to the kernel, as it was left to us: from where, and where it goes from there.
+    let ([start_0, start_1], [offset_0, offset_1]) = (20_u16.to_ne_bytes(), 16_u16.to_ne_bytes());
+    let header: [u8; VNET_HEADER] = [1, 0, 0, 0, 0, 0, start_0, start_1, offset_0, offset_1];
+    tun.send(&[IoSlice::new(&header), IoSlice::new(&packet)]).unwrap();
+    caller
 }
 
 #[test]

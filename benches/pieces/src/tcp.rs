@@ -25,6 +25,7 @@ pub(crate) struct Talk {
     to: SocketAddrV4,
     sequence: u32,
     acknowledgement: u32,
+    pieces: Vec<Bytes>,
 }
 
 impl Talk {
@@ -35,7 +36,8 @@ impl Talk {
     fn offering(mss: u16, bed: Bed) -> Self {
         let [high, low] = mss.to_be_bytes();
         let (from, to) = (wire::at(bed.address(bed.web()), 40_000 + bed.number()), wire::at(bed.api(), 8080));
-        let flow = bed.web().hold(FlowKey { workload: from.into(), fabric: to.into() });
+        let key = FlowKey { workload: from.into(), fabric: to.into() };
+        let flow = bed.web().hold(key);
         let mut talk = wire::Segment {
             from,
             to,
@@ -46,12 +48,12 @@ impl Talk {
             options: &[2, 4, high, low, 1, 3, 3, 7],
             data: &[],
         };
-        let endpoint = Endpoint::accept(bed.web().port(), to.into(), &talk.packet(), SEED).unwrap();
+        let endpoint = Endpoint::accept(bed.web().port(), &key, &talk.packet(), SEED);
         flow.open(&endpoint);
         let (sequence, acknowledgement) = (ISN + 1, bed.sink.sequence().wrapping_add(1));
         talk = wire::Segment { flags: wire::ACK, sequence, acknowledgement, options: &[], ..talk };
         bed.packet(bed.web(), &talk.packet());
-        Self { bed, endpoint, _flow: flow, from, to, sequence, acknowledgement }
+        Self { bed, endpoint, _flow: flow, from, to, sequence, acknowledgement, pieces: Vec::new() }
     }
 
     pub(crate) fn segment(&self, data: &[u8]) -> Vec<u8> {
@@ -73,13 +75,13 @@ impl Talk {
     }
 
     /// Sends so many bytes, and takes a segment that acknowledges them.
-    fn outward(&mut self, packet: &mut [u8], pieces: &[Bytes]) {
+    fn outward(&mut self, packet: &mut [u8], bytes: &Bytes) {
         let before = self.bed.sink.packets();
-        let written = self.endpoint.write(pieces, Reason::CallerReset).now_or_never();
+        self.pieces.push(bytes.clone());
+        let written = self.endpoint.write(&mut self.pieces, Reason::CallerReset).now_or_never();
         assert!(matches!(written, Some(Ok(()))), "it has room");
         assert!(self.bed.sink.packets() > before);
-        let length: usize = pieces.iter().map(Bytes::len).sum();
-        self.acknowledgement = self.acknowledgement.wrapping_add(u32::try_from(length).unwrap());
+        self.acknowledgement = self.acknowledgement.wrapping_add(u32::try_from(bytes.len()).unwrap());
         wire::renumber(packet, wire::ACKNOWLEDGEMENT, self.acknowledgement);
         self.bed.packet(self.bed.web(), packet);
     }
@@ -105,6 +107,6 @@ pub(crate) fn inward_twice(length: usize) -> Round {
 /// So many bytes to the workload, and its acknowledgement.
 pub(crate) fn outward(length: usize) -> Round {
     let mut talk = Talk::new(Bed::new());
-    let (mut packet, pieces) = (talk.segment(&[]), [Bytes::from(vec![7; length])]);
-    Box::new(move || talk.outward(&mut packet, &pieces))
+    let (mut packet, bytes) = (talk.segment(&[]), Bytes::from(vec![7; length]));
+    Box::new(move || talk.outward(&mut packet, &bytes))
 }

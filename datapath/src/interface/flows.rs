@@ -310,7 +310,7 @@ impl Interface {
     /// from the next free one.
     ///
     /// # Errors
-    /// `AgentFull` when the table is full, no port is free, or there is no memory.
+    /// `AgentFull` when the table is full, or no port is free.
     pub fn connect(
         self: &Rc<Self>,
         source: SocketAddr,
@@ -328,8 +328,7 @@ impl Interface {
         let tcp = |key| Told { protocol: Protocol::Tcp, key };
         let free = |key: &FlowKey| !taken(key) && self.claim(tcp(*key));
         let key = own.into_iter().chain(others).find(free).ok_or(Reason::AgentFull)?;
-        let endpoint =
-            Endpoint::connect(&self.port, key.fabric, target, seed).inspect_err(|_| self.disclaim(tcp(key)))?;
+        let endpoint = Endpoint::connect(&self.port, &key, seed);
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
     }

@@ -49,7 +49,7 @@ impl Drop for InHand {
 /// Takes a connection that a workload opens; its place in the table is given up with the second.
 ///
 /// # Errors
-/// `AgentFull` when the table is full, and what the endpoint makes of a SYN that is none.
+/// `AgentFull` when the table is full.
 pub(super) fn accept(
     interface: &Rc<Interface>,
     packet: &Packet<'_>,
@@ -60,7 +60,7 @@ pub(super) fn accept(
         return Err(Reason::AgentFull);
     }
     let key = packet.flow(segment);
-    let endpoint = Endpoint::accept(interface.port(), key.fabric, packet.bytes, random())?;
+    let endpoint = Endpoint::accept(interface.port(), &key, packet.bytes, random());
     let flow = interface.insert(key, &endpoint);
     Ok((endpoint, flow))
 }

@@ -150,9 +150,9 @@ async fn messages(context: &Rc<Context>, interface: &Rc<Interface>, endpoint: &E
         };
         let Some(reply) = reply else { return Ok(()) };
         let length = u16::try_from(reply.len()).map_err(|_| Broken(Reason::Protocol))?;
-        let pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(reply)];
+        let mut pieces = vec![Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(reply)];
         // A workload that does not read its answers is left.
-        let written = tokio::time::timeout(IDLE, endpoint.write(&pieces, Reason::CallerReset)).await;
+        let written = tokio::time::timeout(IDLE, endpoint.write(&mut pieces, Reason::CallerReset)).await;
         written.unwrap_or(Err(Broken(Reason::Idle)))?;
     }
 }

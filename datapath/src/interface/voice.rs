@@ -98,7 +98,7 @@ async fn down(mut from: ReadHalf<DuplexStream>, endpoint: &Endpoint) -> Result<(
         let mut bytes = BytesMut::with_capacity(PIPE);
         match from.read_buf(&mut bytes).await {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(_) => endpoint.write(&[Bytes::from(bytes)], Reason::CallerReset).await?,
+            Ok(_) => endpoint.write(&mut vec![Bytes::from(bytes)], Reason::CallerReset).await?,
         }
     }
 }

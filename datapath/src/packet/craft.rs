@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 /// Hop limit of packets that the agent makes: the common default (RFC 1700, "IP time to live").
 const HOP_LIMIT: u8 = 64;
 /// Longest IP and UDP headers: those of IPv6.
-const HEADERS_MAX: usize = 48;
+pub(crate) const HEADERS_MAX: usize = 48;
 /// How much of the offending packet an ICMP error quotes: within the 576 bytes that every IPv4 host takes (RFC 1812
 /// section 4.3.2.3), and enough for any TCP header.
 const QUOTE: usize = 512;
@@ -35,12 +35,6 @@ pub fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
     let fabric = SocketAddr::new(packet.destination, segment.destination);
     let workload = SocketAddr::new(packet.source, segment.source);
     bare(&FlowKey { workload, fabric }, sequence, acknowledgement, flags)
-}
-
-/// A reset of an open connection with the number that the workload expects next, which alone it obeys (RFC 5961 section 3.2).
-#[must_use]
-pub fn reset_flow(flow: &FlowKey, expected: u32) -> Vec<u8> {
-    bare(flow, expected, 0, 0x04)
 }
 
 /// A segment of an open connection that says nothing, with a number that the workload does not expect: its kernel answers with
@@ -179,7 +173,13 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, data: &[u8]) -> Vec<u8>
 }
 
 /// Writes the IP header of a packet that carries `length` bytes; returns its own length.
-fn ip_header(into: &mut [u8; HEADERS_MAX], source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> usize {
+pub(crate) fn ip_header(
+    into: &mut [u8; HEADERS_MAX],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    length: usize,
+) -> usize {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let total = length16(20 + length).to_be_bytes();

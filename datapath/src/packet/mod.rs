@@ -245,66 +245,8 @@ fn parse_icmp(data: &[u8], v4: bool) -> Result<Payload<'_>, Reason> {
     Ok(icmp::error(data, v4).map_or(Payload::OtherIcmp, Payload::IcmpError))
 }
 
-/// What a TCP segment says of the other direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// The number of its first byte.
-    pub sequence: u32,
-    /// The number that its sender expects next, where it [`acknowledges`](Self::acknowledges).
-    pub acknowledged: u32,
-    flags: u8,
-}
-
-impl Answer {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
-
-    /// It ends the connection at once.
-    #[must_use]
-    pub fn is_reset(&self) -> bool {
-        self.flags & Self::RST != 0
-    }
-
-    /// It opens a connection.
-    #[must_use]
-    pub fn opens(&self) -> bool {
-        self.flags & (Self::SYN | Self::RST) == Self::SYN
-    }
-
-    /// It acknowledges something, and opens or resets nothing.
-    #[must_use]
-    pub fn acknowledges(&self) -> bool {
-        self.flags & (Self::ACK | Self::SYN | Self::RST) == Self::ACK
-    }
-}
-
-/// What a packet that is known to be a TCP segment says of the other direction.
-#[must_use]
-pub fn answer(packet: &[u8]) -> Option<Answer> {
-    let &[.., s0, s1, s2, s3, a0, a1, a2, a3, _, flags] = packet.get(ip_header(packet)?..)?.first_chunk::<14>()?;
-    let (sequence, acknowledged) = (u32::from_be_bytes([s0, s1, s2, s3]), u32::from_be_bytes([a0, a1, a2, a3]));
-    Some(Answer { sequence, acknowledged, flags })
-}
-
-/// A segment's acknowledgement and window alone, as if it had come with this sequence number. Checksums are left as they were;
-/// the second result is whether the segment had more to say: data, or a FIN.
-#[must_use]
-pub fn acknowledgement_alone(packet: &[u8], sequence: u32) -> Option<(Vec<u8>, bool)> {
-    let ip = ip_header(packet)?;
-    let mut alone = packet.get(..ip + 20)?.to_vec();
-    let options = usize::from(alone[ip + 12] >> 4) * 4;
-    let says_more = packet.len() > ip + options || alone[ip + 13] & Answer::FIN != 0;
-    alone[ip + 4..ip + 8].copy_from_slice(&sequence.to_be_bytes());
-    (alone[ip + 12], alone[ip + 13]) = (5 << 4, Answer::ACK);
-    let (at, length) = if ip == 40 && alone[0] >> 4 == 6 { (4, 20) } else { (2, u16::try_from(alone.len()).ok()?) };
-    alone[at..at + 2].copy_from_slice(&length.to_be_bytes());
-    Some((alone, says_more))
-}
-
 /// Length of the IP header of a packet that came through [`parse`], which takes no extension headers.
-fn ip_header(packet: &[u8]) -> Option<usize> {
+pub(crate) fn ip_header(packet: &[u8]) -> Option<usize> {
     let first = *packet.first()?;
     Some(if first >> 4 == 4 { usize::from(first & 0x0f) * 4 } else { 40 })
 }

@@ -209,14 +209,7 @@ async fn run(context: Rc<Context>, interface: Rc<Interface>, opening: Opening) {
         Ok((far, using)) => {
             let Opening { decided: Decided { session, admission, .. }, flow, syn } = opening;
             session.uses(using);
-            let caller = match Endpoint::accept(interface.port(), flow.key().fabric, &syn, random()) {
-                Ok(caller) => caller,
-                Err(reason) => {
-                    interface.refuse_held(&syn, reason);
-                    far.abort();
-                    return session.end(reason, None);
-                }
-            };
+            let caller = Endpoint::accept(interface.port(), &flow.key(), &syn, random());
             flow.open(&caller);
             if matches!(tokio::time::timeout(HANDSHAKE_MAX, caller.established()).await, Ok(Ok(()))) {
                 session.opened();

@@ -69,9 +69,7 @@ impl Source for UserTcp {
 
 impl Sink for UserTcp {
     async fn write(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Broken> {
-        self.endpoint.write(pieces, self.reset).await?;
-        pieces.clear();
-        Ok(())
+        self.endpoint.write(pieces, self.reset).await
     }
 
     fn finish(&mut self) {

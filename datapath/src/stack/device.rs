@@ -3,18 +3,14 @@
 use super::{
     soon::Waiting,
     tap::Tap,
-    virtio::{self, TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
+    virtio::{self, UDP_CHECKSUM, VNET_HEADER, needs_checksum},
 };
-use crate::packet::{TCP, checksum, craft::DatagramHead};
+use crate::packet::craft::DatagramHead;
 use crate::thread::Task;
-use smoltcp::{
-    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
-    time::Instant,
-};
 use std::{
     cell::{Cell, RefCell},
     io::{self, IoSlice},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
 };
 
@@ -50,8 +46,6 @@ pub struct TunPort(Rc<Shared>);
 
 struct Shared {
     sink: Rc<dyn PacketSink>,
-    /// One packet is built at a time, so one buffer serves every session.
-    scratch: RefCell<Vec<u8>>,
     refused: Cell<u64>,
     waiting: Rc<Waiting>,
     /// Datagrams of a turn.
@@ -87,10 +81,9 @@ impl TunPort {
     /// A port over a device.
     #[must_use]
     pub fn new(sink: Rc<dyn PacketSink>) -> Self {
-        let scratch = RefCell::new(vec![0; MTU]);
         let (gathered, waiting, taps) = Default::default();
         let (refused, is_tapped) = (Cell::new(0), Cell::new(false));
-        Self(Rc::new(Shared { sink, scratch, refused, waiting, gathered, is_tapped, taps }))
+        Self(Rc::new(Shared { sink, refused, waiting, gathered, is_tapped, taps }))
     }
 
     /// Puts a tap on the interface, and returns it.
@@ -223,100 +216,13 @@ impl TunPort {
         self.write_parts(&[IoSlice::new(header), IoSlice::new(packet)]);
     }
 
-    fn write_parts(&self, parts: &[IoSlice<'_>]) {
+    /// Sends one packet in parts, the virtio header first; one that the device refuses is counted.
+    pub(super) fn write_parts(&self, parts: &[IoSlice<'_>]) {
         if self.0.sink.send(parts).is_err() {
             self.0.refused.set(self.0.refused.get() + 1);
         } else if self.0.is_tapped.get() {
             // The virtio header is the device's, not the workload's.
             self.show_taps(true, parts.get(1..).unwrap_or_default());
         }
-    }
-
-    fn build<R>(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut scratch = self.0.scratch.borrow_mut();
-        if scratch.len() < length {
-            scratch.resize(length, 0);
-        }
-        let packet = &mut scratch[..length];
-        let result = fill(packet);
-        match offload_checksum(packet) {
-            Some(header) => self.write(&header, packet),
-            None => self.0.refused.set(self.0.refused.get() + 1),
-        }
-        result
-    }
-}
-
-/// Leaves the TCP checksum to the kernel: puts the pseudo-header's sum in its place and says where it starts.
-fn offload_checksum(packet: &mut [u8]) -> Option<[u8; VNET_HEADER]> {
-    let (source, destination, start): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
-        4 => {
-            let header = packet.first_chunk::<20>()?;
-            let source: [u8; 4] = header[12..16].try_into().ok()?;
-            let destination: [u8; 4] = header[16..20].try_into().ok()?;
-            (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), usize::from(header[0] & 15) * 4)
-        }
-        _ => {
-            let header = packet.first_chunk::<40>()?;
-            let source: [u8; 16] = header[8..24].try_into().ok()?;
-            let destination: [u8; 16] = header[24..40].try_into().ok()?;
-            (Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into(), 40)
-        }
-    };
-    let length = u32::try_from(packet.len().checked_sub(start)?).ok()?;
-    let sum = checksum::fold(checksum::pseudo_header(source, destination, TCP, length));
-    let at = start + usize::from(TCP_CHECKSUM);
-    packet.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
-    Some(needs_checksum(u16::try_from(start).ok()?, TCP_CHECKSUM))
-}
-
-/// One turn of an endpoint as smoltcp's device: at most one packet in, any number out.
-pub(super) struct Turn<'t> {
-    pub(super) packet: Option<&'t [u8]>,
-    pub(super) port: &'t TunPort,
-}
-
-impl Device for Turn<'_> {
-    type RxToken<'a>
-        = Received<'a>
-    where
-        Self: 'a;
-    type TxToken<'a>
-        = Sending<'a>
-    where
-        Self: 'a;
-
-    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
-        Some((Received(self.packet.take()?), Sending(self.port)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(self.port))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MTU;
-        // Packets come from the same machine's memory with checksums left out; the kernel completes ours.
-        capabilities.checksum = ChecksumCapabilities::ignored();
-        capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities
-    }
-}
-
-pub(super) struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
-    }
-}
-
-pub(super) struct Sending<'a>(&'a TunPort);
-
-impl TxToken for Sending<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        self.0.build(length, fill)
     }
 }

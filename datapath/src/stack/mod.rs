@@ -1,7 +1,7 @@
 //! Userspace TCP: the fabric's end of a workload's connection.
 //!
-//! One [`Endpoint`] per session holds one smoltcp interface with one socket, so that no packet's cost depends on how
-//! many other sessions there are. Its driver's contract:
+//! One [`Endpoint`] per session holds one connection ([`tcp`]), so that no packet's cost depends on how many other sessions
+//! there are. Its driver's contract:
 //!
 //! 1. Make it with [`Endpoint::accept`] from the SYN that was held, or with [`Endpoint::connect`] toward a workload.
 //! 2. Hand every later packet of the flow to [`Endpoint::ingest`].
@@ -10,13 +10,12 @@
 //! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`]; end with [`Endpoint::finish`] or
 //!    [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
 
-mod buffers;
-mod connection;
 mod device;
 mod endpoint;
 mod silence;
 mod soon;
 mod tap;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod virtio;

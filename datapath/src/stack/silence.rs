@@ -4,11 +4,9 @@
 //! connection. It may have said so by a reset that was dropped on a full interface, or it may be unable to speak: its
 //! namespace filters, or is about to go. TCP itself would ask for ever.
 
-use super::connection::Connection;
-use smoltcp::{
-    socket::tcp::State,
-    time::{Duration, Instant},
-};
+use super::{device::TunPort, tcp::Connection};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A kernel that has said nothing for so long, though it was asked, is gone. Half-open sessions are known within this time.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -24,18 +22,19 @@ const ASKED_MIN: usize = 3;
 /// How long a workload's kernel has said nothing on one connection.
 pub(super) struct Silence {
     heard: Instant,
+    /// When to ask it, or to give it up.
+    next: Instant,
     ask_after: Duration,
     /// Packets sent since it was heard.
     asked: usize,
-    asking: bool,
     is_final: bool,
 }
 
 impl Silence {
     /// None yet; `seed` is random.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, now: Instant) -> Self {
         let ask_after = ASK_AFTER - Duration::from_millis(seed % SPREAD_MILLIS);
-        Self { heard: Instant::ZERO, ask_after, asked: 0, asking: false, is_final: false }
+        Self { heard: now, next: now + ask_after, ask_after, asked: 0, is_final: false }
     }
 
     /// It was given up.
@@ -44,11 +43,8 @@ impl Silence {
     }
 
     /// A packet came.
-    pub(super) fn heard(&mut self, now: Instant, connection: &mut Connection) {
-        (self.heard, self.asked) = (now, 0);
-        if std::mem::take(&mut self.asking) {
-            connection.socket(|socket| socket.set_keep_alive(None));
-        }
+    pub(super) fn heard(&mut self, now: Instant) {
+        (self.heard, self.next, self.asked) = (now, now + self.ask_after, 0);
     }
 
     /// So many packets were sent.
@@ -56,37 +52,29 @@ impl Silence {
         self.asked = self.asked.saturating_add(packets);
     }
 
-    /// Has the kernel asked when it is time, and the connection ended when that was in vain.
-    pub(super) fn look(&mut self, now: Instant, connection: &mut Connection) {
-        let silent = now - self.heard;
-        if silent < self.ask_after || !may_ask(connection) {
+    /// Asks the kernel when it is time, and ends the connection when that was in vain.
+    pub(super) fn look(&mut self, now: Instant, connection: &mut Connection, port: &TunPort) {
+        if now < self.next || !connection.is_open() {
             return;
         }
-        if silent >= SILENCE_MAX && self.asked >= ASKED_MIN {
+        if now >= self.heard + SILENCE_MAX && self.asked >= ASKED_MIN {
             self.is_final = true;
-            connection.abort();
-        } else if !std::mem::replace(&mut self.asking, true) {
-            // While something is in flight that asks, and this waits.
-            connection.socket(|socket| socket.set_keep_alive(Some(ASK_EVERY)));
+            return connection.abort(port);
+        }
+        // What is sent again asks as well.
+        if !connection.is_repeating() {
+            connection.ask(port);
+            self.asked += 1;
+        }
+        let last = self.heard + SILENCE_MAX;
+        self.next = now + ASK_EVERY;
+        if now < last {
+            self.next = self.next.min(last);
         }
     }
 
-    /// When to look again. Behind the last of these times, the connection's own timers are the ones to look after.
-    pub(super) fn deadline(&self, now: Instant, connection: &mut Connection) -> Option<Instant> {
-        if !may_ask(connection) {
-            return None;
-        }
-        let next = self.heard + if self.asking { SILENCE_MAX } else { self.ask_after };
-        (next > now || !self.asking).then_some(next)
-    }
-}
-
-/// The handshake and TIME-WAIT have limits of their own.
-fn may_ask(connection: &mut Connection) -> bool {
-    match connection.socket(|socket| socket.state()) {
-        State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait => false,
-        State::Established | State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
-            true
-        }
+    /// When to look again. The handshake and the end have limits of their own.
+    pub(super) fn deadline(&self, connection: &Connection) -> Option<Instant> {
+        connection.is_open().then_some(self.next)
     }
 }

@@ -1,0 +1,306 @@
+//! What is sent toward the workload, and when it is sent again.
+
+use super::{
+    segment::{Offer, Segment},
+    seq::Seq,
+};
+use bytes::{Bytes, BytesMut};
+use std::{collections::VecDeque, io::IoSlice};
+
+/// Bytes that may wait for the workload's kernel. Between the agent and the kernel of the same machine a round trip takes
+/// microseconds, so this carries tens of gigabits a second.
+const BUFFER: usize = 256 << 10;
+/// Pieces that they may be in: what a piece is part of may be much larger than it, and stays for as long.
+const PIECES_MAX: usize = 512;
+/// Pieces that one segment may be written from: enough for 64 KiB that came in packets of 1 452 bytes.
+pub(super) const PARTS_MAX: usize = 64;
+/// Fewer bytes a segment than this are nobody's wish (`TCP_MIN_SND_MSS` of Linux).
+const MSS_MIN: u16 = 48;
+/// The same acknowledgement so many times more means that a segment is lost (RFC 5681 section 3.2).
+const REPEATS: u8 = 3;
+/// Segments sent at first after a loss: of two at once a kernel acknowledges the second without delay.
+const RESTART: usize = 2;
+/// What has room for more pieces than this is given back once it is empty: many sessions are idle.
+const KEPT: usize = 16;
+
+/// What is not acknowledged yet.
+pub(super) struct Outgoing {
+    /// The first byte of it, the next to be sent, and the one behind all that ever were.
+    first: Seq,
+    next: Seq,
+    behind: Seq,
+    /// Bytes from the first on that the other end takes, the shift of its windows, and which segment told so last.
+    window: usize,
+    scale: u8,
+    told: (Seq, Seq),
+    /// Most bytes of a segment.
+    mss: usize,
+    pieces: VecDeque<Bytes>,
+    length: usize,
+    end: End,
+    repeats: u8,
+    recovery: Option<Recovery>,
+}
+
+/// The end of what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// More may follow.
+    Open,
+    /// A FIN is sent behind the last byte.
+    Wanted,
+    /// The other end has it.
+    Acknowledged,
+}
+
+/// What was sent is sent again, slowly at first.
+#[derive(Debug, Clone, Copy)]
+struct Recovery {
+    /// It is over when this is acknowledged.
+    until: Seq,
+    /// Segments that may be under way.
+    segments: usize,
+}
+
+/// What an acknowledgement was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acknowledged {
+    /// Of something new.
+    More,
+    /// Of nothing new.
+    Nothing,
+    /// Of what was never sent.
+    Unsent,
+}
+
+/// What may be sent next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    /// So many bytes.
+    pub(super) length: usize,
+    /// The FIN goes with them.
+    pub(super) ends: bool,
+    /// Nothing waits behind them.
+    pub(super) is_last: bool,
+}
+
+impl Outgoing {
+    /// Nothing yet; the SYN is the number before `first`.
+    pub(super) fn new(first: Seq) -> Self {
+        Self {
+            first,
+            next: first,
+            behind: first,
+            window: 0,
+            scale: 0,
+            told: (first, first),
+            mss: MSS_MIN.into(),
+            pieces: VecDeque::new(),
+            length: 0,
+            end: End::Open,
+            repeats: 0,
+            recovery: None,
+        }
+    }
+
+    /// Learns from the other end's SYN; no segment will be longer than `most`. The window of a SYN has no shift (RFC 7323 section 2.2).
+    pub(super) fn learn(&mut self, syn: &Segment<'_>, offer: Offer, most: u16) {
+        self.mss = offer.mss.max(MSS_MIN).min(most).into();
+        self.window = syn.window.into();
+        self.scale = offer.scale.unwrap_or(0);
+        self.told = (syn.sequence, self.first);
+    }
+
+    /// The first byte that is not acknowledged: what the other end expects.
+    pub(super) fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// The next to be sent.
+    pub(super) fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// The one behind all that ever were.
+    pub(super) fn behind(&self) -> Seq {
+        self.behind
+    }
+
+    /// Most bytes of a segment.
+    pub(super) fn mss(&self) -> usize {
+        self.mss
+    }
+
+    /// Bytes that wait to be acknowledged, or to be sent.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Something waits to be acknowledged, or to be sent.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.length > 0 || self.end == End::Wanted
+    }
+
+    /// Nothing more may be given.
+    pub(super) fn is_ending(&self) -> bool {
+        self.end != End::Open
+    }
+
+    /// The other end has all, to its end.
+    pub(super) fn is_done(&self) -> bool {
+        self.end == End::Acknowledged
+    }
+
+    /// The other end takes nothing now.
+    pub(super) fn is_shut(&self) -> bool {
+        self.window == 0 && self.length > 0
+    }
+
+    /// Takes as many bytes off the list as there is room for, and the pieces that are empty.
+    pub(super) fn give(&mut self, pieces: &mut Vec<Bytes>) {
+        let (mut room, mut whole) = (BUFFER.saturating_sub(self.length), 0);
+        let places = PIECES_MAX.saturating_sub(self.pieces.len());
+        for piece in pieces.iter().take(places) {
+            let Some(left) = room.checked_sub(piece.len()) else { break };
+            (room, whole) = (left, whole + 1);
+        }
+        let taken = pieces.drain(..whole).filter(|piece| !piece.is_empty());
+        self.pieces.extend(taken.inspect(|piece| self.length += piece.len()));
+        if let Some(piece) = pieces.first_mut().filter(|_| room > 0 && whole < places) {
+            self.pieces.push_back(piece.split_to(room));
+            self.length += room;
+        }
+    }
+
+    /// Ends it behind what it has.
+    pub(super) fn finish(&mut self) {
+        if self.end == End::Open {
+            self.end = End::Wanted;
+        }
+    }
+
+    /// Forgets what it has.
+    pub(super) fn clear(&mut self) {
+        (self.pieces, self.length) = (VecDeque::new(), 0);
+    }
+
+    /// Takes an acknowledgement, which counts wherever its segment lies, and the window if none newer has told one.
+    pub(super) fn acknowledge(&mut self, segment: &Segment<'_>, number: Seq) -> Acknowledged {
+        if number.is_after(self.behind) {
+            return Acknowledged::Unsent;
+        }
+        if self.first.is_after(number) {
+            return Acknowledged::Nothing;
+        }
+        let window = usize::from(segment.window) << self.scale;
+        let is_more = number.is_after(self.first);
+        if is_more {
+            self.forget(number);
+        } else if segment.is_bare() && self.first != self.behind && window == self.window {
+            self.repeat();
+        }
+        let (sequence, acknowledged) = self.told;
+        if segment.sequence.is_after(sequence) || (segment.sequence == sequence && !acknowledged.is_after(number)) {
+            (self.window, self.told) = (window, (segment.sequence, number));
+        }
+        if is_more { Acknowledged::More } else { Acknowledged::Nothing }
+    }
+
+    fn forget(&mut self, number: Seq) {
+        let mut bytes = number.bytes_since(self.first);
+        if bytes > self.length {
+            self.end = End::Acknowledged;
+            bytes = self.length;
+        }
+        self.length -= bytes;
+        while let Some(piece) = self.pieces.front_mut() {
+            if piece.len() > bytes {
+                bytes::Buf::advance(piece, bytes);
+                break;
+            }
+            bytes -= piece.len();
+            self.pieces.pop_front();
+        }
+        if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
+            self.pieces = VecDeque::new();
+        }
+        (self.first, self.next, self.repeats) = (number, self.next.later(number), 0);
+        self.recovery = self.recovery.filter(|recovery| recovery.until.is_after(number));
+        if let Some(recovery) = &mut self.recovery {
+            recovery.segments = (recovery.segments * 2).min(BUFFER);
+        }
+    }
+
+    /// The same acknowledgement came again.
+    fn repeat(&mut self) {
+        self.repeats = self.repeats.saturating_add(1);
+        if self.repeats == REPEATS && self.recovery.is_none() {
+            self.lose();
+        }
+    }
+
+    /// Has sent again what was not acknowledged.
+    pub(super) fn lose(&mut self) {
+        self.next = self.first;
+        self.recovery = Some(Recovery { until: self.behind, segments: RESTART });
+    }
+
+    /// What may be sent next, within the other end's window. A part of a segment waits while more is under way: the window opens then
+    /// (RFC 9293 section 3.8.6.2.1). A FIN needs no window.
+    pub(super) fn due(&self) -> Option<Next> {
+        let sent = self.next.bytes_since(self.first);
+        let unsent = self.length.saturating_sub(sent);
+        let most = self.recovery.map_or(self.window, |recovery| self.window.min(recovery.segments * self.mss));
+        let whole = unsent.min(self.mss);
+        let length = whole.min(most.saturating_sub(sent));
+        if length < whole && (sent > 0 || length == 0) {
+            return None;
+        }
+        let is_last = sent + length == self.length;
+        let ends = is_last && self.end == End::Wanted;
+        (length > 0 || ends).then_some(Next { length, ends, is_last })
+    }
+
+    /// The bytes of what is sent next, as parts of a packet: how many there are, and what of it they hold.
+    pub(super) fn parts<'a>(&'a self, next: Next, into: &mut [IoSlice<'a>]) -> (usize, Next) {
+        let mut skip = self.next.bytes_since(self.first);
+        let (mut parts, mut left) = (0, next.length);
+        for piece in &self.pieces {
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            if left == 0 || parts == into.len() {
+                break;
+            }
+            let part = &piece[skip..][..(piece.len() - skip).min(left)];
+            into[parts] = IoSlice::new(part);
+            (parts, left, skip) = (parts + 1, left - part.len(), 0);
+        }
+        let is_all = left == 0;
+        let held = Next { length: next.length - left, ends: is_all && next.ends, is_last: is_all && next.is_last };
+        (parts, held)
+    }
+
+    /// That was sent.
+    pub(super) fn sent(&mut self, next: Next) {
+        self.next = self.next.plus(next.length + usize::from(next.ends));
+        self.behind = self.behind.later(self.next);
+    }
+
+    /// The first byte, to ask for the window with (RFC 9293 section 3.8.6.1). It counts as sent only if it is acknowledged.
+    pub(super) fn probe(&mut self) -> Option<&[u8]> {
+        let byte = self.pieces.front().and_then(|piece| piece.get(..1))?;
+        self.behind = self.behind.later(self.first.plus(1));
+        Some(byte)
+    }
+
+    /// Moves what waits to memory of its own: the workload does not take it, and what its pieces are part of may be large.
+    pub(super) fn gather(&mut self) {
+        if self.pieces.len() > 1 {
+            let mut own = BytesMut::with_capacity(self.length);
+            self.pieces.drain(..).for_each(|piece| own.extend_from_slice(&piece));
+            self.pieces.push_back(own.freeze());
+        }
+    }
+}
