@@ -168,7 +168,7 @@ impl PacketSink for Nowhere {
 fn connection(flow: &FlowKey, segment: &[u8]) {
     let port = TunPort::new(Rc::new(Nowhere));
     for endpoint in [Endpoint::accept(&port, flow, segment, 7), Endpoint::connect(&port, flow, 7)] {
-        (0..2).for_each(|_| endpoint.ingest(segment));
+        (0..2).for_each(|_| endpoint.ingest(segment, None));
         endpoint.abort();
         assert!(endpoint.is_gone(), "a reset ends it");
     }

@@ -133,11 +133,11 @@ pub(super) fn plan(link: &str, place: Place, number: u8) -> AttachPlan {
 
 /// The next packet, without its virtio header.
 pub(super) fn packet(tun: &Tun, patience: Duration) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; VNET_HEADER + 65_535];
+    let mut buffer = Vec::with_capacity(VNET_HEADER + 65_535);
     let deadline = Instant::now() + patience;
     loop {
         match tun.recv(&mut buffer) {
-            Ok(length) => return Some(buffer[VNET_HEADER..length].to_vec()),
+            Ok(()) => return Some(buffer[VNET_HEADER..].to_vec()),
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }

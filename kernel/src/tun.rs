@@ -3,9 +3,10 @@
 
 use netlink_sys::{Socket, TokioSocket};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::buffer::spare_capacity;
 use std::{
     fs::File,
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -81,12 +82,14 @@ impl Tun {
         self.several
     }
 
-    /// Reads one packet that the workload sent, [`VNET_HEADER`] first; give it 65 535 + [`VNET_HEADER`] bytes.
+    /// Reads one packet that the workload sent, [`VNET_HEADER`] first, behind what the buffer has; give it room for 65 535 +
+    /// [`VNET_HEADER`] bytes.
     ///
     /// # Errors
     /// `WouldBlock` when there is none; anything else means that the interface is gone.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        rustix::io::read(&self.file, spare_capacity(buffer))?;
+        Ok(())
     }
 
     /// Registers the device with the runtime, to wait for packets.

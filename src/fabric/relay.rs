@@ -125,7 +125,7 @@ impl Relay {
 
 /// A packet as the other agent has read it.
 fn received(datagram: u16, packet: &[u8]) -> Received<'_> {
-    Received { packet, datagram: NonZeroUsize::new(datagram.into()) }
+    Received::several(packet, NonZeroUsize::new(datagram.into()))
 }
 
 /// Hands datagrams on to the agent at the other end; of more than it takes, the newest are lost.

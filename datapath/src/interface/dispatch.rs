@@ -11,6 +11,7 @@ use crate::{
     session::{context::Context, echo, egress, udp},
     stack::{Received, apart},
 };
+use bytes::Bytes;
 use ripstop_config::{Protocol, Reason};
 use std::{num::NonZeroUsize, rc::Rc};
 
@@ -18,10 +19,10 @@ use std::{num::NonZeroUsize, rc::Rc};
 pub(super) const DNS_PORT: u16 = 53;
 
 /// Takes one packet of an interface: hands it to its session, answers it, or drops it with a counted reason.
-pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, Received { packet: bytes, datagram }: Received<'_>) {
-    let outcome = match packet::parse(bytes) {
-        Err(Reason::Fragment) => joined(context, interface, bytes),
-        parsed => parsed.and_then(|packet| owned(context, interface, &packet, datagram)),
+pub fn packet(context: &Rc<Context>, interface: &Rc<Interface>, received: Received<'_>) {
+    let outcome = match packet::parse(received.packet) {
+        Err(Reason::Fragment) => joined(context, interface, received.packet),
+        parsed => parsed.and_then(|packet| owned(context, interface, &packet, received)),
     };
     if let Err(reason) = outcome {
         dropped(interface, reason);
@@ -54,28 +55,29 @@ fn flow_of(packet: &Packet<'_>) -> Option<Flow> {
 /// A packet that came in two halves, once the second is there.
 fn joined(context: &Rc<Context>, interface: &Rc<Interface>, bytes: &[u8]) -> Result<(), Reason> {
     let whole = interface.halves.borrow_mut().join(bytes)?;
-    whole.map_or(Ok(()), |whole| packet::parse(&whole).and_then(|packet| owned(context, interface, &packet, None)))
+    let Some(whole) = whole else { return Ok(()) };
+    packet::parse(&whole).and_then(|packet| owned(context, interface, &packet, Received::plain(&whole)))
 }
 
 fn owned(
     context: &Rc<Context>,
     interface: &Rc<Interface>,
     packet: &Packet<'_>,
-    each: Option<NonZeroUsize>,
+    received: Received<'_>,
 ) -> Result<(), Reason> {
-    if interface.owns(packet.source) { route(context, interface, packet, each) } else { Err(Reason::SpoofedSource) }
+    if interface.owns(packet.source) { route(context, interface, packet, received) } else { Err(Reason::SpoofedSource) }
 }
 
 fn route(
     context: &Rc<Context>,
     interface: &Rc<Interface>,
     packet: &Packet<'_>,
-    each: Option<NonZeroUsize>,
+    received: Received<'_>,
 ) -> Result<(), Reason> {
     match packet.payload {
-        Payload::Tcp(segment) => tcp(context, interface, packet, &segment),
+        Payload::Tcp(segment) => tcp(context, interface, packet, &segment, received.memory),
         Payload::Udp { source, destination, data } => {
-            let ports = (source, destination);
+            let (ports, each) = ((source, destination), received.datagram);
             if is_datagram_elsewhere(context, interface, packet, ports, each) {
                 return Ok(());
             }
@@ -96,7 +98,7 @@ fn route(
 
 /// A packet that is one by itself.
 fn alone<'p>(packet: &Packet<'p>) -> Received<'p> {
-    Received { packet: packet.bytes, datagram: None }
+    Received::plain(packet.bytes)
 }
 
 fn icmp_error(interface: &Interface, packet: &Packet<'_>, error: &IcmpError) -> Result<(), Reason> {
@@ -117,13 +119,19 @@ fn is_of_workload(context: &Context, packet: &Packet<'_>) -> bool {
     context.with_policy(|policy| policy.workload_at(packet.destination).is_some())
 }
 
-fn tcp(context: &Rc<Context>, interface: &Rc<Interface>, packet: &Packet<'_>, segment: &Segment) -> Result<(), Reason> {
+fn tcp(
+    context: &Rc<Context>,
+    interface: &Rc<Interface>,
+    packet: &Packet<'_>,
+    segment: &Segment,
+    memory: Option<&Bytes>,
+) -> Result<(), Reason> {
     let key = packet.flow(segment);
     let flow = Flow { protocol: Protocol::Tcp, key };
     let unsaid = if is_opening(segment) { Unsaid::Not } else { Unsaid::May };
     match interface.known(&key) {
         Known::Open(endpoint) if !(is_opening(segment) && endpoint.is_gone()) => {
-            endpoint.ingest(packet.bytes);
+            endpoint.ingest(packet.bytes, memory);
             Ok(())
         }
         Known::Held => Ok(()),
@@ -198,7 +206,7 @@ fn is_datagram_elsewhere(
     // An endpoint's answer to a caller whose session is elsewhere, be it said or not.
     let is_answer = is_of_workload(context, packet);
     let unsaid = if is_answer { Unsaid::May } else { Unsaid::Not };
-    let received = Received { packet: packet.bytes, datagram: each };
+    let received = Received::several(packet.bytes, each);
     interface.is_elsewhere(Flow { protocol: Protocol::Udp, key }, unsaid, received)
 }
 

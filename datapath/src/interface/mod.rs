@@ -32,6 +32,8 @@ use crate::{
 use ripstop_kernel::Tun;
 use std::{io, rc::Rc};
 
+/// A packet this long is given its memory, so that nobody copies it: half of that is used at least.
+const WORTH_KEEPING: usize = 32 * 1024;
 /// Packets taken in one turn, so that one busy workload does not keep the others waiting.
 const BATCH: usize = 16;
 
@@ -65,7 +67,7 @@ async fn read_when_told(context: &Rc<Context>, interface: &Rc<Interface>, tun: &
 
 async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) -> io::Result<()> {
     let device = tun.watch()?;
-    let mut buffer = vec![0; VNET_HEADER + MTU];
+    let mut buffer = Vec::new();
     loop {
         let mut ready = device.readable().await?;
         if interface.port().gathering(|| turn(context, interface, tun, &mut buffer))? {
@@ -78,19 +80,27 @@ async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) 
 }
 
 /// Takes the packets of one turn; `true` when there are no more.
-fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mut [u8]) -> io::Result<bool> {
+fn turn(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun, buffer: &mut Vec<u8>) -> io::Result<bool> {
     for _ in 0..BATCH {
+        buffer.clear();
+        buffer.reserve(VNET_HEADER + MTU);
         match tun.recv(buffer) {
-            Ok(length) => {
-                polling::came();
-                let received = Received::of(buffer.get(..length).unwrap_or_default());
-                interface.port().came(received.packet);
-                packet(context, interface, received);
-            }
+            Ok(()) => take(context, interface, buffer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(false)
+}
+
+/// Takes what was read from the device. The data of a long segment stay where they lie; datagrams are copied anyway.
+fn take(context: &Rc<Context>, interface: &Rc<Interface>, buffer: &mut Vec<u8>) {
+    polling::came();
+    let received = Received::of(buffer);
+    interface.port().came(received.packet);
+    if received.datagram.is_some() || buffer.len() < WORTH_KEEPING {
+        return packet(context, interface, received);
+    }
+    packet(context, interface, Received::within(&std::mem::take(buffer).into()));
 }

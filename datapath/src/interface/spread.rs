@@ -228,7 +228,7 @@ pub async fn take_strays(context: Rc<Context>, mut strays: Strays) {
     while let Some(Stray { place, datagram, packet }) = strays.recv().await {
         if let Some(interface) = context.interface(&place.0.id) {
             interface.port().came(&packet);
-            super::packet(&context, &interface, Received { packet: &packet, datagram });
+            super::packet(&context, &interface, Received::several(&packet, datagram));
         }
     }
 }

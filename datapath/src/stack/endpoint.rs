@@ -83,9 +83,12 @@ impl Endpoint {
         })
     }
 
-    /// Takes a packet of this flow and answers it.
-    pub fn ingest(&self, packet: &[u8]) {
-        self.0.borrow_mut().turn(Some(packet));
+    /// Takes a packet of this flow and answers it. Where it lies in `memory`, its data stay there.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn ingest(&self, packet: &[u8], memory: Option<&Bytes>) {
+        self.0.borrow_mut().turn(Some((packet, memory)));
     }
 
     /// Resolves when the handshake is done, running the timers meanwhile.
@@ -289,11 +292,11 @@ impl Inner {
     }
 
     /// One packet in, everything due out, timers set.
-    fn turn(&mut self, packet: Option<&[u8]>) {
+    fn turn(&mut self, packet: Option<(&[u8], Option<&Bytes>)>) {
         let now = Instant::now();
-        if let Some(packet) = packet {
+        if let Some((packet, memory)) = packet {
             self.silence.heard(now);
-            self.connection.ingress(now, packet, &self.port);
+            self.connection.ingress(now, packet, memory, &self.port);
         }
         self.transmit(now);
     }

@@ -106,7 +106,7 @@ impl Talk {
     fn send(&self, flags: u8, offset: u32, acknowledged: u32, window: u16, data: &[u8]) {
         let sequence = ISN.wrapping_add(1).wrapping_add(offset);
         let acknowledgement = self.isn.wrapping_add(1).wrapping_add(acknowledged);
-        self.endpoint.ingest(&segment(flags, sequence, acknowledgement, window, &[], data));
+        self.endpoint.ingest(&segment(flags, sequence, acknowledgement, window, &[], data), None);
     }
 }
 
@@ -171,14 +171,14 @@ fn a_kernel_that_has_the_last_connection_in_mind_is_called_again_at_once() {
         let first = talk.sent().pop().expect("a SYN");
         assert!(first.syn && !first.ack);
         let of_time_wait = || segment(ACK, 5_000, 9_000, 65_535, &[], &[]);
-        talk.endpoint.ingest(&of_time_wait());
+        talk.endpoint.ingest(&of_time_wait(), None);
         let [reset, again] = talk.sent().try_into().expect("a reset and another SYN");
         assert!(reset.rst && reset.sequence == 9_000, "of the connection before: {reset:?}");
         assert!(again.syn && !again.ack && again.sequence != first.sequence, "{again:?}");
-        talk.endpoint.ingest(&of_time_wait());
+        talk.endpoint.ingest(&of_time_wait(), None);
         assert_eq!(talk.sent().iter().filter(|segment| segment.syn).count(), 0, "once");
         talk.isn = again.sequence;
-        talk.endpoint.ingest(&segment(SYN | ACK, ISN, again.sequence.wrapping_add(1), 65_535, OPTIONS, &[]));
+        talk.endpoint.ingest(&segment(SYN | ACK, ISN, again.sequence.wrapping_add(1), 65_535, OPTIONS, &[]), None);
         talk.endpoint.established().await.unwrap();
         talk.send(ACK, 0, 0, 65_535, b"hello");
         let read = talk.endpoint.read(100, Reason::EndpointReset).await.unwrap().expect("bytes");

@@ -3,6 +3,7 @@
 //! It is how the kernel and the agent hand each other packets whose checksum is left out, and several datagrams of one flow
 //! as one packet, cut apart only where that has to be.
 
+use bytes::Bytes;
 use std::{num::NonZeroUsize, slice::Chunks};
 
 /// Its length.
@@ -31,6 +32,8 @@ pub struct Received<'p> {
     pub packet: &'p [u8],
     /// Bytes of each datagram but the last, where the packet holds the data of several.
     pub datagram: Option<NonZeroUsize>,
+    /// What the packet lies in, where its data may be kept as they are.
+    pub(crate) memory: Option<&'p Bytes>,
 }
 
 impl<'p> Received<'p> {
@@ -38,17 +41,29 @@ impl<'p> Received<'p> {
     #[must_use]
     pub fn of(read: &'p [u8]) -> Self {
         let Some((&[_, kind, _, _, size_0, size_1, ..], packet)) = read.split_first_chunk::<VNET_HEADER>() else {
-            return Self { packet: &[], datagram: None };
+            return Self::plain(&[]);
         };
         let size = usize::from(u16::from_ne_bytes([size_0, size_1]));
         let datagram = NonZeroUsize::new(size).filter(|_| kind & !GSO_ECN == GSO_UDP_L4);
-        Self { packet, datagram }
+        Self { datagram, ..Self::plain(packet) }
+    }
+
+    /// The same of memory that is not used for the next one.
+    #[must_use]
+    pub fn within(read: &'p Bytes) -> Self {
+        Self { memory: Some(read), ..Self::of(read) }
     }
 
     /// A packet with nothing in its header.
     #[must_use]
     pub fn plain(packet: &'p [u8]) -> Self {
-        Self { packet, datagram: None }
+        Self { packet, datagram: None, memory: None }
+    }
+
+    /// A packet that holds the data of several datagrams, if any.
+    #[must_use]
+    pub fn several(packet: &'p [u8], datagram: Option<NonZeroUsize>) -> Self {
+        Self { datagram, ..Self::plain(packet) }
     }
 }
 

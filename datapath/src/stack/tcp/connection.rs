@@ -229,12 +229,12 @@ impl Connection {
         self.send_bare(port, sequence);
     }
 
-    /// Takes a packet; what is due after it is sent by [`egress`](Self::egress).
-    pub(in crate::stack) fn ingress(&mut self, now: Instant, packet: &[u8], port: &TunPort) {
+    /// Takes a packet, which may lie in memory that its data can stay in; what is due after it is sent by [`egress`](Self::egress).
+    pub(in crate::stack) fn ingress(&mut self, now: Instant, packet: &[u8], memory: Option<&Bytes>, port: &TunPort) {
         let Some(segment) = Segment::read(packet) else { return };
         match self.phase {
             Phase::Calling => self.take_answer(&segment, now, port),
-            Phase::Called | Phase::Open => self.take(&segment, now, port),
+            Phase::Called | Phase::Open => self.take(&segment, now, memory, port),
             Phase::Closed => {}
         }
     }
@@ -273,7 +273,7 @@ impl Connection {
     }
 
     /// What comes later (RFC 9293 section 3.10.7.4).
-    fn take(&mut self, segment: &Segment<'_>, now: Instant, port: &TunPort) {
+    fn take(&mut self, segment: &Segment<'_>, now: Instant, memory: Option<&Bytes>, port: &TunPort) {
         if segment.rst {
             return self.obey_reset();
         }
@@ -289,7 +289,8 @@ impl Connection {
         }
         let before = self.incoming.next();
         self.take_acknowledgement(segment, number, now);
-        self.incoming.take(segment, now, self.outgoing.mss());
+        self.incoming.take(segment, memory);
+        self.incoming.schedule(now, self.outgoing.mss());
         if self.incoming.next() == before {
             return;
         }

@@ -153,8 +153,8 @@ impl Incoming {
     }
 
     /// Takes a segment's data and end; those that are no news, or that there is no room for, have told at once what comes next.
-    /// `most` is how long the other end's segments may be.
-    pub(super) fn take(&mut self, segment: &Segment<'_>, now: Instant, most: usize) {
+    /// Long data stay in the `memory` that they lie in, if they do.
+    pub(super) fn take(&mut self, segment: &Segment<'_>, memory: Option<&Bytes>) {
         let ahead = segment.sequence.since(self.next);
         if ahead == 0 && segment.is_bare() {
             return;
@@ -175,25 +175,26 @@ impl Incoming {
             return;
         }
         if start == self.next {
-            self.append(data, ends);
+            self.append(data, memory, ends);
             self.join_early();
-            self.schedule(now, most);
         } else {
             self.keep_early(Early { sequence: start, data: Bytes::copy_from_slice(data), ends });
             self.hurry();
         }
     }
 
-    /// More than one of the other end's longest segments is acknowledged at once (RFC 9293 section 3.8.6.3).
-    fn schedule(&mut self, now: Instant, most: usize) {
-        if self.next.bytes_since(self.told) > most {
+    /// Has acknowledged in time what came: at once where that is more than one of the other end's longest segments, of `most` bytes
+    /// (RFC 9293 section 3.8.6.3).
+    pub(super) fn schedule(&mut self, now: Instant, most: usize) {
+        let fresh = self.next.bytes_since(self.told);
+        if fresh > most {
             self.hurry();
-        } else if self.due == Due::Not {
+        } else if fresh > 0 && self.due == Due::Not {
             self.due = Due::At(now + ACK_DELAY);
         }
     }
 
-    fn append(&mut self, data: &[u8], ends: bool) {
+    fn append(&mut self, data: &[u8], memory: Option<&Bytes>, ends: bool) {
         self.next = self.next.plus(data.len() + usize::from(ends));
         self.length += data.len();
         self.has_ended = ends;
@@ -202,7 +203,8 @@ impl Incoming {
         }
         if data.len() >= SHORT || (self.pieces.is_empty() && self.last.is_empty()) {
             self.flush();
-            return self.pieces.push_back(Bytes::copy_from_slice(data));
+            let kept = memory.filter(|_| data.len() >= SHORT).map(|memory| memory.slice_ref(data));
+            return self.pieces.push_back(kept.unwrap_or_else(|| Bytes::copy_from_slice(data)));
         }
         if self.last.capacity() - self.last.len() < data.len() {
             self.flush();
@@ -231,7 +233,7 @@ impl Incoming {
             if self.has_ended {
                 self.early.clear();
             } else if let Some(rest) = data.get(self.next.bytes_since(sequence)..) {
-                self.append(rest, ends);
+                self.append(rest, Some(&data), ends);
             }
         }
     }
@@ -253,5 +255,102 @@ impl Incoming {
             self.hurry();
         }
         Some(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::segment::{ACK, FIN, Fields, Head, SYN},
+        *,
+    };
+
+    const SYN_NUMBER: Seq = Seq(u32::MAX - 1);
+
+    fn packet(flags: u8, offset: usize, data: &[u8]) -> Vec<u8> {
+        packet_at(SYN_NUMBER.plus(1 + offset), flags, data)
+    }
+
+    fn packet_at(sequence: Seq, flags: u8, data: &[u8]) -> Vec<u8> {
+        let head = Head::new("198.19.0.9:40000".parse().unwrap(), "198.18.0.1:53".parse().unwrap());
+        let fields = Fields { flags, sequence, acknowledgement: Seq(0), window: u16::MAX };
+        [head.write(&fields, data.len()).bytes(), data].concat()
+    }
+
+    fn open() -> Incoming {
+        let mut incoming = Incoming::new();
+        let offer = Offer { mss: 1_460, scale: Some(7) };
+        incoming.learn(&Segment::read(&packet_at(SYN_NUMBER, SYN, &[])).unwrap(), offer);
+        incoming.tell();
+        incoming
+    }
+
+    fn take(incoming: &mut Incoming, packet: &[u8]) {
+        incoming.take(&Segment::read(packet).unwrap(), None);
+    }
+
+    fn read(incoming: &mut Incoming) -> Vec<usize> {
+        std::iter::from_fn(|| incoming.read(usize::MAX)).map(|piece| piece.len()).collect()
+    }
+
+    #[test]
+    fn short_pieces_that_wait_take_little_more_memory_than_their_bytes() {
+        let mut incoming = open();
+        (0..40_000).for_each(|offset| take(&mut incoming, &packet(ACK, offset, b"x")));
+        assert_eq!(incoming.pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [1, TOGETHER, TOGETHER]);
+        let last = 40_000 - 1 - 2 * TOGETHER;
+        assert_eq!(read(&mut incoming), [1, TOGETHER, TOGETHER, last]);
+        assert!(incoming.length == 0 && incoming.last.capacity() == 0, "nothing is kept");
+    }
+
+    #[test]
+    fn what_comes_before_its_turn_is_kept_and_bounded() {
+        let mut incoming = open();
+        for round in 0..2 * EARLY_MAX {
+            take(&mut incoming, &packet(ACK, 10 + 10 * round, b"0123456789"));
+        }
+        assert_eq!(incoming.early.len(), EARLY_MAX);
+        take(&mut incoming, &packet(ACK | FIN, 10 + 10 * EARLY_MAX, &[]));
+        assert!(!incoming.has_ended() && incoming.is_hurried(), "the gap is asked for");
+        take(&mut incoming, &packet(ACK, 0, b"0123456789"));
+        assert_eq!(incoming.length, 10 * (1 + EARLY_MAX));
+        assert!(incoming.early.is_empty() && !incoming.has_ended(), "there was no place for the end");
+        take(&mut incoming, &packet(ACK | FIN, 10 + 10 * EARLY_MAX, &[]));
+        assert!(incoming.has_ended());
+    }
+
+    #[test]
+    fn long_pieces_stay_where_they_lie() {
+        let mut incoming = open();
+        let memory = Bytes::from(packet(ACK, 0, &[7; SHORT]));
+        incoming.take(&Segment::read(&memory).unwrap(), Some(&memory));
+        let read = incoming.read(usize::MAX).unwrap();
+        assert!(memory.as_ptr_range().contains(&read.as_ptr()) && read.len() == SHORT);
+        let memory = Bytes::from(packet(ACK, SHORT, b"short"));
+        incoming.take(&Segment::read(&memory).unwrap(), Some(&memory));
+        let read = incoming.read(usize::MAX).unwrap();
+        assert!(!memory.as_ptr_range().contains(&read.as_ptr()) && read == b"short"[..]);
+    }
+
+    #[test]
+    fn the_window_closes_as_bytes_wait_and_is_never_moved_back() {
+        let mut incoming = open();
+        let mut offset = 0;
+        let mut windows = Vec::new();
+        while windows.last() != Some(&0) {
+            take(&mut incoming, &packet(ACK, offset, &[7; 50_001]));
+            let edge = incoming.edge;
+            let (next, window) = incoming.tell();
+            assert!(!edge.is_after(incoming.edge));
+            assert!(!next.plus(usize::from(window) << SCALE).is_after(incoming.edge), "no more is told than is taken");
+            offset = next.bytes_since(SYN_NUMBER) - 1;
+            windows.push(window);
+        }
+        assert_eq!((incoming.length, offset), (BUFFER, BUFFER));
+        incoming.read(1_000).unwrap();
+        assert!(!incoming.is_hurried(), "a little more room is not told at once");
+        read(&mut incoming);
+        assert!(incoming.is_hurried());
+        assert_eq!(usize::from(incoming.tell().1) << SCALE, BUFFER);
     }
 }

@@ -304,3 +304,106 @@ impl Outgoing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::segment::{ACK, Fields, Head},
+        *,
+    };
+
+    const FIRST: Seq = Seq(u32::MAX - 10);
+
+    fn packet(sequence: u32, window: u16) -> Vec<u8> {
+        let head = Head::new("198.19.0.9:40000".parse().unwrap(), "198.18.0.1:53".parse().unwrap());
+        let fields = Fields { flags: ACK, sequence: Seq(sequence), acknowledgement: FIRST, window };
+        head.write(&fields, 0).bytes().to_vec()
+    }
+
+    fn open(mss: u16, window: u16) -> Outgoing {
+        let mut outgoing = Outgoing::new(FIRST);
+        outgoing.learn(&Segment::read(&packet(7, window)).unwrap(), Offer { mss, scale: None }, 65_495);
+        outgoing
+    }
+
+    fn acknowledge(outgoing: &mut Outgoing, offset: usize, window: u16) -> Acknowledged {
+        outgoing.acknowledge(&Segment::read(&packet(7, window)).unwrap(), FIRST.plus(offset))
+    }
+
+    /// Sends what is due: how long each segment is.
+    fn send(outgoing: &mut Outgoing) -> Vec<usize> {
+        let next = || {
+            let next = outgoing.due()?;
+            let (_, held) = outgoing.parts(next, &mut [IoSlice::new(&[]); PARTS_MAX]);
+            outgoing.sent(held);
+            Some(held.length)
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn it_takes_what_there_is_room_for() {
+        let mut outgoing = open(1_460, 0);
+        let mut pieces = vec![Bytes::new(), Bytes::from(vec![1; 200_000]), Bytes::from(vec![2; 100_000])];
+        outgoing.give(&mut pieces);
+        assert_eq!((outgoing.length(), pieces.len(), pieces[0].len()), (BUFFER, 1, 300_000 - BUFFER));
+        outgoing.give(&mut pieces);
+        assert_eq!(pieces[0].len(), 300_000 - BUFFER);
+        let mut outgoing = open(1_460, 0);
+        let mut pieces = vec![Bytes::from_static(b"x"); PIECES_MAX + 5];
+        outgoing.give(&mut pieces);
+        assert_eq!((outgoing.length(), pieces.len()), (PIECES_MAX, 5), "few bytes may hold much memory");
+        outgoing.gather();
+        outgoing.give(&mut pieces);
+        assert!(pieces.is_empty() && outgoing.pieces.len() == 6 && outgoing.pieces[0] == vec![b'x'; PIECES_MAX]);
+    }
+
+    #[test]
+    fn segments_are_as_long_as_the_window_and_both_ends_want() {
+        let mut outgoing = open(1_000, 2_500);
+        outgoing.give(&mut vec![Bytes::from(vec![1; 1_700]), Bytes::from(vec![1; 1_700])]);
+        assert_eq!(send(&mut outgoing), [1_000, 1_000], "a part waits while more is under way");
+        assert_eq!(acknowledge(&mut outgoing, 2_000, 900), Acknowledged::More);
+        assert_eq!(send(&mut outgoing), [900]);
+        acknowledge(&mut outgoing, 2_900, 2_500);
+        assert_eq!(send(&mut outgoing), [500]);
+        let mut outgoing = open(65_535, u16::MAX);
+        outgoing.give(&mut vec![Bytes::from_static(&[7; 100]); 2 * PARTS_MAX]);
+        assert_eq!(send(&mut outgoing), [100 * PARTS_MAX, 100 * PARTS_MAX], "of so many parts each");
+    }
+
+    #[test]
+    fn what_is_lost_is_sent_again_at_the_third_repetition() {
+        let mut outgoing = open(1_000, 10_000);
+        outgoing.give(&mut vec![Bytes::from(vec![1; 6_000])]);
+        outgoing.finish();
+        assert_eq!(send(&mut outgoing), [1_000; 6]);
+        acknowledge(&mut outgoing, 1_000, 10_000);
+        for _ in 0..2 {
+            assert_eq!(acknowledge(&mut outgoing, 1_000, 10_000), Acknowledged::Nothing);
+            assert!(send(&mut outgoing).is_empty());
+        }
+        acknowledge(&mut outgoing, 1_000, 10_000);
+        assert_eq!(send(&mut outgoing), [1_000, 1_000]);
+        acknowledge(&mut outgoing, 6_000, 10_000);
+        assert_eq!(send(&mut outgoing), [0], "all data had arrived; the FIN goes again");
+        assert!(!outgoing.is_done());
+        assert_eq!(acknowledge(&mut outgoing, 6_002, 10_000), Acknowledged::Unsent);
+        assert_eq!(acknowledge(&mut outgoing, 6_001, 10_000), Acknowledged::More);
+        assert!(outgoing.is_done() && !outgoing.is_waiting());
+    }
+
+    #[test]
+    fn a_window_of_before_does_not_count() {
+        let mut outgoing = open(1_000, 1_000);
+        outgoing.give(&mut vec![Bytes::from(vec![1; 3_000])]);
+        assert_eq!(send(&mut outgoing), [1_000]);
+        acknowledge(&mut outgoing, 1_000, 0);
+        assert!(outgoing.is_shut());
+        outgoing.acknowledge(&Segment::read(&packet(6, 5_000)).unwrap(), FIRST.plus(1_000));
+        assert!(outgoing.is_shut() && send(&mut outgoing).is_empty());
+        assert_eq!(outgoing.probe(), Some(&[1][..]));
+        acknowledge(&mut outgoing, 1_001, 5_000);
+        assert_eq!(send(&mut outgoing), [1_000, 999]);
+    }
+}

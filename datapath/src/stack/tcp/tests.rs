@@ -108,7 +108,7 @@ impl End {
         let (due, later): (VecDeque<_>, _) = self.coming.drain(..).partition(|(at, _)| *at <= step);
         self.coming = later;
         for (_, packet) in due {
-            self.connection.ingress(now, &packet, &self.port);
+            self.connection.ingress(now, &packet, None, &self.port);
             self.connection.egress(now, &self.port, 64);
         }
     }
