@@ -61,11 +61,9 @@ impl Silence {
             self.is_final = true;
             return connection.abort(port);
         }
-        // What is sent again asks as well.
-        if !connection.is_repeating() {
-            connection.ask(port);
-            self.asked += 1;
-        }
+        // What is sent again asks as well, but seldom, and not of a kernel that has no room for it and says nothing.
+        connection.ask(port);
+        self.asked += 1;
         let last = self.heard + SILENCE_MAX;
         self.next = now + ASK_EVERY;
         if now < last {

@@ -60,7 +60,7 @@ pub(in crate::stack) struct Connection {
 /// When to send again what is not acknowledged, and how many times in a row that was.
 #[derive(Default)]
 pub(super) struct Repeat {
-    at: Option<Instant>,
+    pub(super) at: Option<Instant>,
     times: u32,
 }
 
@@ -148,11 +148,6 @@ impl Connection {
         self.phase == Phase::Open && !self.is_gone()
     }
 
-    /// Something is sent again until it is acknowledged.
-    pub(in crate::stack) fn is_repeating(&self) -> bool {
-        self.repeat.at.is_some()
-    }
-
     /// Bytes that the workload's kernel does not have yet.
     pub(in crate::stack) fn unacknowledged(&self) -> usize {
         self.outgoing.length()
@@ -223,9 +218,9 @@ impl Connection {
         self.close();
     }
 
-    /// Asks the workload's kernel whether it still has the connection, by the number before the next (RFC 9293 section 3.8.4).
+    /// Asks the workload's kernel whether it still has the connection, by a number that it has had (RFC 9293 section 3.8.4).
     pub(in crate::stack) fn ask(&mut self, port: &TunPort) {
-        let sequence = self.outgoing.next().before();
+        let sequence = self.outgoing.first().before();
         self.send_bare(port, sequence);
     }
 
@@ -235,7 +230,14 @@ impl Connection {
         match self.phase {
             Phase::Calling => self.take_answer(&segment, now, port),
             Phase::Called | Phase::Open => self.take(&segment, now, memory, port),
-            Phase::Closed => {}
+            Phase::Closed => self.refuse(&segment, port),
+        }
+    }
+
+    /// What comes when there is no connection any more (RFC 9293 section 3.10.7.1).
+    fn refuse(&self, segment: &Segment<'_>, port: &TunPort) {
+        if let Some(number) = segment.acknowledgement.filter(|_| !segment.rst) {
+            self.reset(port, number);
         }
     }
 

@@ -17,11 +17,11 @@ impl Connection {
         let mut sent = self.repeat(now, port);
         if self.phase == Phase::Open {
             sent += self.send_due(port, packets);
-            if self.outgoing.is_waiting() && !self.is_repeating() {
+            if self.outgoing.is_waiting() && self.repeat.at.is_none() {
                 self.repeat.start(now, REPEAT);
             }
         }
-        if self.incoming.is_due(now) {
+        if self.phase != Phase::Closed && self.incoming.is_due(now) {
             self.send_bare(port, self.outgoing.next());
             sent += 1;
         }
@@ -107,9 +107,13 @@ impl Connection {
         self.send_head(port, &Fields { flags: ACK, sequence, acknowledgement, window });
     }
 
-    /// Sends a reset of this number.
+    /// Sends a reset of this number. Who waits for the answer to a SYN obeys none that does not acknowledge it.
     pub(super) fn reset(&self, port: &TunPort, sequence: Seq) {
-        self.send_head(port, &Fields { flags: RST, sequence, acknowledgement: Seq(0), window: 0 });
+        let (flags, acknowledgement) = match self.phase {
+            Phase::Called => (RST | ACK, self.incoming.next()),
+            Phase::Calling | Phase::Open | Phase::Closed => (RST, Seq(0)),
+        };
+        self.send_head(port, &Fields { flags, sequence, acknowledgement, window: 0 });
     }
 
     fn send_head(&self, port: &TunPort, fields: &Fields) {

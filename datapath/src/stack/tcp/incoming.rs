@@ -15,6 +15,8 @@ const BUFFER: usize = 256 << 10;
 const SCALE: u8 = 3;
 /// A shorter piece that comes while others wait goes together with those next to it: each piece takes some memory of its own.
 const SHORT: usize = 16 << 10;
+/// A longer piece stays in the memory that it lies in, of which it is half at least.
+const LONG: usize = 32_000;
 /// What short pieces are put together in.
 const TOGETHER: usize = 16 << 10;
 /// Segments that came before their turn, kept until it comes. Few do: the way is short, and knows no other.
@@ -133,9 +135,9 @@ impl Incoming {
         self.due = Due::Now;
     }
 
-    /// Nothing is acknowledged any more.
+    /// Nothing more comes.
     pub(super) fn stop(&mut self) {
-        self.due = Due::Not;
+        (self.due, self.early) = (Due::Not, Vec::new());
     }
 
     /// The number to acknowledge and the window, as they stand in the header of a segment that is sent now.
@@ -197,13 +199,15 @@ impl Incoming {
     fn append(&mut self, data: &[u8], memory: Option<&Bytes>, ends: bool) {
         self.next = self.next.plus(data.len() + usize::from(ends));
         self.length += data.len();
-        self.has_ended = ends;
+        if ends {
+            (self.has_ended, self.early) = (true, Vec::new());
+        }
         if data.is_empty() {
             return;
         }
         if data.len() >= SHORT || (self.pieces.is_empty() && self.last.is_empty()) {
             self.flush();
-            let kept = memory.filter(|_| data.len() >= SHORT).map(|memory| memory.slice_ref(data));
+            let kept = memory.filter(|_| data.len() >= LONG).map(|memory| memory.slice_ref(data));
             return self.pieces.push_back(kept.unwrap_or_else(|| Bytes::copy_from_slice(data)));
         }
         if self.last.capacity() - self.last.len() < data.len() {
@@ -214,14 +218,18 @@ impl Incoming {
     }
 
     fn flush(&mut self) {
-        if !self.last.is_empty() {
-            self.pieces.push_back(std::mem::take(&mut self.last).freeze());
+        let last = std::mem::take(&mut self.last);
+        if last.len() * 2 >= last.capacity() && !last.is_empty() {
+            self.pieces.push_back(last.freeze());
+        } else if !last.is_empty() {
+            // What reads it may keep it for long, by its length.
+            self.pieces.push_back(Bytes::copy_from_slice(&last));
         }
     }
 
     fn keep_early(&mut self, early: Early) {
         let bytes: usize = self.early.iter().map(|one| one.data.len()).sum();
-        if self.early.len() < EARLY_MAX && bytes + early.data.len() <= BUFFER {
+        if self.early.len() < EARLY_MAX && self.length + bytes + early.data.len() <= BUFFER {
             self.early.push(early);
         }
     }
@@ -230,9 +238,7 @@ impl Incoming {
     fn join_early(&mut self) {
         while let Some(at) = self.early.iter().position(|early| !early.sequence.is_after(self.next)) {
             let Early { sequence, data, ends } = self.early.swap_remove(at);
-            if self.has_ended {
-                self.early.clear();
-            } else if let Some(rest) = data.get(self.next.bytes_since(sequence)..) {
+            if let Some(rest) = data.get(self.next.bytes_since(sequence)..) {
                 self.append(rest, Some(&data), ends);
             }
         }
@@ -301,6 +307,10 @@ mod tests {
         let last = 40_000 - 1 - 2 * TOGETHER;
         assert_eq!(read(&mut incoming), [1, TOGETHER, TOGETHER, last]);
         assert!(incoming.length == 0 && incoming.last.capacity() == 0, "nothing is kept");
+        (0..3).for_each(|offset| take(&mut incoming, &packet(ACK, 40_000 + offset, b"x")));
+        incoming.read(usize::MAX).unwrap();
+        let two = incoming.read(usize::MAX).unwrap().try_into_mut().unwrap();
+        assert_eq!((two.len(), two.capacity()), (2, 2), "no more memory than it has bytes");
     }
 
     #[test]
@@ -322,11 +332,11 @@ mod tests {
     #[test]
     fn long_pieces_stay_where_they_lie() {
         let mut incoming = open();
-        let memory = Bytes::from(packet(ACK, 0, &[7; SHORT]));
+        let memory = Bytes::from(packet(ACK, 0, &[7; LONG]));
         incoming.take(&Segment::read(&memory).unwrap(), Some(&memory));
         let read = incoming.read(usize::MAX).unwrap();
-        assert!(memory.as_ptr_range().contains(&read.as_ptr()) && read.len() == SHORT);
-        let memory = Bytes::from(packet(ACK, SHORT, b"short"));
+        assert!(memory.as_ptr_range().contains(&read.as_ptr()) && read.len() == LONG);
+        let memory = Bytes::from(packet(ACK, LONG, b"short"));
         incoming.take(&Segment::read(&memory).unwrap(), Some(&memory));
         let read = incoming.read(usize::MAX).unwrap();
         assert!(!memory.as_ptr_range().contains(&read.as_ptr()) && read == b"short"[..]);

@@ -12,6 +12,8 @@ use std::{collections::VecDeque, io::IoSlice};
 const BUFFER: usize = 256 << 10;
 /// Pieces that they may be in: what a piece is part of may be much larger than it, and stays for as long.
 const PIECES_MAX: usize = 512;
+/// A shorter piece is copied for that reason: some sixty datagrams of QUIC share their memory.
+const SHORT: usize = 1_024;
 /// Pieces that one segment may be written from: enough for 64 KiB that came in packets of 1 452 bytes.
 pub(super) const PARTS_MAX: usize = 64;
 /// Fewer bytes a segment than this are nobody's wish (`TCP_MIN_SND_MSS` of Linux).
@@ -65,7 +67,7 @@ struct Recovery {
 /// What an acknowledgement was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Acknowledged {
-    /// Of something new.
+    /// Of something new, or the window is open again.
     More,
     /// Of nothing new.
     Nothing,
@@ -164,11 +166,16 @@ impl Outgoing {
             let Some(left) = room.checked_sub(piece.len()) else { break };
             (room, whole) = (left, whole + 1);
         }
-        let taken = pieces.drain(..whole).filter(|piece| !piece.is_empty());
-        self.pieces.extend(taken.inspect(|piece| self.length += piece.len()));
-        if let Some(piece) = pieces.first_mut().filter(|_| room > 0 && whole < places) {
-            self.pieces.push_back(piece.split_to(room));
-            self.length += room;
+        let part = pieces.get_mut(whole).filter(|_| whole < places).map(|piece| piece.split_to(room));
+        pieces.drain(..whole).chain(part).for_each(|piece| self.keep(piece));
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        match piece.len() {
+            0 => {}
+            1..SHORT => self.pieces.push_back(Bytes::copy_from_slice(&piece)),
+            _ => self.pieces.push_back(piece),
         }
     }
 
@@ -199,11 +206,24 @@ impl Outgoing {
         } else if segment.is_bare() && self.first != self.behind && window == self.window {
             self.repeat();
         }
-        let (sequence, acknowledged) = self.told;
-        if segment.sequence.is_after(sequence) || (segment.sequence == sequence && !acknowledged.is_after(number)) {
-            (self.window, self.told) = (window, (segment.sequence, number));
+        let has_opened = self.take_window(segment.sequence, number, window);
+        if is_more || has_opened { Acknowledged::More } else { Acknowledged::Nothing }
+    }
+
+    /// Takes a window, if none newer has told one; whether it was closed before and is open.
+    fn take_window(&mut self, sequence: Seq, number: Seq, window: usize) -> bool {
+        let (last, acknowledged) = self.told;
+        let is_newer = sequence.is_after(last) || (sequence == last && !acknowledged.is_after(number));
+        if !is_newer {
+            return false;
         }
-        if is_more { Acknowledged::More } else { Acknowledged::Nothing }
+        let has_opened = self.window == 0 && window > 0;
+        (self.window, self.told) = (window, (sequence, number));
+        if has_opened && self.first != self.behind {
+            // It was closed because there was no room for what is under way.
+            self.lose();
+        }
+        has_opened
     }
 
     fn forget(&mut self, number: Seq) {
@@ -231,17 +251,18 @@ impl Outgoing {
         }
     }
 
-    /// The same acknowledgement came again.
+    /// The same acknowledgement came again. All is sent again that it does not cover: what is lost twice is soon found, and so little is
+    /// lost that what was not may go twice.
     fn repeat(&mut self) {
         self.repeats = self.repeats.saturating_add(1);
-        if self.repeats == REPEATS && self.recovery.is_none() {
+        if self.repeats == REPEATS {
             self.lose();
         }
     }
 
     /// Has sent again what was not acknowledged.
     pub(super) fn lose(&mut self) {
-        self.next = self.first;
+        (self.next, self.repeats) = (self.first, 0);
         self.recovery = Some(Recovery { until: self.behind, segments: RESTART });
     }
 
