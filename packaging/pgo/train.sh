@@ -68,6 +68,7 @@ others=(direct wireguard-go boringtun openvpn nebula quincy haproxy)
 cargo bench --locked --bench compare -- --quick "${others[@]/#/--without=}"
 cargo bench --locked --bench fabric -- --quick
 
+[ -z "$(find "$out/counts" -mindepth 1 -type d -empty)" ] || stop "a process has left no counts below $out/counts"
 "$tool" merge -o "$out/merged.profdata" "$out/counts"
 xz -9 --stdout "$out/merged.profdata" >"$out/merged.profdata.xz"
 mv "$out/merged.profdata.xz" packaging/pgo/ripstop.profdata.xz
