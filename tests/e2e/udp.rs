@@ -192,7 +192,7 @@ fn iperf3_loses_nothing_and_is_accounted_for() {
         let sum = &report["end"]["sum"];
         let (lost, sent) = (sum["lost_packets"].as_f64().unwrap(), sum["packets"].as_f64().unwrap());
         println!("iperf3 -u, reverse {reverse}: {lost} of {sent} datagrams lost");
-        // Its socket holds a hundred: as many are lost where the machine keeps it from its processor for 20 ms.
+        // Its socket's 208 KiB are full with some ninety: more are lost where the machine keeps it from its processor for 20 ms.
         assert!(sent > 8_000.0 && lost <= sent / 50.0, "{sum}");
     }
     let records = lab.agent("beta").wait_records(4, |record| record["service"] == "shop/brief");

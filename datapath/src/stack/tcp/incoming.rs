@@ -2,6 +2,7 @@
 
 use super::{
     super::soon::ACK_DELAY,
+    BUFFER, give_back,
     segment::{Offer, Segment},
     seq::Seq,
 };
@@ -9,8 +10,6 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
-/// Bytes that may wait to be read: a slow reader closes the window at this many.
-const BUFFER: usize = 256 << 10;
 /// The shift of our windows: with it the largest that the header can say, 65 535 << 3, is no less than the buffer.
 const SCALE: u8 = 3;
 /// A shorter piece that comes while others wait goes together with those next to it: each piece takes some memory of its own.
@@ -21,8 +20,6 @@ const LONG: usize = 32_000;
 const TOGETHER: usize = 16 << 10;
 /// Segments that came before their turn, kept until it comes. Few do: the way is short, and knows no other.
 const EARLY_MAX: usize = 16;
-/// What has room for more pieces than this is given back once it is empty: many sessions are idle.
-const KEPT: usize = 16;
 
 /// What has come.
 pub(super) struct Incoming {
@@ -252,9 +249,7 @@ impl Incoming {
         let first = self.pieces.front_mut()?;
         let piece = if first.len() > most { first.split_to(most) } else { self.pieces.pop_front()? };
         self.length -= piece.len();
-        if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
-            self.pieces = VecDeque::new();
-        }
+        give_back(&mut self.pieces);
         // The other end learns of much more room at once (RFC 9293 section 3.8.6.2.2).
         let most_room = BUFFER.min(usize::from(u16::MAX) << self.scale);
         if !self.has_ended && self.wanted_edge().bytes_since(self.edge) >= most_room / 2 {

@@ -1,15 +1,13 @@
 //! What is sent toward the workload, and when it is sent again.
 
 use super::{
+    BUFFER, give_back,
     segment::{Offer, Segment},
     seq::Seq,
 };
 use bytes::{Bytes, BytesMut};
 use std::{collections::VecDeque, io::IoSlice};
 
-/// Bytes that may wait for the workload's kernel. Between the agent and the kernel of the same machine a round trip takes
-/// microseconds, so this carries tens of gigabits a second.
-const BUFFER: usize = 256 << 10;
 /// Pieces that they may be in: what a piece is part of may be much larger than it, and stays for as long.
 const PIECES_MAX: usize = 512;
 /// A shorter piece is copied for that reason: some sixty datagrams of QUIC share their memory.
@@ -22,8 +20,6 @@ const MSS_MIN: u16 = 48;
 const REPEATS: u8 = 3;
 /// Segments sent at first after a loss: of two at once a kernel acknowledges the second without delay.
 const RESTART: usize = 2;
-/// What has room for more pieces than this is given back once it is empty: many sessions are idle.
-const KEPT: usize = 16;
 
 /// What is not acknowledged yet.
 pub(super) struct Outgoing {
@@ -241,9 +237,7 @@ impl Outgoing {
             bytes -= piece.len();
             self.pieces.pop_front();
         }
-        if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
-            self.pieces = VecDeque::new();
-        }
+        give_back(&mut self.pieces);
         (self.first, self.next, self.repeats) = (number, self.next.later(number), 0);
         self.recovery = self.recovery.filter(|recovery| recovery.until.is_after(number));
         if let Some(recovery) = &mut self.recovery {

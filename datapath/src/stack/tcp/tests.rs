@@ -3,35 +3,17 @@
 use super::{Connection, Ended, segment::Segment};
 use crate::{
     packet::FlowKey,
-    stack::{PacketSink, TunPort, VNET_HEADER},
+    stack::{TunPort, soon::ACK_DELAY, tests::Kept},
 };
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::{
-    cell::RefCell,
-    collections::VecDeque,
-    io::{self, IoSlice},
-    rc::Rc,
-    task::Waker,
-    time::Duration,
-};
+use std::{collections::VecDeque, rc::Rc, task::Waker, time::Duration};
 use tokio::time::Instant;
 
 /// Steps by which both ends have all: many more than any run takes.
 const STEPS_MAX: usize = 100_000;
 /// Where the maximum segment size stands in a SYN over IPv4.
 const MSS_AT: usize = 42;
-
-#[derive(Default)]
-struct Kept(RefCell<Vec<Vec<u8>>>);
-
-impl PacketSink for Kept {
-    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let packet: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        self.0.borrow_mut().push(packet[VNET_HEADER..].to_vec());
-        Ok(())
-    }
-}
 
 /// A source of numbers that a seed decides (SplitMix64).
 struct Dice(u64);
@@ -197,6 +179,32 @@ fn a_loss_among_many_segments_is_mended_at_once() {
     let mut took: Vec<_> = (0..50).map(|seed| talk([2_000_000, 0], seed, way).0).collect();
     took.sort();
     assert!(took[25] < Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn a_closed_connection_that_is_read_has_nothing_to_do() {
+    let mut now = Instant::now();
+    let [mut one, mut other] = both_ends([200_000, 0], 7, now, GOOD.mss);
+    let mut dice = Dice(7);
+    let mut pieces = vec![Bytes::from(std::mem::take(&mut one.says))];
+    for step in 0..10 {
+        now += ACK_DELAY;
+        carry(&one, &mut other, step, GOOD, &mut dice);
+        carry(&other, &mut one, step, GOOD, &mut dice);
+        one.arrive(now, step);
+        other.arrive(now, step);
+        one.connection.send(&mut pieces).unwrap();
+        one.connection.egress(now, &one.port, 64);
+        other.connection.egress(now, &other.port, 64);
+    }
+    one.connection.abort(&one.port);
+    carry(&one, &mut other, 10, GOOD, &mut dice);
+    other.arrive(now, 10);
+    other.kept.0.take();
+    let read = std::iter::from_fn(|| other.connection.receive(usize::MAX, Waker::noop()).ok().flatten());
+    assert_eq!(read.map(|piece| piece.len()).sum::<usize>(), 200_000);
+    assert!(other.connection.is_closed() && other.connection.deadline(now).is_none());
+    assert_eq!(other.connection.egress(now, &other.port, 64), 0);
 }
 
 proptest! {

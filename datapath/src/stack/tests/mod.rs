@@ -31,7 +31,7 @@ const ACK: u8 = 0x10;
 
 /// Keeps what the endpoint sent.
 #[derive(Default)]
-struct Kept(RefCell<Vec<Vec<u8>>>);
+pub(super) struct Kept(pub(super) RefCell<Vec<Vec<u8>>>);
 
 impl PacketSink for Kept {
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
