@@ -171,10 +171,6 @@ impl Connection {
     /// When there will be none any more.
     pub(in crate::stack) fn receive(&mut self, most: usize, waker: &Waker) -> Result<Option<Bytes>, Ended> {
         if let Some(piece) = self.incoming.read(most) {
-            if self.is_closed() {
-                // Nobody is told that there is room.
-                self.incoming.stop();
-            }
             return Ok(Some(piece));
         }
         if self.has_ended() {

@@ -21,7 +21,7 @@ impl Connection {
                 self.repeat.start(now, REPEAT);
             }
         }
-        if self.incoming.is_due(now) {
+        if self.phase != Phase::Closed && self.incoming.is_due(now) {
             self.send_bare(port, self.outgoing.next());
             sent += 1;
         }

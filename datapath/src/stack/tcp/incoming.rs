@@ -2,7 +2,7 @@
 
 use super::{
     super::soon::ACK_DELAY,
-    BUFFER, give_back,
+    BUFFER, KEPT,
     segment::{Offer, Segment},
     seq::Seq,
 };
@@ -132,9 +132,10 @@ impl Incoming {
         self.due = Due::Now;
     }
 
-    /// Nothing more comes.
+    /// Nothing more comes, and that what waits is read is no news to anybody.
     pub(super) fn stop(&mut self) {
         (self.due, self.early) = (Due::Not, Vec::new());
+        self.edge = self.next.plus(2 * BUFFER);
     }
 
     /// The number to acknowledge and the window, as they stand in the header of a segment that is sent now.
@@ -249,7 +250,9 @@ impl Incoming {
         let first = self.pieces.front_mut()?;
         let piece = if first.len() > most { first.split_to(most) } else { self.pieces.pop_front()? };
         self.length -= piece.len();
-        give_back(&mut self.pieces);
+        if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
+            self.pieces = VecDeque::new();
+        }
         // The other end learns of much more room at once (RFC 9293 section 3.8.6.2.2).
         let most_room = BUFFER.min(usize::from(u16::MAX) << self.scale);
         if !self.has_ended && self.wanted_edge().bytes_since(self.edge) >= most_room / 2 {

@@ -21,18 +21,8 @@ mod tests;
 
 pub(super) use connection::{Connection, Ended};
 
-use bytes::Bytes;
-use std::collections::VecDeque;
-
 /// Bytes that may wait in each direction of one connection. Between the agent and the kernel of the same machine a round trip
 /// takes microseconds, so this carries tens of gigabits a second; a slow reader closes the window at this many.
 const BUFFER: usize = 256 << 10;
 /// A list that has room for more pieces than this is given back once it is empty: many sessions are idle.
 const KEPT: usize = 16;
-
-/// Gives the memory of a list back, if it is empty and not small.
-fn give_back(pieces: &mut VecDeque<Bytes>) {
-    if pieces.is_empty() && pieces.capacity() > KEPT {
-        *pieces = VecDeque::new();
-    }
-}

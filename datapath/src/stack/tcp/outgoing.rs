@@ -1,7 +1,7 @@
 //! What is sent toward the workload, and when it is sent again.
 
 use super::{
-    BUFFER, give_back,
+    BUFFER, KEPT,
     segment::{Offer, Segment},
     seq::Seq,
 };
@@ -237,7 +237,9 @@ impl Outgoing {
             bytes -= piece.len();
             self.pieces.pop_front();
         }
-        give_back(&mut self.pieces);
+        if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
+            self.pieces = VecDeque::new();
+        }
         (self.first, self.next, self.repeats) = (number, self.next.later(number), 0);
         self.recovery = self.recovery.filter(|recovery| recovery.until.is_after(number));
         if let Some(recovery) = &mut self.recovery {
