@@ -27,6 +27,8 @@ pub(super) struct Incoming {
     next: Seq,
     edge: Seq,
     told: Seq,
+    /// The window when the edge was moved last.
+    offered: usize,
     /// The shift of our windows.
     scale: u8,
     /// What waits to be read; the short pieces at its end are in `last`.
@@ -64,6 +66,7 @@ impl Incoming {
             next: zero,
             edge: zero,
             told: zero,
+            offered: 0,
             scale: 0,
             pieces: VecDeque::new(),
             last: BytesMut::new(),
@@ -78,7 +81,8 @@ impl Incoming {
     pub(super) fn learn(&mut self, syn: &Segment<'_>, offer: Offer) {
         self.next = syn.sequence.plus(1);
         self.scale = offer.scale.map_or(0, |_| SCALE);
-        (self.edge, self.told) = (self.next.plus(Self::FIRST_WINDOW.into()), self.next);
+        self.offered = Self::FIRST_WINDOW.into();
+        (self.edge, self.told) = (self.next.plus(self.offered), self.next);
     }
 
     /// The window of a SYN, which has no shift (RFC 7323 section 2.2).
@@ -140,10 +144,14 @@ impl Incoming {
 
     /// The number to acknowledge and the window, as they stand in the header of a segment that is sent now.
     pub(super) fn tell(&mut self) -> (Seq, u16) {
-        self.edge = self.edge.later(self.wanted_edge());
+        let before = self.edge;
+        self.edge = before.later(self.wanted_edge());
         (self.told, self.due) = (self.next, Due::Not);
-        let window = self.edge.bytes_since(self.next) >> self.scale;
-        (self.next, u16::try_from(window).unwrap_or(u16::MAX))
+        let window = self.edge.bytes_since(self.next);
+        if self.edge != before {
+            self.offered = window;
+        }
+        (self.next, u16::try_from(window >> self.scale).unwrap_or(u16::MAX))
     }
 
     /// Behind all that there is room for, in steps of the window: it is never moved back (RFC 9293 section 3.8.6).
@@ -253,12 +261,18 @@ impl Incoming {
         if self.pieces.is_empty() && self.pieces.capacity() > KEPT {
             self.pieces = VecDeque::new();
         }
-        // The other end learns of much more room at once (RFC 9293 section 3.8.6.2.2).
-        let most_room = BUFFER.min(usize::from(u16::MAX) << self.scale);
-        if !self.has_ended && self.wanted_edge().bytes_since(self.edge) >= most_room / 2 {
+        if self.has_much_room() {
             self.hurry();
         }
         Some(piece)
+    }
+
+    /// There is much more room than the other end knows of, so that it learns of it at once (RFC 9293 section 3.8.6.2.2); not
+    /// before it has used half of what it knows of: the window of a SYN is small, and many connections never need a larger one.
+    fn has_much_room(&self) -> bool {
+        let most_room = BUFFER.min(usize::from(u16::MAX) << self.scale);
+        let is_more = self.wanted_edge().bytes_since(self.edge) >= most_room / 2;
+        is_more && !self.has_ended && self.edge.bytes_since(self.next) <= self.offered / 2
     }
 }
 
@@ -281,10 +295,17 @@ mod tests {
         [head.write(&fields, data.len()).bytes(), data].concat()
     }
 
-    fn open() -> Incoming {
+    /// The other end knows of the window of our SYN.
+    fn called() -> Incoming {
         let mut incoming = Incoming::new();
         let offer = Offer { mss: 1_460, scale: Some(7) };
         incoming.learn(&Segment::read(&packet_at(SYN_NUMBER, SYN, &[])).unwrap(), offer);
+        incoming
+    }
+
+    /// It knows of all the room.
+    fn open() -> Incoming {
+        let mut incoming = called();
         incoming.tell();
         incoming
     }
@@ -338,6 +359,25 @@ mod tests {
         incoming.take(&Segment::read(&memory).unwrap(), Some(&memory));
         let read = incoming.read(usize::MAX).unwrap();
         assert!(!memory.as_ptr_range().contains(&read.as_ptr()) && read == b"short"[..]);
+    }
+
+    #[test]
+    fn more_room_is_told_when_half_of_what_is_known_was_used() {
+        // What comes is read; whether the other end is told at once.
+        let read = |incoming: &mut Incoming, offset, length| {
+            take(incoming, &packet(ACK, offset, &vec![7; length]));
+            incoming.read(usize::MAX).unwrap();
+            incoming.is_hurried()
+        };
+        let mut incoming = called();
+        assert!(!read(&mut incoming, 0, 32_000), "of 64 KiB little was used");
+        assert!(read(&mut incoming, 32_000, 1_000));
+        assert_eq!(usize::from(incoming.tell().1) << SCALE, BUFFER);
+        let mut incoming = called();
+        assert!(!read(&mut incoming, 0, 1_000));
+        assert_eq!(usize::from(incoming.tell().1) << SCALE, BUFFER, "an answer tells it, too");
+        assert!(!read(&mut incoming, 1_000, 65_000));
+        assert!(read(&mut incoming, 66_000, 65_000 + 1_500), "half of all");
     }
 
     #[test]
