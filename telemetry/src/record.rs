@@ -41,7 +41,7 @@ pub const UNWRITTEN_MAX: usize = 65_536;
 const WRITE_BYTES: usize = 64 * 1024;
 /// How long the first record after a pause waits for others: a writer that is woken for each costs a busy host as much
 /// as its sessions' packets.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 /// Wait after a failed write: long enough not to flood the log, short against the time that the queue lasts.
 const RETRY: Duration = Duration::from_secs(1);
 
