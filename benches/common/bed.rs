@@ -102,6 +102,11 @@ impl Bed {
         self.lab.agent("alpha").wait_up(&["beta"]);
     }
 
+    /// This program, where every host and workload can run it.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
     /// Starts the agents anew, as if they had carried nothing.
     pub fn restart(&self) -> anyhow::Result<()> {
         for host in HOSTS {

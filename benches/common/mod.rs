@@ -14,4 +14,5 @@ pub mod process;
 pub mod search;
 pub mod serve;
 pub mod stats;
+pub mod tunnel;
 pub mod way;

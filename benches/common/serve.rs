@@ -2,7 +2,7 @@
 
 use super::{
     bed::{ECHO_PORTS, HOLD_PORT},
-    datagrams,
+    datagrams, tunnel,
 };
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -36,6 +36,9 @@ pub enum Role {
     /// Counts datagrams.
     #[command(hide = true)]
     Count { address: IpAddr },
+    /// Carries the packets of an interface, which it makes.
+    #[command(hide = true)]
+    Tunnel { link: String, here: SocketAddr, there: SocketAddr },
 }
 
 impl Role {
@@ -45,6 +48,7 @@ impl Role {
             Self::Echo { address } => echo_and_hold(address),
             Self::Open { to, count } => open(to, count),
             Self::Count { address } => datagrams::count(address),
+            Self::Tunnel { link, here, there } => tunnel::carry(&link, here, there),
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Outcome {
     pub reached: String,
     /// The ratio that plain TCP or UDP reaches, with neither encryption nor identity: beyond that no fabric comes.
     pub direct: String,
+    /// That of a tunnel in userspace that does nothing but carry packets.
+    pub bare: String,
     pub goal: String,
     /// `None` where a figure is missing.
     pub met: Option<bool>,
@@ -109,7 +111,8 @@ fn outcome(goal: &Goal, results: &Results) -> Option<Outcome> {
     let beside = |value: f64| theirs.as_ref().filter(|(_, theirs)| *theirs > 0.0).map(|(_, theirs)| value / theirs);
     let reached = beside(ours);
     let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}x"));
-    let direct = results.median(condition, figure, System::Direct).and_then(beside);
+    let [direct, bare] =
+        [System::Direct, System::BareTun].map(|bound| ratio(results.median(condition, figure, bound).and_then(beside)));
     let (sign, bound) = match goal.bound {
         Bound::AtLeast(bound) => ("≥", bound),
         Bound::AtMost(bound) => ("≤", bound),
@@ -126,7 +129,8 @@ fn outcome(goal: &Goal, results: &Results) -> Option<Outcome> {
         },
         ours: show(ours),
         reached: if alone { show(ours) } else { ratio(reached) },
-        direct: ratio(direct),
+        direct,
+        bare,
         goal: if alone { format!("{sign} {}", show(bound)) } else { format!("{sign} {bound}x") },
         met: reached.map(|reached| match goal.bound {
             Bound::AtLeast(bound) => reached >= bound,

@@ -63,7 +63,10 @@ fn panel(results: &Results, condition: Condition, figure: Figure) -> Option<(usi
     let bars: Vec<_> =
         results.systems().filter_map(|system| Some((system, results.median(condition, figure, system)?))).collect();
     // What is not encrypted may be many times above the others: its bar ends with the panel.
-    let most = bars.iter().filter(|(system, _)| system.class() != Class::Plain).map(|(_, value)| *value);
+    let most = bars
+        .iter()
+        .filter(|(system, _)| !matches!(system.class(), Class::Plain | Class::Bare))
+        .map(|(_, value)| *value);
     let most = most.fold(0.0, f64::max);
     if most <= 0.0 {
         return None;
@@ -81,7 +84,7 @@ fn panel(results: &Results, condition: Condition, figure: Figure) -> Option<(usi
 fn push_bar(drawn: &mut String, top: usize, system: System, value: f64, most: f64, decimals: usize) {
     let class = match system.class() {
         Class::Fabric => "fabric",
-        Class::Plain => "plain",
+        Class::Plain | Class::Bare => "plain",
         Class::Vpn | Class::Sidecar => "bar",
     };
     let beyond = if value > most { " →" } else { "" };

@@ -53,6 +53,9 @@ impl Programs {
         if system == System::Fabric {
             return said(lab::ripstop(), &["--version"]).unwrap_or_else(|| "of this tree".to_owned());
         }
+        if system == System::BareTun {
+            return "of this benchmark".to_owned();
+        }
         let Some(name) = system.programs().first() else { return "the kernel's TCP and UDP".to_owned() };
         let Ok(path) = self.find(name) else { return "absent".to_owned() };
         if path.starts_with(BUILT) {

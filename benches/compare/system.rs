@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Class {
     /// The kernels alone: neither encrypted nor authorised.
     Plain,
+    /// A tunnel in userspace that does nothing but carry packets: neither encrypted nor authorised.
+    Bare,
     /// What all others are compared with.
     Fabric,
     /// A tunnel between hosts that carries their packets.
@@ -29,14 +31,18 @@ pub enum System {
     Nebula,
     Quincy,
     Haproxy,
+    /// This program's own: what a TUN interface costs before anything else does.
+    #[value(name = "bare-tun")]
+    BareTun,
     /// A resolver on loopback: it only answers names.
     Unbound,
 }
 
 impl System {
     /// Those between hosts, in the order of the columns.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Direct,
+        Self::BareTun,
         Self::Fabric,
         Self::WireguardGo,
         Self::Boringtun,
@@ -58,6 +64,7 @@ impl System {
             Self::Nebula => "nebula",
             Self::Quincy => "quincy",
             Self::Haproxy => "haproxy pair",
+            Self::BareTun => "bare TUN",
             Self::Unbound => "unbound",
         }
     }
@@ -65,6 +72,7 @@ impl System {
     pub fn class(self) -> Class {
         match self {
             Self::Direct | Self::Unbound => Class::Plain,
+            Self::BareTun => Class::Bare,
             Self::Fabric => Class::Fabric,
             Self::WireguardGo | Self::Boringtun | Self::Gotatun | Self::OpenVpn | Self::Nebula | Self::Quincy => {
                 Class::Vpn
@@ -83,10 +91,11 @@ impl System {
         self.class() != Class::Sidecar
     }
 
-    /// The programs that it is made of, the one that tells its version first. The fabric's is the one under test.
+    /// The programs that it is made of, the one that tells its version first. The fabric's is the one under test,
+    /// and the bare tunnel is this one.
     pub fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Direct | Self::Fabric => &[],
+            Self::Direct | Self::BareTun | Self::Fabric => &[],
             Self::WireguardGo => &["wireguard-go", "wg"],
             Self::Boringtun => &["boringtun-cli", "wg"],
             Self::Gotatun => &["gotatun", "wg"],

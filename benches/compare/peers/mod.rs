@@ -3,6 +3,7 @@
 //! Where there is a choice it is AES-128-GCM (WireGuard has ChaCha20-Poly1305 alone), a TUN MTU as large as the link allows,
 //! and otherwise what the packages have as defaults; what differs from them is said where it is set.
 
+mod bare;
 mod haproxy;
 mod keys;
 mod nebula;
@@ -69,6 +70,7 @@ impl Peer {
     pub fn start(system: System, site: &Site<'_>) -> anyhow::Result<Self> {
         let servers = match system {
             System::Direct | System::Fabric | System::Unbound => Vec::new(),
+            System::BareTun => bare::start(site)?,
             System::WireguardGo => wireguard::start(system, site, &["-f"])?,
             // Its threads share the queues of one interface and overtake each other: one is faster here.
             System::Boringtun => wireguard::start(system, site, &["-f", "--disable-drop-privileges", "-t", "1"])?,
@@ -80,7 +82,7 @@ impl Peer {
         };
         let mut peer = Self { system, servers };
         peer.wait_ready(site.bed)?;
-        if system.class() == Class::Vpn {
+        if matches!(system.class(), Class::Bare | Class::Vpn) {
             HOSTS.iter().for_each(|host| link::congestion(&site.bed.lab, host, &system.link()));
         }
         Ok(peer)
@@ -92,7 +94,7 @@ impl Peer {
         match self.system.class() {
             Class::Plain => bed.direct(),
             Class::Fabric => bed.through_fabric("caller", "space"),
-            Class::Vpn => Way { address: in_tunnel(self.system), carriers, ..bed.direct() },
+            Class::Bare | Class::Vpn => Way { address: in_tunnel(self.system), carriers, ..bed.direct() },
             Class::Sidecar => Way { address: haproxy::LOCAL.into(), carriers, ..bed.direct() },
         }
     }

@@ -1,0 +1,101 @@
+//! The least that a program with a TUN interface can do between two hosts: it carries packets as they are, each in a UDP
+//! datagram, and knows nothing of them. Neither encrypted nor authenticated, and of no use but as a bound: what it takes is the
+//! kernels' work, and that of whoever sends and receives.
+
+use anyhow::{Context, bail};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt},
+};
+use std::{
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
+    thread,
+    time::Duration,
+};
+
+/// What a datagram adds to the packet in it, over IPv4.
+pub const OVERHEAD: u32 = 28;
+/// Packets in one system call of the socket; an interface gives and takes them one by one.
+const BATCH: usize = 64;
+/// Bytes of the longest packet.
+const LONGEST: usize = 65_535;
+/// Of the socket, so that what is lost was not lost here.
+const BUFFER: usize = 8 << 20;
+
+/// How long it waits for a packet at most, before it waits again.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Makes the interface and carries its packets to the other end until this process ends; each way is a thread's.
+pub fn carry(link: &str, here: SocketAddr, there: SocketAddr) -> anyhow::Result<()> {
+    let mut configuration = tun::Configuration::default();
+    configuration.tun_name(link);
+    let device = tun::create(&configuration).with_context(|| format!("failed to make {link}"))?;
+    device.set_nonblock().with_context(|| format!("failed to make {link}"))?;
+    let socket = UdpSocket::bind(here).with_context(|| format!("failed to bind {here}"))?;
+    socket.connect(there)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, sockopt::SndBufForce, &BUFFER)?;
+    thread::scope(|scope| {
+        let back = scope.spawn(|| back(&socket, &device));
+        out(&device, &socket)?;
+        back.join().unwrap_or_else(|_| bail!("the way back panicked"))
+    })
+}
+
+/// From the interface to the other host.
+fn out(device: &tun::Device, socket: &UdpSocket) -> anyhow::Result<()> {
+    let (mut buffers, mut lengths) = (vec![vec![0; LONGEST]; BATCH], Vec::with_capacity(BATCH));
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+    let addresses = [None::<SockaddrStorage>; BATCH];
+    loop {
+        lengths.clear();
+        for buffer in &mut buffers {
+            let mut received = device.recv(buffer);
+            if lengths.is_empty() && received.as_ref().is_err_and(is_nothing) {
+                received = device.recv_timeout(buffer, WAIT);
+            }
+            match received {
+                Ok(length) => lengths.push(length),
+                Err(error) if is_nothing(&error) => break,
+                Err(error) => return Err(error).context("the interface is gone"),
+            }
+        }
+        let packets = buffers.iter().zip(&lengths);
+        let slices: Vec<_> = packets.map(|(buffer, length)| [IoSlice::new(&buffer[..*length])]).collect();
+        let mut sent = 0;
+        while sent < slices.len() {
+            let to = &addresses[sent..slices.len()];
+            let all = sendmmsg(socket.as_raw_fd(), &mut headers, &slices[sent..], to, [], MsgFlags::empty());
+            // What the link or the other end does not take is lost, as a datagram may be.
+            sent += all.map_or(1, Iterator::count);
+        }
+    }
+}
+
+/// From the other host to the interface.
+fn back(socket: &UdpSocket, device: &tun::Device) -> anyhow::Result<()> {
+    let mut buffers = vec![vec![0; LONGEST]; BATCH];
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+    loop {
+        let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let received = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None);
+        let lengths: Vec<_> = match received {
+            Ok(received) => received.map(|one| one.bytes).collect(),
+            // The latter of a packet that went out before the other end was there.
+            Err(Errno::EINTR | Errno::ECONNREFUSED) => continue,
+            Err(error) => return Err(error).context("the socket is gone"),
+        };
+        for (buffer, length) in buffers.iter().zip(lengths) {
+            // An interface that is down takes nothing.
+            drop(device.send(&buffer[..length]));
+        }
+    }
+}
+
+/// There is no packet, or the interface is not up yet.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
+}
