@@ -44,7 +44,7 @@ pub struct Outcome {
     pub reached: String,
     /// The ratio that plain TCP or UDP reaches, with neither encryption nor identity: beyond that no fabric comes.
     pub direct: String,
-    /// That of a tunnel in userspace that does nothing but carry packets.
+    /// That of a tunnel in userspace that does nothing but carry packets; none of a figure that is held against nothing.
     pub bare: String,
     pub goal: String,
     /// `None` where a figure is missing.
@@ -111,8 +111,8 @@ fn outcome(goal: &Goal, results: &Results) -> Option<Outcome> {
     let beside = |value: f64| theirs.as_ref().filter(|(_, theirs)| *theirs > 0.0).map(|(_, theirs)| value / theirs);
     let reached = beside(ours);
     let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}x"));
-    let [direct, bare] =
-        [System::Direct, System::BareTun].map(|bound| ratio(results.median(condition, figure, bound).and_then(beside)));
+    let of_bound = |system| results.median(condition, figure, system).filter(|_| !alone).and_then(beside);
+    let [direct, bare] = [System::Direct, System::BareTun].map(|system| ratio(of_bound(system)));
     let (sign, bound) = match goal.bound {
         Bound::AtLeast(bound) => ("≥", bound),
         Bound::AtMost(bound) => ("≤", bound),

@@ -55,7 +55,7 @@ const SCRATCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/compare");
 
 /// What to measure, and for how long.
 #[derive(Debug, Parser)]
-#[command(about = "The fabric beside direct TCP, VPNs and sidecars", subcommand_negates_reqs = true)]
+#[command(about = "The fabric beside direct TCP, a bare tunnel, VPNs and sidecars", subcommand_negates_reqs = true)]
 pub struct Options {
     /// One round of a second a figure: a look, not to be quoted.
     #[arg(long)]

@@ -67,6 +67,8 @@ fn an_endpoint_that_stops_is_passed_over_without_a_failed_request() {
     wait_state(&lab, "alpha", "beta", "unhealthy");
     let stopped = Instant::now();
     assert_eq!(calls(&web, to, 20).get("gamma"), Some(&20));
+    // They are written a moment later.
+    thread::sleep(Duration::from_millis(50));
     let records = lab.agent("alpha").records();
     let last = &records[records.len() - 10..];
     assert!(last.iter().all(|record| record["attempts"] == 1), "nobody tries what is known to fail: {last:?}");

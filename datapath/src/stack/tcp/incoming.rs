@@ -27,7 +27,7 @@ pub(super) struct Incoming {
     next: Seq,
     edge: Seq,
     told: Seq,
-    /// The window when the edge was moved last.
+    /// The largest window that it was told.
     offered: usize,
     /// The shift of our windows.
     scale: u8,
@@ -144,13 +144,10 @@ impl Incoming {
 
     /// The number to acknowledge and the window, as they stand in the header of a segment that is sent now.
     pub(super) fn tell(&mut self) -> (Seq, u16) {
-        let before = self.edge;
-        self.edge = before.later(self.wanted_edge());
+        self.edge = self.edge.later(self.wanted_edge());
         (self.told, self.due) = (self.next, Due::Not);
         let window = self.edge.bytes_since(self.next);
-        if self.edge != before {
-            self.offered = window;
-        }
+        self.offered = self.offered.max(window);
         (self.next, u16::try_from(window >> self.scale).unwrap_or(u16::MAX))
     }
 
@@ -267,8 +264,9 @@ impl Incoming {
         Some(piece)
     }
 
-    /// There is much more room than the other end knows of, so that it learns of it at once (RFC 9293 section 3.8.6.2.2); not
-    /// before it has used half of what it knows of: the window of a SYN is small, and many connections never need a larger one.
+    /// There is much more room than the other end knows of, so that it learns of it at once (RFC 9293 section 3.8.6.2.2). While it
+    /// knows of the small window of our SYN alone, not before it has used half of that: many connections never need a larger one. A
+    /// sender waits for no more than half of the largest window that it was told (section 3.8.6.2.1), so none waits for this.
     fn has_much_room(&self) -> bool {
         let most_room = BUFFER.min(usize::from(u16::MAX) << self.scale);
         let is_more = self.wanted_edge().bytes_since(self.edge) >= most_room / 2;
@@ -378,6 +376,17 @@ mod tests {
         assert_eq!(usize::from(incoming.tell().1) << SCALE, BUFFER, "an answer tells it, too");
         assert!(!read(&mut incoming, 1_000, 65_000));
         assert!(read(&mut incoming, 66_000, 65_000 + 1_500), "half of all");
+    }
+
+    #[test]
+    fn who_was_told_of_a_little_room_learns_of_much() {
+        let mut incoming = open();
+        (0..4).for_each(|number| take(&mut incoming, &packet(ACK, number * 65_495, &[7; 65_495])));
+        incoming.read(30_000).unwrap();
+        let window = usize::from(incoming.tell().1) << SCALE;
+        assert!((20_000..40_000).contains(&window), "less than a segment: {window}");
+        read(&mut incoming);
+        assert!(incoming.is_hurried(), "nothing else would tell");
     }
 
     #[test]
