@@ -64,7 +64,7 @@ chmod 755 "$out/ripstop"
 export RIPSTOP_LAB_BINARY=$out/ripstop
 large_graph >"$out/large.yaml"
 "$RIPSTOP_LAB_BINARY" graph check "$out/large.yaml"
-others=(direct wireguard-go boringtun openvpn nebula quincy haproxy)
+others=(direct bare-tun wireguard-go boringtun openvpn nebula quincy haproxy)
 cargo bench --locked --bench compare -- --quick "${others[@]/#/--without=}"
 cargo bench --locked --bench fabric -- --quick
 

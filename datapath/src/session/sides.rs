@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, IoSlice},
+    mem,
     os::fd::AsFd,
     pin::{Pin, pin},
     rc::Rc,
@@ -27,6 +28,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 const UNDER_WAY: Duration = Duration::from_millis(500);
 /// How often a socket is looked at that does not take its last bytes at once.
 const SENT_LOOK: Duration = Duration::from_millis(5);
+
+thread_local! {
+    /// Where what a stream gives is put for a moment. Most looks at a stream find nothing or one piece, and to make so many empty
+    /// places for it, and to take each away, costs more than all else.
+    static SLOTS: RefCell<[Bytes; PIECES]> = const { RefCell::new([const { Bytes::new() }; PIECES]) };
+}
 
 /// A workload's connection in userspace TCP; the reason says whose reset ends it.
 pub struct UserTcp {
@@ -207,16 +214,16 @@ impl QuicSource {
         Ok(count.map_or(Got::End, |_| Got::Bytes(pieces.iter().map(Bytes::len).sum())))
     }
 
-    /// The slots live only while there is something to put into them: a session that waits holds none.
     fn poll_pieces(
         &mut self,
         pieces: &mut Vec<Bytes>,
         cx: &mut task::Context<'_>,
     ) -> Poll<Result<Option<usize>, ReadError>> {
-        let mut slots = [const { Bytes::new() }; PIECES];
-        let count = ready!(pin!(self.stream.read_chunks(&mut slots)).poll(cx))?;
-        pieces.extend(slots.into_iter().take(count.unwrap_or(0)));
-        Poll::Ready(Ok(count))
+        SLOTS.with_borrow_mut(|slots| {
+            let count = ready!(pin!(self.stream.read_chunks(slots)).poll(cx))?;
+            pieces.extend(slots.iter_mut().take(count.unwrap_or(0)).map(mem::take));
+            Poll::Ready(Ok(count))
+        })
     }
 
     fn lost(&self, error: &ReadError) -> Broken {
