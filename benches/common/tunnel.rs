@@ -12,7 +12,7 @@ use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
-    sync::{Arc, mpsc::channel},
+    sync::{Arc, mpsc::sync_channel},
     thread,
     time::Duration,
 };
@@ -26,6 +26,8 @@ const LONGEST: usize = 65_535;
 /// Of the socket, so that what is lost was not lost here.
 const BUFFER: usize = 8 << 20;
 
+/// There and back.
+const WAYS: usize = 2;
 /// How long it waits for a packet at most, before it waits again.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -40,12 +42,12 @@ pub fn carry(link: &str, here: SocketAddr, there: SocketAddr) -> anyhow::Result<
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     setsockopt(&socket, sockopt::SndBufForce, &BUFFER)?;
     let (device, socket) = (Arc::new(device), Arc::new(socket));
-    let (fails, failed) = channel();
-    let (inward, outward, failing) = (Arc::clone(&socket), Arc::clone(&device), fails.clone());
+    let (fails, first) = sync_channel(WAYS);
+    let (inward, outward, also) = (Arc::clone(&socket), Arc::clone(&device), fails.clone());
     // Nobody hears the second one: this process ends with the first.
-    thread::spawn(move || failing.send(back(&inward, &outward)));
+    thread::spawn(move || also.send(back(&inward, &outward)));
     thread::spawn(move || fails.send(out(&device, &socket)));
-    failed.recv()?
+    first.recv()?
 }
 
 /// From the interface to the other host.
