@@ -1,12 +1,11 @@
 //! A tunnel that does nothing but carry packets, by this program itself.
 
-use super::{PAUSE, READY, Site, number, other};
+use super::{Site, number, other, wait};
 use crate::{
     common::{bed::HOSTS, lab::Server, tunnel::OVERHEAD},
     system::System,
 };
-use anyhow::ensure;
-use std::{net::SocketAddr, thread, time::Instant};
+use std::net::SocketAddr;
 
 /// Starts one end on each host.
 pub fn start(site: &Site<'_>) -> anyhow::Result<Vec<Server>> {
@@ -16,19 +15,11 @@ pub fn start(site: &Site<'_>) -> anyhow::Result<Vec<Server>> {
     let serve = |host: &&str| site.spawn(system, host, &[program, "tunnel", &link, &end(host), &end(other(host))]);
     let servers: Vec<_> = HOSTS.iter().map(serve).collect();
     for host in HOSTS {
-        wait_link(site, host, &link)?;
+        let is_there = || site.bed.lab.host(host).run(&["ip", "link", "show", "dev", &link]).status.success();
+        wait(&format!("{link} on {host}"), is_there)?;
         let here = system.tunnel(number(host));
         let mtu = site.mtu - OVERHEAD;
         site.bed.lab.host(host).sh(&format!("ip address add {here}/24 dev {link}; ip link set {link} mtu {mtu} up"));
     }
     Ok(servers)
-}
-
-fn wait_link(site: &Site<'_>, host: &str, link: &str) -> anyhow::Result<()> {
-    let start = Instant::now();
-    while !site.bed.lab.host(host).run(&["ip", "link", "show", "dev", link]).status.success() {
-        ensure!(start.elapsed() < READY, "no {link} on {host} after {READY:?}");
-        thread::sleep(PAUSE);
-    }
-    Ok(())
 }

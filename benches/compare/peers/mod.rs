@@ -23,7 +23,7 @@ use crate::{
     programs::Programs,
     system::{Class, System},
 };
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::{
     io::{Read, Write},
     net::IpAddr,
@@ -115,6 +115,16 @@ impl Peer {
             thread::sleep(PAUSE);
         }
     }
+}
+
+/// Waits until a system has made something that its others need.
+fn wait(what: &str, is_there: impl Fn() -> bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while !is_there() {
+        ensure!(start.elapsed() < READY, "no {what} after {READY:?}");
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 fn echoed(way: &Way) -> anyhow::Result<()> {

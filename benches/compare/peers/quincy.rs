@@ -56,17 +56,9 @@ level = 'warn'
     );
     let (serving, calling) = (site.write("quincy-server.toml", &serving)?, site.write("quincy-client.toml", &calling)?);
     let server = site.spawn(system, "beta", &[&server, "--config-path", &serving]);
-    wait_bound(site, port)?;
+    let bound = format!(":{port:04X} ");
+    let is_bound = || site.bed.lab.host("beta").ok(&["cat", "/proc/net/udp"]).contains(&bound);
+    super::wait(&format!("socket at {port}/udp on beta"), is_bound)?;
     // It does not try again: the server must be there first.
     Ok(vec![site.spawn(system, "alpha", &[&client, "--config-path", &calling]), server])
-}
-
-fn wait_bound(site: &Site<'_>, port: u16) -> anyhow::Result<()> {
-    let start = std::time::Instant::now();
-    let bound = format!(":{port:04X} ");
-    while !site.bed.lab.host("beta").ok(&["cat", "/proc/net/udp"]).contains(&bound) {
-        anyhow::ensure!(start.elapsed() < super::READY, "nothing is bound to {port}/udp on beta");
-        std::thread::sleep(super::PAUSE);
-    }
-    Ok(())
 }

@@ -1,12 +1,10 @@
 //! Those that speak WireGuard: a process with a TUN interface, set up by wg(8).
 
-use super::{PAUSE, READY, Site, number, other};
+use super::{Site, number, other, wait};
 use crate::{
     common::{bed::HOSTS, lab::Server},
     system::System,
 };
-use anyhow::ensure;
-use std::{thread, time::Instant};
 
 /// What WireGuard adds to a packet over IPv6, the most: the MTU that wg-quick sets is the link's less this.
 const OVERHEAD: u32 = 80;
@@ -23,7 +21,9 @@ pub fn start(system: System, site: &Site<'_>, options: &[&str]) -> anyhow::Resul
     let key = |host: &str| site.bed.lab.path(&format!("{link}-{host}.key"));
     for host in HOSTS {
         site.bed.lab.host(host).sh(&format!("umask 077; {wg} genkey > {}", key(host)));
-        wait_socket(site, host, &link)?;
+        let socket = format!("/run/wireguard/{link}.sock");
+        let is_there = || site.bed.lab.host(host).run(&["test", "-S", &socket]).status.success();
+        wait(&format!("{socket} on {host}"), is_there)?;
     }
     for host in HOSTS {
         let (here, there, port) = (system.tunnel(number(host)), system.tunnel(number(other(host))), system.port());
@@ -38,14 +38,4 @@ pub fn start(system: System, site: &Site<'_>, options: &[&str]) -> anyhow::Resul
         ));
     }
     Ok(servers)
-}
-
-fn wait_socket(site: &Site<'_>, host: &str, link: &str) -> anyhow::Result<()> {
-    let socket = format!("/run/wireguard/{link}.sock");
-    let start = Instant::now();
-    while !site.bed.lab.host(host).run(&["test", "-S", &socket]).status.success() {
-        ensure!(start.elapsed() < READY, "no {socket} on {host} after {READY:?}");
-        thread::sleep(PAUSE);
-    }
-    Ok(())
 }

@@ -30,8 +30,8 @@ const UNDER_WAY: Duration = Duration::from_millis(500);
 const SENT_LOOK: Duration = Duration::from_millis(5);
 
 thread_local! {
-    /// Where what a stream gives is put for a moment. Most looks at a stream find nothing or one piece, and to make so many empty
-    /// places for it, and to take each away, costs more than all else.
+    /// Where what a stream gives is put for a moment. Most looks at a stream find nothing or one piece, and so many empty
+    /// places would be made for it, and taken away one by one.
     static SLOTS: RefCell<[Bytes; PIECES]> = const { RefCell::new([const { Bytes::new() }; PIECES]) };
 }
 
