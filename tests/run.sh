@@ -178,9 +178,8 @@ same_features() {
   [ -z "$others" ] || { printf 'other features beside ripstop-pieces:\n%s\n' "$others"; return 1; }
 }
 
-# The static binary, and the demo with it.
+# The static binary as it ships, and the demo with it.
 static_release() {
-  release_build || return 1
   file "$binary" | grep -Eq 'static-pie linked|statically linked' || { file "$binary"; return 1; }
   local stripped size
   stripped=$(mktemp)
@@ -273,6 +272,7 @@ patient=(
   truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
   dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice:: records::
   failover::a_path_may failover::the_dialling failover::new_sessions threads::hosts_with
+  attach:: cni:: podman:: replicas:: units::
 )
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
@@ -298,7 +298,7 @@ run_e2e() {
   rm -f "$log"
 }
 
-# What a test command in the background came to, and what it printed.
+# What a command in the background came to, and what it printed.
 ended() {
   cat "$2"
   return "$1"
@@ -324,6 +324,10 @@ case $mode in
   all)
     install_packages
     unpack_resolved
+    # Beside what else is compiled: no test runs yet that would be disturbed.
+    release_log=$(mktemp)
+    release_build >"$release_log" 2>&1 &
+    release_pid=$!
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
     if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
@@ -337,12 +341,15 @@ case $mode in
       printf 'not run: cargo-deny is not installed (cargo install cargo-deny)\n'
     fi
     step "build of the tests" build_tests
+    step "Kubernetes manifests" manifests
+    wait "$release_pid"
+    step "build of the static release binary" ended "$?" "$release_log"
+    rm -f "$release_log"
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
     step "the Dockerfile" dockerfile
     step "the book" book
-    step "Kubernetes manifests" manifests
     step "features of what is compiled by the profile" same_features
     # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
     run_e2e scale:: limits:: demo:: image::
