@@ -19,7 +19,7 @@ mod share;
 
 pub(crate) use self::{inbox::Inbox, key::Key, lane::Lane};
 
-use self::{inbox::Registration, rounds::Full};
+use self::inbox::Registration;
 use crate::link::Link;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -58,8 +58,27 @@ impl DatagramSender {
             return Err(DatagramError::TooLarge(data.len()));
         }
         let frame = self.key.frame(data);
-        let lane = if self.link.fits(frame.len()) { &self.link.small } else { &self.link.large };
-        lane.push(self.key, frame)
+        self.lane(frame.len()).push(self.key, frame)
+    }
+
+    /// The same of several, in order, for less than one by one; says how many of the first were queued: for the others the
+    /// path is congested.
+    ///
+    /// # Errors
+    /// [`DatagramError`]; all are dropped then.
+    pub fn send_all(&self, all: &[impl AsRef<[u8]>]) -> Result<usize, DatagramError> {
+        let longest = all.iter().map(|data| data.as_ref().len()).max().unwrap_or(0);
+        if longest > DATAGRAM_MAX {
+            return Err(DatagramError::TooLarge(longest));
+        }
+        // Made before the lane is locked, and in one lane, so that they stay in order.
+        let frames: Vec<_> = all.iter().map(|data| self.key.frame(data.as_ref())).collect();
+        self.lane(self.key.length() + longest).push_all(self.key, frames)
+    }
+
+    /// The lane of what has so many bytes with its key.
+    fn lane(&self, bytes: usize) -> &Lane {
+        if self.link.fits(bytes) { &self.link.small } else { &self.link.large }
     }
 }
 
@@ -94,10 +113,4 @@ pub(crate) fn attach(link: &Arc<Link>, id: quinn::StreamId) -> (DatagramSender, 
     let key = Key::of(id);
     let receiver = DatagramReceiver(Inbox::register(&link.inbox, key));
     (DatagramSender { link: Arc::clone(link), key }, receiver)
-}
-
-impl From<Full> for DatagramError {
-    fn from(_: Full) -> Self {
-        Self::Congested
-    }
 }

@@ -182,6 +182,10 @@ fn several<'d>(
     ports: (u16, u16),
     all: impl Iterator<Item = &'d [u8]>,
 ) -> Result<(), Reason> {
+    let mut all = all.collect();
+    if let Some(flow) = interface.udp.get(&packet.flow_of(ports.0, ports.1)) {
+        flow.datagrams(&mut all, &|reason| dropped(interface, reason));
+    }
     for data in all {
         if let Err(reason) = datagram(context, interface, packet, ports, data) {
             dropped(interface, reason);

@@ -29,7 +29,7 @@ impl Key {
     }
 
     /// Its bytes on the wire: 1 to 8.
-    fn length(self) -> usize {
+    pub(crate) fn length(self) -> usize {
         1 << self.exponent()
     }
 

@@ -49,14 +49,23 @@ impl Lane {
     }
 
     pub(crate) fn push(&self, key: Key, frame: Bytes) -> Result<(), DatagramError> {
+        match self.push_all(key, [frame])? {
+            0 => Err(DatagramError::Congested),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes frames of one session until there is no room, and says how many.
+    pub(crate) fn push_all(&self, key: Key, frames: impl IntoIterator<Item = Bytes>) -> Result<usize, DatagramError> {
         let mut state = self.state();
         if state.closed {
             return Err(DatagramError::Closed);
         }
-        state.rounds.push(key, frame, Instant::now)?;
+        let pushed = frames.into_iter().map(|frame| state.rounds.push(key, frame, Instant::now));
+        let taken = pushed.take_while(Result::is_ok).count();
         drop(state);
         self.work.notify_one();
-        Ok(())
+        Ok(taken)
     }
 
     /// The next datagram, once there is one. For one task.

@@ -188,6 +188,36 @@ async fn a_flood_is_bounded_and_counted_and_another_session_is_heard() {
 }
 
 #[tokio::test]
+async fn several_at_once_are_queued_in_order_as_far_as_there_is_room() {
+    let fabric = Fabric::new("shop.example");
+    let (alpha, mut beta) = fabric.pair("alpha", "beta").await;
+    beta.serve(echo_datagrams);
+    let mut session = open(&alpha, &beta).await;
+    let all: Vec<_> = (1..=9).map(|length| content(0, length * 100)).collect();
+    assert_eq!(session.to.send_all(&all), Ok(9));
+    for sent in &all {
+        assert_eq!(within(2, "each", session.from.recv()).await.as_ref(), Some(sent));
+    }
+    let too_long = [Bytes::from_static(b"short"), Bytes::from(vec![0; DATAGRAM_MAX + 1])];
+    assert_eq!(session.to.send_all(&too_long), Err(DatagramError::TooLarge(DATAGRAM_MAX + 1)));
+    assert_eq!(session.to.send_all(&[] as &[Bytes]), Ok(0));
+    session.round_trips(0, &[10]).await;
+
+    // Nothing leaves before this task waits: what one session may have waiting, of which each costs 64 bytes more.
+    let numbered: Vec<_> = (0..10_000_u32).map(|number| [&number.to_be_bytes()[..], &[0; 996]].concat()).collect();
+    let taken = session.to.send_all(&numbered).unwrap();
+    assert!((3_900..3_950).contains(&taken), "{taken}");
+    assert_eq!(session.to.send(&numbered[0]), Err(DatagramError::Congested));
+    let mut expected = 0;
+    while let Ok(Some(datagram)) = timeout(Duration::from_millis(300), session.from.recv()).await {
+        let number = datagram.first_chunk().map(|number| u32::from_be_bytes(*number)).unwrap();
+        assert!(number >= expected && (number as usize) < taken, "{number} after {expected}");
+        expected = number + 1;
+    }
+    assert!(expected > 0);
+}
+
+#[tokio::test]
 async fn what_no_agent_would_send_is_counted_and_hurts_nobody() {
     let fabric = Fabric::new("shop.example");
     let mut alpha = fabric.host("alpha");

@@ -95,7 +95,7 @@ impl EndpointFlow {
     }
 
     /// Sends several.
-    pub(super) fn send_all(&self, batch: &[Bytes]) -> Result<(), Lost> {
+    pub(super) fn send_all(&self, batch: &[impl AsRef<[u8]>]) -> Result<(), Lost> {
         self.before_sending(batch)?;
         let key = self.key.get();
         self.interface.port().send_datagrams(key.fabric, key.workload, batch);

@@ -208,7 +208,7 @@ async fn receive(relay: &Relay, way: Way, receiver: &mut DatagramReceiver) -> In
     while receiver.recv_some(&mut batch, IN_A_ROW).await {
         polling::came();
         let full = batch.len() == IN_A_ROW;
-        relay.pass_all(way, &mut batch);
+        relay.pass_all(way, &mut batch, |reason| relay.dropped(reason));
         for _ in 0..receiver.take_lost() {
             relay.dropped(Reason::Congested);
         }

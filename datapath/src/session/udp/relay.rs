@@ -64,12 +64,7 @@ impl Outlet {
             Self::Endpoint(flow) => {
                 flow.upgrade().map_or(Err(Lost::Dropped(Reason::NoSession)), |flow| flow.send(data))
             }
-            Self::Peer(sender) => sender.send(data).map_err(|error| match error {
-                DatagramError::Congested => Lost::Dropped(Reason::Congested),
-                // Its stream says why.
-                DatagramError::Closed => Lost::Dropped(Reason::PeerLost),
-                DatagramError::TooLarge(_) => Lost::Dropped(Reason::Malformed),
-            }),
+            Self::Peer(sender) => sender.send(data).map_err(Lost::from),
             Self::Socket(listener) => listener.send(data),
         }
     }
@@ -77,23 +72,39 @@ impl Outlet {
     /// Whether several at once cost less than each alone.
     fn takes_several(&self) -> bool {
         match self {
-            Self::Flow(..) | Self::Endpoint(_) => true,
-            Self::Peer(_) | Self::Socket(_) => false,
+            Self::Flow(..) | Self::Endpoint(_) | Self::Peer(_) => true,
+            Self::Socket(_) => false,
         }
     }
 
-    /// Sends several. All of them are lost, or none.
-    fn send_all(&self, batch: &[Bytes]) -> Result<(), Lost> {
+    /// Sends several, and says how many of the first went: the others are [`Reason::Congested`].
+    ///
+    /// # Errors
+    /// All of them are lost.
+    fn send_all(&self, batch: &[impl AsRef<[u8]>]) -> Result<usize, Lost> {
         match self {
             Self::Flow(interface, flow) => {
                 interface.port().send_datagrams(flow.fabric, flow.workload, batch);
-                Ok(())
+                Ok(batch.len())
             }
             Self::Endpoint(flow) => {
-                flow.upgrade().map_or(Err(Lost::Dropped(Reason::NoSession)), |flow| flow.send_all(batch))
+                let flow = flow.upgrade().ok_or(Lost::Dropped(Reason::NoSession))?;
+                flow.send_all(batch).map(|()| batch.len())
             }
-            Self::Peer(_) | Self::Socket(_) => batch.iter().try_for_each(|data| self.send(data)),
+            Self::Peer(sender) => Ok(sender.send_all(batch)?),
+            Self::Socket(_) => batch.iter().try_for_each(|data| self.send(data.as_ref())).map(|()| batch.len()),
         }
+    }
+}
+
+impl From<DatagramError> for Lost {
+    fn from(error: DatagramError) -> Self {
+        Self::Dropped(match error {
+            DatagramError::Congested => Reason::Congested,
+            // Its stream says why.
+            DatagramError::Closed => Reason::PeerLost,
+            DatagramError::TooLarge(_) => Reason::Malformed,
+        })
     }
 }
 
@@ -160,28 +171,31 @@ impl Relay {
         }
     }
 
-    /// Hands several on, counts those that were dropped, and leaves none behind.
-    pub(super) fn pass_all(&self, way: Way, batch: &mut Vec<Bytes>) {
+    /// Hands several on, says why each was `dropped` that was, and leaves none behind.
+    pub(super) fn pass_all(&self, way: Way, batch: &mut Vec<impl AsRef<[u8]>>, dropped: impl Fn(Reason)) {
         let outlet = self.outlet(way);
         if batch.len() == 1 || !outlet.takes_several() || self.ended.get().is_some() {
-            return batch.drain(..).for_each(|data| self.pass_or_count(way, &data));
+            let one_by_one = batch.drain(..).filter_map(|data| self.pass(way, data.as_ref()).err());
+            return one_by_one.for_each(dropped);
         }
+        let length = |data: &_| AsRef::<[u8]>::as_ref(data).len();
         batch.retain(|data| {
-            let allowed = self.admission.police(way, data.len());
+            let allowed = self.admission.police(way, length(data));
             if !allowed {
-                self.dropped(Reason::RateLimited);
+                dropped(Reason::RateLimited);
             }
             allowed
         });
         let Some(last) = batch.last() else { return };
-        self.last[slot(way)].set(last.len());
-        match outlet.send_all(batch) {
-            Ok(()) => self.count(way, batch.iter().map(|data| data.len() as u64).sum()),
-            Err(lost) => {
-                let reason = self.lost(lost);
-                batch.iter().for_each(|_| self.dropped(reason));
-            }
+        self.last[slot(way)].set(length(last));
+        let (went, reason) = match outlet.send_all(batch) {
+            Ok(went) => (went, Reason::Congested),
+            Err(lost) => (0, self.lost(lost)),
+        };
+        if went > 0 {
+            self.count(way, batch[..went].iter().map(|data| length(data) as u64).sum());
         }
+        batch[went..].iter().for_each(|_| dropped(reason));
         batch.clear();
     }
 
@@ -407,6 +421,12 @@ impl DatagramSink for Inlet {
                 held.push(Bytes::copy_from_slice(data));
                 Ok(())
             }
+        }
+    }
+
+    fn datagrams(&self, all: &mut Vec<&[u8]>, dropped: &dyn Fn(Reason)) {
+        if let State::Open(relay) = &*self.state.borrow() {
+            relay.pass_all(self.way, all, dropped);
         }
     }
 
