@@ -329,7 +329,7 @@ case $mode in
     release_log=$(mktemp)
     release_build >"$release_log" 2>&1 &
     release_pid=$!
-    trap 'kill "$release_pid" 2>/dev/null' EXIT
+    trap 'pkill -P "$release_pid"' EXIT
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
     if rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown; then
