@@ -264,17 +264,20 @@ fn what_a_policed_flood_loses_is_counted_where_many_are_sent_together() {
 fn policed_flood(together: usize) {
     const RATE: f64 = 1_250_000.0;
     let lab = lab("", ", limit: { session: 10 mbit/s }");
-    let (arrived, stop, taker) = take(&lab.workload("api"));
+    let (arrived, stop_taking, taker) = take(&lab.workload("api"));
+    let stop = Arc::default();
     let start = Instant::now();
     let flooding = flood(&lab.workload("rogue"), lab.service("shop/api", DRAIN), together, &stop);
     thread::sleep(MEASURED);
     stop.store(true, Ordering::Relaxed);
     let (sent, seconds) = (flooding.join().unwrap(), start.elapsed().as_secs_f64());
-    taker.join().unwrap();
     // Closing the session is up to its idle time; cutting it is quicker.
     lab.edit_graph(|graph| graph.replace("- { from: rogue", "# - { from: rogue"));
     // What was still on its way when the session was cut is denied.
     let record = lab.agent("alpha").record(|record| record["protocol"] == "udp" && record["verdict"] == "allow");
+    // Until here its socket was open: what is left of the flood would have been refused, and have asked for a session anew.
+    stop_taking.store(true, Ordering::Relaxed);
+    taker.join().unwrap();
     println!("{sent} bytes sent, {} arrived: {record}", arrived.load(Ordering::Relaxed));
     let number = |key: &str| record[key].as_f64().unwrap_or_else(|| panic!("{key} of {record}"));
     let passed = number("bytes_up");
