@@ -272,7 +272,7 @@ patient=(
   truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
   dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice:: records::
   failover::a_path_may failover::the_dialling failover::new_sessions threads::hosts_with
-  attach:: cni:: units::
+  attach:: cni::
 )
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
