@@ -5,7 +5,7 @@ use super::{
     service_manager,
     shared::{self, Shared},
     split_domain::SplitDomain,
-    upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Standing},
+    upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Settled, Standing},
 };
 use crate::admin::{AgentView as _, WorkloadState, WorkloadStatus};
 use anyhow::Context as _;
@@ -30,10 +30,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is to be attached, and for which workload.
 type All<'p> = BTreeMap<InterfaceId, (&'p WorkloadEntry, Result<Planned, Waiting>)>;
 
-type Plans = BTreeMap<InterfaceId, Held>;
+/// What is attached.
+pub(super) type Plans = BTreeMap<InterfaceId, Held>;
 
 /// An interface that is attached.
-struct Held {
+pub(super) struct Held {
     planned: Planned,
     since: String,
     has_v6: bool,
@@ -45,10 +46,40 @@ struct Held {
 pub(super) struct Beginning {
     /// Dropped once everything was tried once.
     pub(super) starting: Unready,
-    /// The interfaces of the agent before, if there was one.
-    pub(super) adopted: Option<Vec<AdoptedInterface>>,
+    /// The interfaces of the agent before, if there was one, taken up.
+    pub(super) adopted: Option<Plans>,
     /// The next agents that come to take over.
     pub(super) coming: mpsc::Receiver<Channel>,
+}
+
+/// Before anybody can ask what is attached: takes up the interfaces of the agent before, where there is one, and tells whoever
+/// started this one; of all others is said that they wait.
+pub(super) async fn begin(shared: &Shared, kernel: &Kernel, settled: Option<Settled>) -> anyhow::Result<Option<Plans>> {
+    let Some(Settled { interfaces, word }) = settled else {
+        foresee(shared, &Plans::new());
+        return Ok(None);
+    };
+    let attached = adopt(shared, kernel, interfaces).await?;
+    foresee(shared, &attached);
+    word.give();
+    Ok(Some(attached))
+}
+
+/// Says of each workload that the policy places on this host what is known before anything was tried.
+fn foresee(shared: &Shared, attached: &Plans) {
+    let policy = shared.policy();
+    let on_host: Vec<_> = policy.workloads_on(shared.host()).map(|ix| policy.workload_entry(ix)).collect();
+    for (id, (entry, planned)) in wanted(&policy, &on_host, shared, attached) {
+        let held = attached.get(&id);
+        let state = match held {
+            Some(_) => WorkloadState::Attached,
+            None => WorkloadState::Waiting("the agent has just started".into()),
+        };
+        let place = plan::describe(entry, &planned, shared.sources());
+        let status = status(&id, entry, place, state, held.map(|held| held.since.clone()));
+        shared.workloads().insert(id, status);
+    }
+    shared.publish();
 }
 
 /// Attaches what the policy places on this host, follows its changes, and attaches again what went away. Ready once
@@ -61,7 +92,7 @@ pub(super) async fn keep(
 ) -> anyhow::Result<Draining> {
     let Beginning { starting, adopted, mut coming } = beginning;
     let mut attached = match adopted {
-        Some(adopted) => adopt(shared, kernel, adopted).await?,
+        Some(adopted) => adopted,
         None => {
             let recovering = Arc::clone(kernel);
             tokio::task::spawn_blocking(move || recovering.recover()).await.context("recovering broke off")??;

@@ -72,7 +72,7 @@ use tokio::{
     sync::mpsc,
 };
 pub use upgrade::Upgraded;
-use upgrade::{Adopted, AdoptedInterface, Draining, Inherited, Listeners, Places, Succession, Upgrades};
+use upgrade::{Adopted, Draining, Inherited, Listeners, Places, Settled, Succession, Upgrades};
 
 /// How long the last records may take to be written when the agent stops.
 const RECORDS_MAX: Duration = Duration::from_secs(5);
@@ -186,7 +186,9 @@ async fn serve(
     listeners.set_enrolment(enrolment.descriptor()?);
     listeners.page(page.as_ref())?;
     let export = Export::start(&config, identity.fabric())?;
-    let records = RecordLog::start(&config.sessions, export)?;
+    // Standard output is whoever's started this agent until the one before has given its own.
+    let (unsettled, after) = std::sync::mpsc::sync_channel(0);
+    let records = RecordLog::start_after(after, &config.sessions, export)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
     let (requests, asked) = mpsc::channel(carrier::REQUESTS_WAITING);
     let (voices, calls) = mpsc::channel(voice::CALLS_WAITING);
@@ -205,13 +207,15 @@ async fn serve(
     let parts = Parts { authority: enrolment.authority(), forward, door, upgrades, hearsay };
     let shared = Shared::new(config, start, data.handle(), &records, parts);
     by_hand.into_iter().for_each(|(workload, hand)| shared.by_hand.set(workload, Some(hand)));
-    let adopted = settle(&shared, adopted).await?;
+    let settled = settle(&shared, adopted).await?;
+    drop(unsettled);
     // From here on all is this agent's, to keep in order and to undo.
     if let Err(error) = admin.own() {
         tracing::error!("{:#}", anyhow::Error::new(error));
     }
-    serve_admin(admin, page, &shared, &mut listeners);
     tokio::spawn(voice::listen(Arc::clone(&shared), calls));
+    let adopted = attachments::begin(&shared, &kernel, settled).await?;
+    serve_admin(admin, page, &shared, &mut listeners);
     listeners.served_by(tokio::spawn(carrier::carry(Arc::clone(&shared), asked)).abort_handle());
     let (renewing, enrolling) = enrolment.begin(&shared, source);
     enrolling.into_iter().for_each(|task| listeners.served_by(task));
@@ -223,7 +227,7 @@ async fn serve(
 }
 
 /// Takes up what the agent before has, where there is one; else begins to connect.
-async fn settle(shared: &Arc<Shared>, adopted: Option<Adopted>) -> anyhow::Result<Option<Vec<AdoptedInterface>>> {
+async fn settle(shared: &Arc<Shared>, adopted: Option<Adopted>) -> anyhow::Result<Option<Settled>> {
     let Some(adopted) = adopted else {
         shared.connect_peers();
         return Ok(None);

@@ -17,6 +17,7 @@ use super::{
 use ripstop_config::{HostName, Protocol, Reason, Replica, ServiceId, WorkloadId, agent::SessionLog};
 use serde::{Serialize, Serializer};
 use std::{
+    convert::Infallible,
     fs::{File, OpenOptions},
     io::{self, ErrorKind, Write},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
@@ -163,9 +164,6 @@ pub enum RecordError {
     /// The file cannot be opened.
     #[error("cannot open {} for session records; make its directory, or choose another place with `sessions:`", .0.display())]
     Open(PathBuf, #[source] io::Error),
-    /// Standard output is closed.
-    #[error("standard output is closed, and session records go there; choose another place with `sessions:`")]
-    Stdout(#[source] io::Error),
     /// The system has no thread to spare.
     #[error("cannot start the thread that writes session records")]
     Thread(#[source] io::Error),
@@ -197,15 +195,23 @@ impl RecordLog {
     /// # Errors
     /// [`RecordError`] when the place cannot be opened.
     pub fn start(log: &SessionLog, export: Option<Export>) -> Result<Self, RecordError> {
-        let sink = match log {
-            SessionLog::File(path) => Some(open(path)?),
-            SessionLog::Stdout => Some(stdout()?),
-            SessionLog::Off => None,
-        };
-        Self::start_with(sink, SLOTS_MAX, export)
+        Self::start_after(at_once(), log, export)
     }
 
-    fn start_with(sink: Option<File>, slots: usize, export: Option<Export>) -> Result<Self, RecordError> {
+    /// The same, but records wait in the queue until the other end of `after` is dropped: standard output is another's until then.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the place cannot be opened.
+    pub fn start_after(after: After, log: &SessionLog, export: Option<Export>) -> Result<Self, RecordError> {
+        let sink = match log {
+            SessionLog::File(path) => Some(Sink::File(open(path)?)),
+            SessionLog::Stdout => Some(Sink::Stdout),
+            SessionLog::Off => None,
+        };
+        Self::start_with(after, sink, SLOTS_MAX, export)
+    }
+
+    fn start_with(after: After, sink: Option<Sink>, slots: usize, export: Option<Export>) -> Result<Self, RecordError> {
         let (queue, messages) = mpsc::channel(slots + 1);
         let recent = Arc::<Recent>::default();
         let unwritten = Arc::new(AtomicUsize::new(0));
@@ -220,7 +226,11 @@ impl RecordLog {
         };
         thread::Builder::new()
             .name("records".into())
-            .spawn(move || writer.run(messages))
+            .spawn(move || {
+                // Nothing is ever sent: it is the end of the other end.
+                let _ = after.recv();
+                writer.run(messages);
+            })
             .map_err(RecordError::Thread)?;
         Ok(Self { queue, recent, unwritten, export, last })
     }
@@ -302,14 +312,33 @@ fn open(path: &PathBuf) -> Result<File, RecordError> {
     options.open(path).map_err(|error| RecordError::Open(path.clone(), error))
 }
 
-/// The descriptor itself: the library's handle writes out at every newline.
-fn stdout() -> Result<File, RecordError> {
-    io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(RecordError::Stdout)
+/// Until when records wait: the other end is dropped then.
+pub type After = std_mpsc::Receiver<Infallible>;
+
+fn at_once() -> After {
+    std_mpsc::sync_channel(0).1
+}
+
+/// Where records go.
+enum Sink {
+    File(File),
+    /// Whatever that is by now: it becomes another where an agent takes over.
+    Stdout,
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            // The descriptor itself: the library's handle writes out at every newline.
+            Self::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?).write(bytes),
+        }
+    }
 }
 
 struct Writer {
     /// `None` when nobody wants the records, or nobody reads them any more.
-    sink: Option<File>,
+    sink: Option<Sink>,
     /// Whole lines that are not written yet, less what a short write took.
     pending: Vec<u8>,
     /// Records in `pending`.

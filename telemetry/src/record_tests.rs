@@ -42,7 +42,7 @@ fn a_record_reads_as_documented() {
 
 #[test]
 fn slots_are_bounded_and_come_back() {
-    let log = RecordLog::start_with(None, 2, None).unwrap();
+    let log = RecordLog::start_with(at_once(), None, 2, None).unwrap();
     let (first, second) = (log.reserve().unwrap(), log.reserve().unwrap());
     assert!(log.reserve().is_none(), "a third session cannot be recorded, so it is refused");
     first.release();
@@ -55,7 +55,7 @@ fn slots_are_bounded_and_come_back() {
 
 #[test]
 fn a_writer_that_has_fallen_behind_refuses_new_sessions() {
-    let log = RecordLog::start_with(None, 4, None).unwrap();
+    let log = RecordLog::start_with(at_once(), None, 4, None).unwrap();
     log.unwritten.fetch_add(UNWRITTEN_MAX, Ordering::Relaxed);
     assert!(log.reserve().is_none());
     log.unwritten.fetch_sub(1, Ordering::Relaxed);
@@ -77,9 +77,24 @@ fn a_record_is_to_be_had_and_on_disk_without_finish() {
 }
 
 #[test]
+fn records_wait_until_it_is_known_where_they_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions.jsonl");
+    let (until, after) = std_mpsc::sync_channel(0);
+    let log = RecordLog::start_after(after, &SessionLog::File(path.clone()), None).unwrap();
+    log.reserve().unwrap().write(record(1));
+    thread::sleep(3 * GATHER);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    drop(until);
+    log.finish(LONG).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+}
+
+#[test]
 fn a_reader_that_goes_away_blocks_nobody() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let log = RecordLog::start_with(Some(File::from(std::os::fd::OwnedFd::from(writer))), 100, None).unwrap();
+    let sink = Sink::File(File::from(std::os::fd::OwnedFd::from(writer)));
+    let log = RecordLog::start_with(at_once(), Some(sink), 100, None).unwrap();
     log.reserve().unwrap().write(record(1));
     let mut one = [0; 1];
     reader.read_exact(&mut one).unwrap();
@@ -105,7 +120,7 @@ fn a_missing_directory_is_said_plainly() {
 #[test]
 fn a_full_disk_loses_nothing_and_is_told_at_the_end() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let log = RecordLog::start_with(Some(full), 10, None).unwrap();
+    let log = RecordLog::start_with(at_once(), Some(Sink::File(full)), 10, None).unwrap();
     log.reserve().unwrap().write(record(1));
     let error = log.finish(Duration::from_millis(200)).unwrap_err();
     assert!(matches!(error, RecordError::Unfinished(1)), "{error}");

@@ -2,7 +2,7 @@
 
 use crate::{
     callers::{Call, rate},
-    lab::{Agent, Lab, Place, Server, ripstop, wait_for, within},
+    lab::{Agent, Lab, Place, Server, ask, ripstop, wait_for, within},
     servers::{Http, echo},
 };
 use serde_json::Value;
@@ -13,7 +13,7 @@ use std::{
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -313,6 +313,45 @@ fn nothing_fails(lab: &Lab) {
         assert!(agent.records().iter().all(|record| record["handed_over"] != "ended"), "on {host}");
     }
     ping(&mut open(&web, to("shop/api", 9090)));
+}
+
+#[test]
+fn nobody_sees_a_host_without_its_workloads_meanwhile() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let socket = lab.agent("alpha").socket();
+    let looks = Ongoing::start(&lab.host("alpha"), move |_| {
+        // An agent that ends closes its connections; whoever asks again is answered.
+        let Some(status) = ask(&socket, "/v1/status") else { return Ok(()) };
+        count.fetch_add(1, Ordering::Relaxed);
+        let attached = |one: &Value| one["state"] == "attached";
+        let workloads = status["workloads"].as_array().ok_or("no workloads")?;
+        let all = workloads.len() == 2 && workloads.iter().all(attached);
+        if all { Ok(()) } else { Err(status["workloads"].to_string()) }
+    });
+    for _ in 0..3 {
+        upgrade(&lab, "alpha", &[]);
+    }
+    let (_, wrong) = looks.stop();
+    assert!(seen.load(Ordering::Relaxed) > 10 && wrong.is_empty(), "{seen:?} answers, but {wrong:?}");
+}
+
+#[test]
+fn records_go_on_in_standard_output() {
+    let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).settings("alpha", "sessions: stdout").start();
+    let _endpoints = endpoints(&lab);
+    let web = lab.workload("web");
+    let call = || ping(&mut open(&web, lab.service("shop/api", 9090)));
+    let recorded = || {
+        let log = lab.agent("alpha").log();
+        log.lines().filter(|line| line.starts_with('{') && line.contains("\"shop/api\"")).count()
+    };
+    for count in 1..=3 {
+        call();
+        wait_for("the session's record in standard output", || recorded() == count);
+        upgrade(&lab, "alpha", &[]);
+    }
 }
 
 #[test]

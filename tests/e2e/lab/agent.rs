@@ -166,9 +166,7 @@ impl Agent {
 
     /// GET from its admin socket.
     pub fn admin(&self, path: &str) -> Option<Value> {
-        let stream = UnixStream::connect(self.run.join("agent.sock")).ok()?;
-        let (status, body) = http_get(stream, path)?;
-        if status == 200 { serde_json::from_str(&body).ok() } else { None }
+        ask(&self.socket(), path)
     }
 
     pub fn status(&self) -> Value {
@@ -298,6 +296,12 @@ impl Agent {
 fn http_get(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
     read_answer(stream)
+}
+
+/// GET from an agent's admin socket.
+pub fn ask(socket: &Path, path: &str) -> Option<Value> {
+    let (status, body) = http_get(UnixStream::connect(socket).ok()?, path)?;
+    if status == 200 { serde_json::from_str(&body).ok() } else { None }
 }
 
 fn read_answer(mut stream: impl Read) -> Option<(u16, String)> {

@@ -22,7 +22,7 @@ mod signed;
 mod tap;
 mod underlay;
 
-pub use agent::{AGENT_WAIT, Agent, ripstop};
+pub use agent::{AGENT_WAIT, Agent, ask, ripstop};
 pub use link::Link;
 pub use machine::children;
 pub use place::{Listening, Place, Server};
@@ -460,5 +460,6 @@ fn agent_yaml(host: &str, policy: &str, extra: &str) -> String {
         Ok(threads) if !extra.contains("data-threads:") => format!("data-threads: {threads}\n"),
         Ok(_) | Err(_) => String::new(),
     };
-    format!("host: {host}\n{policy}\nsessions: sessions.jsonl\n{metrics}{dns}{threads}{extra}\n")
+    let sessions = if extra.contains("sessions:") { "" } else { "sessions: sessions.jsonl\n" };
+    format!("host: {host}\n{policy}\n{sessions}{metrics}{dns}{threads}{extra}\n")
 }
