@@ -35,34 +35,31 @@ fn one(bed: &Bed, peer: &Peer, rounds: u32, seconds: u32, results: &mut Results)
     let (way, system) = (peer.way(bed), peer.system);
     let count = sessions(system)?;
     let before = resident(&way);
-    let idle = Idle::open(bed, &way, count)?;
-    if system == System::Fabric {
-        idle::wait_sessions(bed, count)?;
+    // In turn, so that both find the same machine.
+    for round in 0..rounds {
+        let idle = Idle::open(bed, &way, count)?;
+        if system == System::Fabric {
+            idle::wait_sessions(bed, count)?;
+        }
+        if round == 0 {
+            let open = resident(&way);
+            // Of the host that needs more.
+            let each = HOSTS.iter().enumerate().map(|(host, _)| open[host].saturating_sub(before[host])).max();
+            let each = each.unwrap_or_default() as f64 / count as f64 / 1024.0;
+            results.add(Condition::Plain, Figure::ResidentSession, system, each);
+        }
+        beside(&way, system, true, seconds, results)?;
+        drop(idle);
+        bed.settle();
+        thread::sleep(QUIET);
+        beside(&way, system, false, seconds, results)?;
     }
-    let open = resident(&way);
-    // Of the host that needs more.
-    let each = HOSTS.iter().enumerate().map(|(host, _)| open[host].saturating_sub(before[host])).max();
-    let each = each.unwrap_or_default() as f64 / count as f64 / 1024.0;
-    results.add(Condition::Plain, Figure::ResidentSession, system, each);
-    beside(&way, system, true, rounds, seconds, results)?;
-    drop(idle);
-    bed.settle();
-    thread::sleep(QUIET);
-    beside(&way, system, false, rounds, seconds, results)
+    Ok(())
 }
 
-fn beside(
-    way: &Way,
-    system: System,
-    idle: bool,
-    rounds: u32,
-    seconds: u32,
-    results: &mut Results,
-) -> anyhow::Result<()> {
-    for _ in 0..rounds {
-        let opened = load::connections(way, 1, seconds).context("a new connection")?;
-        results.add(Condition::Plain, Figure::OpenP99 { idle }, system, opened.p99);
-    }
+fn beside(way: &Way, system: System, idle: bool, seconds: u32, results: &mut Results) -> anyhow::Result<()> {
+    let opened = load::connections(way, 1, seconds).context("a new connection")?;
+    results.add(Condition::Plain, Figure::OpenP99 { idle }, system, opened.p99);
     Ok(())
 }
 
