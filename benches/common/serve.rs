@@ -19,6 +19,8 @@ use std::{
 const WORKERS: usize = 32;
 /// Stack of a thread that echoes, in bytes.
 const STACK: usize = 128 * 1024;
+/// Connections that are held after which it is looked which are still open.
+const HELD_LOOK: usize = 1000;
 /// The longest that one connection may take to open.
 const CONNECT: Duration = Duration::from_secs(10);
 /// What [`Role::Open`] says when all its connections are open.
@@ -69,10 +71,21 @@ fn echo_and_hold(address: IpAddr) -> anyhow::Result<()> {
         thread::Builder::new().stack_size(STACK).spawn(move || echo_datagrams(&socket))?;
     }
     let listener = TcpListener::bind((address, HOLD_PORT))?;
-    let mut held = Vec::new();
+    let mut held: Vec<TcpStream> = Vec::new();
     loop {
-        held.push(listener.accept().with_context(|| format!("failed to accept after {}", held.len()))?.0);
+        let (stream, _) =
+            listener.accept().with_context(|| format!("failed to accept while {} are held", held.len()))?;
+        stream.set_nonblocking(true)?;
+        held.push(stream);
+        if held.len().is_multiple_of(HELD_LOOK) {
+            held.retain(is_open);
+        }
     }
+}
+
+/// Whoever opened it has not reset it; nothing is ever sent.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 fn echo_all(listener: &TcpListener) {

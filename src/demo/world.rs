@@ -210,7 +210,7 @@ fn servers() -> Vec<Server> {
 }
 
 fn is_ready(status: &Status) -> Result<(), String> {
-    // Before it has tried every workload once, its list of them may be empty.
+    // Before it has tried every workload once, it says of all that they wait.
     if let Some(waiting) = status.waiting_for.first() {
         return Err(format!("it is not ready: {waiting}"));
     }

@@ -5,7 +5,7 @@ use super::{
     service_manager,
     shared::{self, Shared},
     split_domain::SplitDomain,
-    upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Settled, Standing},
+    upgrade::{self, AdoptedInterface, Draining, Listeners, Ours, PlanText, Standing},
 };
 use crate::admin::{AgentView as _, WorkloadState, WorkloadStatus};
 use anyhow::Context as _;
@@ -44,25 +44,27 @@ pub(super) struct Held {
 
 /// What an agent begins with.
 pub(super) struct Beginning {
-    /// Dropped once everything was tried once.
-    pub(super) starting: Unready,
-    /// The interfaces of the agent before, if there was one, taken up.
-    pub(super) adopted: Option<Plans>,
+    /// Dropped once everything was tried once; nothing where interfaces were taken up.
+    pub(super) starting: Option<Unready>,
+    /// The interfaces of the agent before, if there was one, taken up; or why they could not be.
+    pub(super) adopted: anyhow::Result<Option<Plans>>,
     /// The next agents that come to take over.
     pub(super) coming: mpsc::Receiver<Channel>,
 }
 
-/// Before anybody can ask what is attached: takes up the interfaces of the agent before, where there is one, and tells whoever
-/// started this one; of all others is said that they wait.
-pub(super) async fn begin(shared: &Shared, kernel: &Kernel, settled: Option<Settled>) -> anyhow::Result<Option<Plans>> {
-    let Some(Settled { interfaces, word }) = settled else {
-        foresee(shared, &Plans::new());
-        return Ok(None);
+/// Before anybody can ask what is attached: takes up the interfaces of the agent before, where there is one; of all others is said
+/// that they wait.
+pub(super) async fn begin(
+    shared: &Shared,
+    kernel: &Kernel,
+    adopted: Option<Vec<AdoptedInterface>>,
+) -> anyhow::Result<Option<Plans>> {
+    let attached = match adopted {
+        Some(interfaces) => Some(adopt(shared, kernel, interfaces).await?),
+        None => None,
     };
-    let attached = adopt(shared, kernel, interfaces).await?;
-    foresee(shared, &attached);
-    word.give();
-    Ok(Some(attached))
+    foresee(shared, attached.as_ref().unwrap_or(&Plans::new()));
+    Ok(attached)
 }
 
 /// Says of each workload that the policy places on this host what is known before anything was tried.
@@ -90,8 +92,8 @@ pub(super) async fn keep(
     listeners: &Listeners,
     beginning: Beginning,
 ) -> anyhow::Result<Draining> {
-    let Beginning { starting, adopted, mut coming } = beginning;
-    let mut attached = match adopted {
+    let Beginning { mut starting, adopted, mut coming } = beginning;
+    let mut attached = match adopted? {
         Some(adopted) => adopted,
         None => {
             let recovering = Arc::clone(kernel);
@@ -102,12 +104,13 @@ pub(super) async fn keep(
     let containers = Arc::clone(&shared.containers);
     tokio::spawn(containers.follow(Arc::clone(&shared.changed)));
     let mut split_domain = SplitDomain::default();
-    let mut starting = Some(starting);
+    let mut is_first = true;
     loop {
         reconcile(shared, kernel, &mut attached).await?;
         shared.publish();
         split_domain.keep(shared, host_interface(&attached)).await;
-        if starting.take().is_some() {
+        if std::mem::take(&mut is_first) {
+            drop(starting.take());
             resolv_conf(shared);
             tracing::info!(attached = attached.len(), "ready");
             service_manager::serves(shared);

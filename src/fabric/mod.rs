@@ -72,7 +72,7 @@ use tokio::{
     sync::mpsc,
 };
 pub use upgrade::Upgraded;
-use upgrade::{Adopted, Draining, Inherited, Listeners, Places, Settled, Succession, Upgrades};
+use upgrade::{Adopted, AdoptedInterface, Draining, Inherited, Listeners, Places, Succession, Upgrades};
 
 /// How long the last records may take to be written when the agent stops.
 const RECORDS_MAX: Duration = Duration::from_secs(5);
@@ -181,12 +181,12 @@ async fn serve(
     let Inherited { enrolment, data: inherited, by_hand, adopted } = inherited;
     let mut listeners = Listeners::new(&admin, &entrance)?;
     instruments::build_info();
-    listen(&mut listeners, listener, metrics, &readiness)?;
     let enrolment = Enrolment::prepare(&config, &identity, enrolment).await?;
     listeners.set_enrolment(enrolment.descriptor()?);
+    listeners.metrics(listener.as_ref())?;
     listeners.page(page.as_ref())?;
     let export = Export::start(&config, identity.fabric())?;
-    // Standard output is whoever's started this agent until the one before has given its own.
+    // Standard output is that of whoever started this agent until the one before has given its own.
     let (unsettled, after) = std::sync::mpsc::sync_channel(0);
     let records = RecordLog::start_after(after, &config.sessions, export)?;
     let forward = forward::start(&config, start.policy.graph().ranges)?;
@@ -207,14 +207,18 @@ async fn serve(
     let parts = Parts { authority: enrolment.authority(), forward, door, upgrades, hearsay };
     let shared = Shared::new(config, start, data.handle(), &records, parts);
     by_hand.into_iter().for_each(|(workload, hand)| shared.by_hand.set(workload, Some(hand)));
-    let settled = settle(&shared, adopted).await?;
+    let adopted = settle(&shared, adopted).await?;
     drop(unsettled);
     // From here on all is this agent's, to keep in order and to undo.
     if let Err(error) = admin.own() {
         tracing::error!("{:#}", anyhow::Error::new(error));
     }
     tokio::spawn(voice::listen(Arc::clone(&shared), calls));
-    let adopted = attachments::begin(&shared, &kernel, settled).await?;
+    // Whoever asks meanwhile waits, and sees the host as it is. What cannot be taken up is undone like all else.
+    let adopted = attachments::begin(&shared, &kernel, adopted).await;
+    // What was attached goes on being so.
+    let starting = Some(starting).filter(|_| !matches!(adopted, Ok(Some(_))));
+    serve_metrics(listener, metrics, &readiness, &mut listeners);
     serve_admin(admin, page, &shared, &mut listeners);
     listeners.served_by(tokio::spawn(carrier::carry(Arc::clone(&shared), asked)).abort_handle());
     let (renewing, enrolling) = enrolment.begin(&shared, source);
@@ -227,7 +231,7 @@ async fn serve(
 }
 
 /// Takes up what the agent before has, where there is one; else begins to connect.
-async fn settle(shared: &Arc<Shared>, adopted: Option<Adopted>) -> anyhow::Result<Option<Settled>> {
+async fn settle(shared: &Arc<Shared>, adopted: Option<Adopted>) -> anyhow::Result<Option<Vec<AdoptedInterface>>> {
     let Some(adopted) = adopted else {
         shared.connect_peers();
         return Ok(None);
@@ -264,20 +268,18 @@ impl Serving {
 }
 
 /// Serves `/metrics`, where that is wanted.
-fn listen(
-    listeners: &mut Listeners,
+fn serve_metrics(
     listener: Option<TcpListener>,
     metrics: PrometheusHandle,
     readiness: &Readiness,
-) -> anyhow::Result<()> {
+    listeners: &mut Listeners,
+) {
     let Some(listener) = listener else {
         tokio::spawn(ripstop_telemetry::http::upkeep(metrics));
-        return Ok(());
+        return;
     };
-    listeners.metrics(&listener)?;
     listeners
         .served_by(tokio::spawn(ripstop_telemetry::http::serve(listener, metrics, readiness.clone())).abort_handle());
-    Ok(())
 }
 
 /// The API, and the page beside it.

@@ -20,7 +20,7 @@ use std::{
     convert::Infallible,
     fs::{File, OpenOptions},
     io::{self, ErrorKind, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -40,6 +40,8 @@ const SLOTS_MAX: usize = 1_000_000 + UNWRITTEN_MAX;
 pub const UNWRITTEN_MAX: usize = 65_536;
 /// Bytes collected before they are written even though the queue is not empty: one write for some 150 records.
 const WRITE_BYTES: usize = 64 * 1024;
+/// Bytes that go into a pipe as a whole (`PIPE_BUF`).
+const ATOMIC_BYTES: usize = 4096;
 /// How long the first record after a pause waits for others: a writer that is woken for each costs a busy host as much
 /// as its sessions' packets.
 const GATHER: Duration = Duration::from_millis(10);
@@ -198,7 +200,8 @@ impl RecordLog {
         Self::start_after(at_once(), log, export)
     }
 
-    /// The same, but records wait in the queue until the other end of `after` is dropped: standard output is another's until then.
+    /// The same, but records for standard output wait in the queue until the other end of `after` is dropped: it is another's until
+    /// then.
     ///
     /// # Errors
     /// [`RecordError`] when the place cannot be opened.
@@ -227,8 +230,10 @@ impl RecordLog {
         thread::Builder::new()
             .name("records".into())
             .spawn(move || {
-                // Nothing is ever sent: it is the end of the other end.
-                let _ = after.recv();
+                if let Some(Sink::Stdout) = writer.sink {
+                    // Nothing is ever sent: it is the end of the other end.
+                    let _ = after.recv();
+                }
                 writer.run(messages);
             })
             .map_err(RecordError::Thread)?;
@@ -331,9 +336,18 @@ impl Sink {
         match self {
             Self::File(file) => file.write(bytes),
             // The descriptor itself: the library's handle writes out at every newline.
-            Self::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?).write(bytes),
+            Self::Stdout => Ok(rustix::io::write(io::stdout(), whole_lines(bytes))?),
         }
     }
+}
+
+/// As many lines as the kernel writes to a pipe or a socket without those of another in between (pipe(7)), or else the first: the
+/// agent before an upgrade and the one after it write to the same one.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let Some(fits) = bytes.get(..ATOMIC_BYTES) else { return bytes };
+    let is_end = |byte: &u8| *byte == b'\n';
+    let end = fits.iter().rposition(is_end).or_else(|| bytes.iter().position(is_end));
+    end.map_or(bytes, |end| &bytes[..=end])
 }
 
 struct Writer {

@@ -77,17 +77,30 @@ fn a_record_is_to_be_had_and_on_disk_without_finish() {
 }
 
 #[test]
-fn records_wait_until_it_is_known_where_they_go() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("sessions.jsonl");
+fn records_for_standard_output_wait_until_it_is_known() {
     let (until, after) = std_mpsc::sync_channel(0);
-    let log = RecordLog::start_after(after, &SessionLog::File(path.clone()), None).unwrap();
+    let log = RecordLog::start_with(after, Some(Sink::Stdout), 10, None).unwrap();
     log.reserve().unwrap().write(record(1));
-    thread::sleep(3 * GATHER);
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    assert!(log.finish(3 * GATHER).is_err(), "it is not known yet");
+    assert_eq!(log.unwritten.load(Ordering::Relaxed), 1);
     drop(until);
-    log.finish(LONG).unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    let deadline = std::time::Instant::now() + LONG;
+    while log.unwritten.load(Ordering::Relaxed) > 0 {
+        assert!(std::time::Instant::now() < deadline, "now it is");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn whole_lines_go_into_a_pipe_at_once() {
+    let line = [&[b'x'; 1_500][..], b"\n"].concat();
+    let (short, long) = (line.repeat(2), line.repeat(9));
+    assert_eq!(whole_lines(&short).len(), 3_002);
+    assert_eq!(whole_lines(&long).len(), 3_002);
+    assert_eq!(whole_lines(&[&[b'x'; 4_095][..], b"\n", &line].concat()).len(), 4_096);
+    let larger = [&[b'x'; 5_000][..], b"\n", &line].concat();
+    assert_eq!(whole_lines(&larger).len(), 5_001, "one that does not fit");
+    assert!(whole_lines(b"").is_empty());
 }
 
 #[test]

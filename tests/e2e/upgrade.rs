@@ -2,7 +2,7 @@
 
 use crate::{
     callers::{Call, rate},
-    lab::{Agent, Lab, Place, Server, ask, ripstop, wait_for, within},
+    lab::{Agent, Lab, Place, Server, ask, http_get, ripstop, wait_for, within},
     servers::{Http, echo},
 };
 use serde_json::Value;
@@ -12,8 +12,8 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -318,23 +318,31 @@ fn nothing_fails(lab: &Lab) {
 #[test]
 fn nobody_sees_a_host_without_its_workloads_meanwhile() {
     let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).start();
-    let seen = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&seen);
     let socket = lab.agent("alpha").socket();
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&answers);
     let looks = Ongoing::start(&lab.host("alpha"), move |_| {
-        // An agent that ends closes its connections; whoever asks again is answered.
-        let Some(status) = ask(&socket, "/v1/status") else { return Ok(()) };
-        count.fetch_add(1, Ordering::Relaxed);
-        let attached = |one: &Value| one["state"] == "attached";
-        let workloads = status["workloads"].as_array().ok_or("no workloads")?;
-        let all = workloads.len() == 2 && workloads.iter().all(attached);
-        if all { Ok(()) } else { Err(status["workloads"].to_string()) }
+        let status = ask(&socket, "/v1/status").ok_or("no answer")?;
+        seen.lock().unwrap().push(status);
+        let begun = TcpStream::connect("127.0.0.1:7478").map_err(|error| error.to_string())?;
+        let (status, body) = http_get(begun, "/readyz").ok_or("no readiness")?;
+        if status == 200 { Ok(()) } else { Err(body) }
     });
-    for _ in 0..3 {
-        upgrade(&lab, "alpha", &[]);
-    }
+    let mut pids: Vec<_> = (0..3).map(|_| upgrade(&lab, "alpha", &[])["pid"].clone()).collect();
+    wait_for("the last one's answer", || {
+        answers.lock().unwrap().iter().any(|status| Some(&status["pid"]) == pids.last())
+    });
     let (_, wrong) = looks.stop();
-    assert!(seen.load(Ordering::Relaxed) > 10 && wrong.is_empty(), "{seen:?} answers, but {wrong:?}");
+    // A connection that the agent before has taken as it ends is closed.
+    assert!(wrong.len() <= pids.len(), "{wrong:?}");
+    assert!(wrong.iter().all(|error| error.ends_with("no answer") || error.ends_with("no readiness")), "{wrong:?}");
+    for status in answers.lock().unwrap().iter() {
+        pids.retain(|pid| *pid != status["pid"]);
+        let workloads = status["workloads"].as_array().unwrap();
+        assert!(workloads.len() == 2 && workloads.iter().all(|one| one["state"] == "attached"), "{workloads:?}");
+        assert_eq!(status["waiting_for"].as_array().map(Vec::len), Some(0), "{}", status["waiting_for"]);
+    }
+    assert!(pids.is_empty(), "{pids:?} were not asked");
 }
 
 #[test]
@@ -342,16 +350,27 @@ fn records_go_on_in_standard_output() {
     let lab = Lab::of(&["alpha", "beta"]).graph(GRAPH).settings("alpha", "sessions: stdout").start();
     let _endpoints = endpoints(&lab);
     let web = lab.workload("web");
-    let call = || ping(&mut open(&web, lab.service("shop/api", 9090)));
+    let to = lab.service("shop/api", 9090);
     let recorded = || {
         let log = lab.agent("alpha").log();
-        log.lines().filter(|line| line.starts_with('{') && line.contains("\"shop/api\"")).count()
+        let lines = log.lines().filter(|line| line.starts_with('{'));
+        lines.map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
     };
+    let mut open_before = open(&web, to);
+    ping(&mut open_before);
     for count in 1..=3 {
-        call();
-        wait_for("the session's record in standard output", || recorded() == count);
         upgrade(&lab, "alpha", &[]);
+        ping(&mut open(&web, to));
+        wait_for("the session's record in standard output", || recorded().len() == count);
     }
+    ping(&mut open_before);
+    drop(open_before);
+    wait_for("the record of the agent before", || recorded().len() == 4);
+    let drained = |record: &Value| record["handed_over"] == "drained";
+    assert_eq!(recorded().iter().filter(|record| drained(record)).count(), 1);
+    assert!(recorded().iter().all(|record| record["service"] == "shop/api" && record["reason"] == "closed"));
+    // What the next agents log comes to where the first one logs.
+    assert_eq!(lab.agent("alpha").log().matches("taken over ").count(), 3, "{}", lab.agent("alpha").log());
 }
 
 #[test]

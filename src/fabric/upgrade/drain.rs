@@ -92,7 +92,8 @@ async fn follow(shared: &Arc<Shared>, control: &Channel) -> Over {
                 // One before this one follows, too.
                 shared.upgrades.policy_changed();
             }
-            Next::Prepared { .. } | Next::Running {} | Next::Failed { .. } => {}
+            Next::Failed { why } => tracing::error!("the agent that took over fails: {why}"),
+            Next::Prepared { .. } | Next::Running {} => {}
         }
     }
     Over::Alone

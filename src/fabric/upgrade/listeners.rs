@@ -31,9 +31,9 @@ impl Listeners {
         Ok(Self { admin: Some(descriptor), entrance: Some(entrance.descriptor()?), moved, ..Self::default() })
     }
 
-    /// That of `/metrics`.
-    pub(in crate::fabric) fn metrics(&mut self, listener: &impl AsFd) -> std::io::Result<()> {
-        self.metrics = Some(listener.as_fd().try_clone_to_owned()?);
+    /// That of `/metrics`, where it is wanted.
+    pub(in crate::fabric) fn metrics(&mut self, listener: Option<&impl AsFd>) -> std::io::Result<()> {
+        self.metrics = listener.map(|listener| listener.as_fd().try_clone_to_owned()).transpose()?;
         Ok(())
     }
 

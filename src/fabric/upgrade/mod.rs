@@ -23,7 +23,7 @@ pub(super) use drain::drain;
 pub(super) use listeners::Listeners;
 pub(super) use message::PlanText;
 pub(super) use places::{Inherited, Places};
-pub(super) use succession::{Adopted, AdoptedInterface, Settled, Succession, fail};
+pub(super) use succession::{Adopted, AdoptedInterface, Succession, fail};
 
 use super::{relay::Part, service_manager, shared::Shared, signed::Signed};
 use crate::admin::{AgentView as _, Predecessor};

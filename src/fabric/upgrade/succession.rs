@@ -20,7 +20,7 @@ use std::{
     fs::File,
     io::{self, Write as _},
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
@@ -76,21 +76,6 @@ pub(in crate::fabric) struct AdoptedQueue {
     pub(in crate::fabric) device: OwnedFd,
     pub(in crate::fabric) tun: Tun,
     pub(in crate::fabric) part: Part,
-}
-
-/// What is this agent's without a way back.
-pub(in crate::fabric) struct Settled {
-    pub(in crate::fabric) interfaces: Vec<AdoptedInterface>,
-    pub(in crate::fabric) word: Word,
-}
-
-/// What whoever started this agent waits for.
-pub(in crate::fabric) struct Word {
-    upgraded: Upgraded,
-    /// Where it is given.
-    output: File,
-    /// What this agent logs to from then on.
-    log: Option<OwnedFd>,
 }
 
 impl Succession {
@@ -276,49 +261,40 @@ impl AdoptedQueue {
 }
 
 impl Adopted {
-    /// Says that this agent reads, and makes sure that all is its own: there is no way back then. Its data thread and other hosts
-    /// are told, and the agent before is followed to its end.
+    /// Says that this agent reads, and makes sure that all is its own: there is no way back then. Whoever started it, its data
+    /// thread and other hosts are told, and the agent before is followed to its end.
     ///
     /// # Errors
     /// When the agent before goes on: this one has to end, and leave everything as it is.
-    pub(in crate::fabric) async fn settle(self, shared: &Arc<Shared>) -> anyhow::Result<Settled> {
+    pub(in crate::fabric) async fn settle(self, shared: &Arc<Shared>) -> anyhow::Result<Vec<AdoptedInterface>> {
         let Self { control, pid: former, peers, interfaces } = self;
-        let output = io::stdout().as_fd().try_clone_to_owned().context("failed to keep standard output")?;
         say(&control, &Next::Running {}, &[]).await?;
         let (First::Yours { sessions }, streams) = next(&control).await? else { bail!(DISORDER) };
+        let upgraded = Upgraded { pid: std::process::id(), former, sessions };
         shared.connect_peers();
         shared.data().reconnect(peers);
+        if let Err(error) = take_streams(&upgraded, streams) {
+            tracing::warn!("failed to log and record to where the agent before did: {error:#}");
+        }
+        tracing::info!(from = former, sessions, "taken over");
         shared.upgrades.set_predecessor(Some(Predecessor { pid: former, sessions }));
         tokio::spawn(accompany(Arc::clone(shared), control, former));
-        let log = take_output(streams);
-        if let Err(error) = &log {
-            tracing::warn!("failed to record to where the agent before did: {error:#}");
-        }
-        let upgraded = Upgraded { pid: std::process::id(), former, sessions };
-        Ok(Settled { interfaces, word: Word { upgraded, output: output.into(), log: log.ok() } })
+        Ok(interfaces)
     }
 }
 
-/// Goes on with the standard output of the agent before; returns its standard error.
-fn take_output(streams: Vec<OwnedFd>) -> anyhow::Result<OwnedFd> {
-    let [output, error] = <[_; 2]>::try_from(streams).map_err(|_| anyhow!("it did not come along"))?;
-    dup2_stdout(output)?;
-    Ok(error)
-}
-
-impl Word {
-    /// Tells whoever started this agent, who hears the end of its output next, that it has taken over, and logs to where the
-    /// agent before does.
-    pub(in crate::fabric) fn give(self) {
-        let Self { upgraded, mut output, log } = self;
-        // Nobody may listen.
-        let _ = serde_json::to_string(&upgraded).map(|line| output.write_all(format!("{line}\n").as_bytes()));
-        drop(output);
-        if let Some(Err(error)) = log.map(dup2_stderr) {
-            tracing::warn!(%error, "failed to log to where the agent before did");
-        }
-        tracing::info!(from = upgraded.former, sessions = upgraded.sessions, "taken over");
-    }
+/// Tells whoever started this agent, who hears the end of standard output next, and goes on with those of the agent before.
+/// Standard error comes first: nobody reads what it was once that is told.
+fn take_streams(upgraded: &Upgraded, streams: Vec<OwnedFd>) -> anyhow::Result<()> {
+    let mut streams = streams.into_iter();
+    let mut next = || streams.next().context("they did not come along");
+    let (output, error) = (next(), next());
+    let logs = error.and_then(|error| Ok(dup2_stderr(error)?));
+    let mut told = io::stdout();
+    // Nobody may listen.
+    let _ = writeln!(told, "{}", serde_json::to_string(upgraded)?).and_then(|()| told.flush());
+    dup2_stdout(output?)?;
+    logs
 }
 
 /// Hears how many sessions the agent before has, and tells it of policies, until it has ended.

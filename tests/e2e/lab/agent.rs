@@ -293,7 +293,7 @@ impl Agent {
     }
 }
 
-fn http_get(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
+pub fn http_get(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
     read_answer(stream)
 }

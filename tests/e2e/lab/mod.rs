@@ -22,7 +22,7 @@ mod signed;
 mod tap;
 mod underlay;
 
-pub use agent::{AGENT_WAIT, Agent, ask, ripstop};
+pub use agent::{AGENT_WAIT, Agent, ask, http_get, ripstop};
 pub use link::Link;
 pub use machine::children;
 pub use place::{Listening, Place, Server};
