@@ -277,6 +277,9 @@ patient=(
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
 
+# These are run by the release binary, and alone: they promise memory or speed of it, or look whether it left the machine as it was.
+of_release=(scale:: limits:: demo:: image:: tcp::more_connections)
+
 # Runs them all but those whose names contain one of the arguments, or only those whose names contain the filter.
 run_e2e() {
   if ! can_make_hosts; then
@@ -355,14 +358,11 @@ case $mode in
     step "the Dockerfile" dockerfile
     step "the book" book
     step "features of what is compiled by the profile" same_features
-    # These are run by the release binary below, and alone: the demo looks whether it left the machine as it was.
-    run_e2e scale:: limits:: demo:: image::
+    run_e2e "${of_release[@]}"
     if can_make_hosts; then
       step "the static release binary, and its demo" static_release
       step "the Debian package" debian_package
-      # What is promised of memory and speed is promised of this binary.
-      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits, demo and image of the release binary" \
-        e2e scale:: limits:: demo:: image::
+      RIPSTOP_LAB_BINARY=$PWD/$binary tests "scale, limits, demo, image and ports of the release binary" e2e "${of_release[@]}"
     else
       skip "the demo needs root, /dev/net/tun and network namespaces"
     fi

@@ -20,7 +20,7 @@ use std::{
     convert::Infallible,
     fs::{File, OpenOptions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -208,7 +208,7 @@ impl RecordLog {
     pub fn start_after(after: After, log: &SessionLog, export: Option<Export>) -> Result<Self, RecordError> {
         let sink = match log {
             SessionLog::File(path) => Some(Sink::File(open(path)?)),
-            SessionLog::Stdout => Some(Sink::Stdout),
+            SessionLog::Stdout => Some(Sink::Stdout(None)),
             SessionLog::Off => None,
         };
         Self::start_with(after, sink, SLOTS_MAX, export)
@@ -230,7 +230,7 @@ impl RecordLog {
         thread::Builder::new()
             .name("records".into())
             .spawn(move || {
-                if let Some(Sink::Stdout) = writer.sink {
+                if let Some(Sink::Stdout(_)) = writer.sink {
                     // Nothing is ever sent: it is the end of the other end.
                     let _ = after.recv();
                 }
@@ -327,18 +327,23 @@ fn at_once() -> After {
 /// Where records go.
 enum Sink {
     File(File),
-    /// Whatever that is by now: it becomes another where an agent takes over.
-    Stdout,
+    /// What that is when the first record is written; until then it is not looked up.
+    Stdout(Option<File>),
 }
 
 impl Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::File(file) => file.write(bytes),
-            // The descriptor itself: the library's handle writes out at every newline.
-            Self::Stdout => Ok(rustix::io::write(io::stdout(), whole_lines(bytes))?),
+            Self::Stdout(Some(file)) => file.write(whole_lines(bytes)),
+            Self::Stdout(file @ None) => file.insert(stdout()?).write(whole_lines(bytes)),
         }
     }
+}
+
+/// The descriptor itself: the library's handle writes out at every newline.
+fn stdout() -> io::Result<File> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
 }
 
 /// As many lines as the kernel writes to a pipe or a socket without those of another in between (pipe(7)), or else the first: the

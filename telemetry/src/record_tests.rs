@@ -79,7 +79,7 @@ fn a_record_is_to_be_had_and_on_disk_without_finish() {
 #[test]
 fn records_for_standard_output_wait_until_it_is_known() {
     let (until, after) = std_mpsc::sync_channel(0);
-    let log = RecordLog::start_with(after, Some(Sink::Stdout), 10, None).unwrap();
+    let log = RecordLog::start_with(after, Some(Sink::Stdout(None)), 10, None).unwrap();
     log.reserve().unwrap().write(record(1));
     assert!(log.finish(3 * GATHER).is_err(), "it is not known yet");
     assert_eq!(log.unwritten.load(Ordering::Relaxed), 1);
