@@ -2,7 +2,7 @@
 //! agent.
 
 use super::{
-    tests::{AT_ONCE, Lab, SERVICE_V4, SERVICE_V6, UID, datagram, packet, plan, run},
+    tests::{AT_ONCE, Lab, SERVICE_V4, SERVICE_V6, UID, datagram, packet, plan, run, unlocked},
     *,
 };
 use nix::{
@@ -170,7 +170,7 @@ fn an_isolated_namespace_reaches_the_fabric_only_also_when_the_agent_is_dead() {
     assert_eq!(lab.in_workload(|| datagram("127.0.0.1".parse().unwrap())).unwrap().to_string(), "127.0.0.1");
     drop((tun, kernel));
     assert_closed(None, &wire, &all, &here);
-    assert_eq!(lab.on_host(|| cleanup(lab.run.path())).unwrap().guards, 1);
+    assert_eq!(unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap().guards, 1);
     assert_eq!(lab.snapshot(), before);
 }
 
@@ -193,7 +193,7 @@ fn an_isolated_user_reaches_the_fabric_only_and_others_are_not_concerned() {
     drop((tun, kernel));
     assert_closed(None, &wire, &all, &here);
     others(HEARD[2]);
-    lab.on_host(|| cleanup(lab.run.path())).unwrap();
+    unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap();
     assert_eq!(lab.snapshot(), before);
 }
 
@@ -446,6 +446,6 @@ fn an_unreadable_journal_does_not_keep_guards() {
     drop((kernel, tuns));
     assert!(run(&lab.host, "nft list tables").contains("ripstop-rs-two"));
     fs::write(lab.run.path().join("journal.json"), "{").unwrap();
-    lab.on_host(|| cleanup(lab.run.path())).unwrap_err();
+    unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap_err();
     assert_eq!(lab.snapshot(), before);
 }
