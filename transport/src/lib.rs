@@ -57,6 +57,7 @@ mod suite;
 mod table;
 mod tls;
 mod transport;
+mod udp;
 mod unidirectional;
 mod verdict;
 #[cfg(feature = "spire")]

@@ -11,9 +11,10 @@ use crate::{
     generations::Ids,
     handed::{self, Foreign, Handed},
     moves::{ID_LENGTH, Moves},
+    udp::Udp,
 };
 use quinn::{
-    AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller,
+    AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
 use quinn_proto::ConnectionId;
@@ -94,7 +95,7 @@ impl Socket {
     pub(crate) fn inherit(socket: UdpSocket, largest: u16, ids: Ids) -> io::Result<Arc<Self>> {
         let descriptor = socket.try_clone()?;
         Ok(Arc::new(Self {
-            inner: Gathering::over(TokioRuntime.wrap_udp_socket(socket)?),
+            inner: Gathering::over(Udp::over(socket)?),
             joined: usize::from(u16::MAX).div_ceil(usize::from(largest)),
             descriptor,
             ids,

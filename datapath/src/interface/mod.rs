@@ -70,12 +70,14 @@ async fn read_loop(context: &Rc<Context>, interface: &Rc<Interface>, tun: &Tun) 
     let mut buffer = Vec::new();
     loop {
         let mut ready = device.readable().await?;
-        if interface.port().gathering(|| turn(context, interface, tun, &mut buffer))? {
-            ready.clear_ready();
-        }
+        let is_drained = interface.port().gathering(|| turn(context, interface, tun, &mut buffer))?;
         interface.count_refused();
-        // Lets the sessions that were just fed run before the next batch.
-        tokio::task::yield_now().await;
+        if is_drained {
+            ready.clear_ready();
+        } else {
+            // Lets the sessions that were just fed run before the next batch.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
