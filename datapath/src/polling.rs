@@ -21,21 +21,31 @@ use std::{
 };
 use tokio::{sync::Notify, task};
 
-/// Longest of the short waits, and how long the thread polls in vain. A request to a host nearby is answered in less.
-const SHORT: Duration = Duration::from_micros(150);
-/// The same on a virtual machine. The answer waits until the other agent, the endpoint and that agent again are woken, each of which takes
-/// some 40 microseconds there where the other processor is idle.
-const SHORT_VIRTUAL: Duration = Duration::from_micros(300);
-/// The longest time between two things that come, on average, for which it is worth it, is this part of a short wait: a half, as a wait
-/// becomes shorter once the thread and those that it waits for poll. So a host to which fewer than some ten thousand packets
-/// come a second hardly polls, or half as many on a virtual machine.
-const BETWEEN: u32 = 2;
-/// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
-/// those who would use it. An application that answers a request takes less.
-const KEPT: Duration = Duration::from_micros(80);
+/// What is short, by the kind of machine.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Longest of the short waits, and how long the thread polls in vain.
+    short: Duration,
+    /// Longest time between two things that come, on average, for which it is worth it: less, as a wait becomes shorter once the thread
+    /// and those that it waits for poll.
+    between: Duration,
+    /// Somebody else kept the processor so long: there is more to do than there are processors, and polling would take time from
+    /// those who would use it. An application that answers a request takes less.
+    kept: Duration,
+}
+
+/// A request to a host nearby is answered within a short wait. A host to which fewer than some ten thousand packets come a second
+/// hardly polls.
+const REAL: Limits =
+    Limits { short: Duration::from_micros(150), between: Duration::from_micros(75), kept: Duration::from_micros(80) };
+/// On a virtual machine the answer waits until the other agent, the endpoint and that agent again are woken. Each takes some 50 microseconds
+/// there where the other processor is idle, of whoever wakes it as well. And whoever runs on a processor that its own host takes away for
+/// a moment looks as if they kept it. A host hardly polls to which fewer than half as many packets come.
+const VIRTUAL: Limits =
+    Limits { short: Duration::from_micros(600), between: Duration::from_micros(150), kept: Duration::from_micros(300) };
 /// Short waits in a row before the thread polls: at first, and at most after it was not worth it.
-const IN_A_ROW: (u32, u32) = (4, 1_024);
-/// The same after it was worth it; then it does not matter either how many threads would run.
+const IN_A_ROW: (u32, u32) = (2, 512);
+/// The same after it was worth it; then it does not matter either how long that wait is, and how many threads would run.
 const AGAIN: u32 = 1;
 /// Things that come by which that is told, again and again.
 const ENOUGH: u32 = 64;
@@ -43,10 +53,8 @@ const ENOUGH: u32 = 64;
 /// Whether the thread polls, by how its waits were.
 #[derive(Default)]
 pub(crate) struct Polling {
-    /// Says whether others would have the processor; nothing where the thread may not poll.
-    is_crowded: OnceCell<Box<dyn Fn() -> bool>>,
-    /// Longest of the short waits.
-    longest: Cell<Duration>,
+    /// Nothing where the thread may not poll.
+    allowed: OnceCell<Allowed>,
     is_on: Cell<bool>,
     begin: Notify,
     slept: Cell<Option<Instant>>,
@@ -55,6 +63,12 @@ pub(crate) struct Polling {
     needed: Cell<u32>,
     /// Changes with all that comes.
     came: Cell<u64>,
+}
+
+struct Allowed {
+    limits: Limits,
+    /// Says whether others would have the processor.
+    is_crowded: Box<dyn Fn() -> bool>,
 }
 
 thread_local! {
@@ -81,7 +95,7 @@ pub(crate) fn wakes() {
 pub(crate) async fn run(is_allowed: bool) {
     let own = OWN.with(Rc::clone);
     match is_allowed.then(Runnable::open) {
-        Some(Ok(runnable)) => own.allow(longest(is_virtual()), move || runnable.is_crowded()),
+        Some(Ok(runnable)) => own.allow(limits(is_virtual()), move || runnable.is_crowded()),
         Some(Err(error)) => tracing::warn!(%error, "no busy polling: the kernel does not say what runs"),
         None => {}
     }
@@ -93,43 +107,41 @@ pub(crate) async fn run(is_allowed: bool) {
 }
 
 impl Polling {
-    fn allow(&self, longest: Duration, is_crowded: impl Fn() -> bool + 'static) {
-        self.longest.set(longest);
+    fn allow(&self, limits: Limits, is_crowded: impl Fn() -> bool + 'static) {
         // Allowed once for each thread.
-        let _ = self.is_crowded.set(Box::new(is_crowded));
+        let _ = self.allowed.set(Allowed { limits, is_crowded: Box::new(is_crowded) });
         self.needed.set(IN_A_ROW.0);
     }
 
     fn sleeps(&self, now: Instant) {
-        let is_due = !self.is_on.get() && self.short.get() >= self.needed.get();
-        match self.is_crowded.get().filter(|_| is_due) {
-            Some(is_crowded) if self.needed.get() > AGAIN && is_crowded() => self.short.set(0),
-            Some(_) => {
+        let Some(allowed) = self.allowed.get() else { return };
+        if !self.is_on.get() && self.short.get() >= self.needed.get() {
+            if self.needed.get() == AGAIN || !(allowed.is_crowded)() {
                 self.is_on.set(true);
                 // The runtime finds a task to run, and does not sleep.
                 return self.begin.notify_one();
             }
-            None => {}
+            self.short.set(0);
         }
         self.slept.set(Some(now));
     }
 
     fn wakes(&self, now: Instant) {
-        let Some(slept) = self.slept.take() else { return };
-        let is_short = now.saturating_duration_since(slept) < self.longest.get();
-        self.short.update(|short| if is_short { short.saturating_add(1) } else { 0 });
+        let (Some(allowed), Some(slept)) = (self.allowed.get(), self.slept.take()) else { return };
+        let counts = self.needed.get() == AGAIN || now.saturating_duration_since(slept) < allowed.limits.short;
+        self.short.update(|short| if counts { short.saturating_add(1) } else { 0 });
     }
 
     /// Returns whether it was worth it.
     async fn poll(&self) -> bool {
+        let Some(Allowed { limits, .. }) = self.allowed.get() else { return false };
         let start = Instant::now();
-        let longest = self.longest.get();
-        let (mut pace, mut was_worth_it) = (Pace::new(start, longest / BETWEEN), false);
+        let (mut pace, mut was_worth_it) = (Pace::new(start, limits.between), false);
         let (mut before, mut looked, mut last) = (self.came.get(), start, start);
         loop {
             thread::yield_now();
             let now = Instant::now();
-            if now - looked > KEPT || now - last > longest {
+            if now - looked > limits.kept || now - last > limits.short {
                 return was_worth_it;
             }
             task::yield_now().await;
@@ -154,9 +166,8 @@ impl Polling {
     }
 }
 
-/// Longest of the short waits.
-fn longest(is_virtual: bool) -> Duration {
-    if is_virtual { SHORT_VIRTUAL } else { SHORT }
+fn limits(is_virtual: bool) -> Limits {
+    if is_virtual { VIRTUAL } else { REAL }
 }
 
 /// Whether the processor is a virtual one. Whoever runs it says so by a bit that processors leave zero (AMD64 Architecture
@@ -199,7 +210,7 @@ mod tests {
 
     fn fresh() -> (Polling, Instant) {
         let polling = Polling::default();
-        polling.allow(longest(false), || false);
+        polling.allow(REAL, || false);
         (polling, Instant::now())
     }
 
@@ -219,15 +230,15 @@ mod tests {
     #[test]
     fn short_waits_in_a_row_have_the_thread_poll() {
         let (polling, start) = fresh();
-        assert_eq!(waits(&polling, start, [149; 9]), 4);
+        assert_eq!(waits(&polling, start, [149; 9]), 2);
         let (polling, start) = fresh();
-        assert_eq!(waits(&polling, start, [1, 1, 1, 150].repeat(9)), 36, "never four of them");
+        assert_eq!(waits(&polling, start, [1, 150].repeat(9)), 18, "never two of them");
         assert_eq!(waits(&Polling::default(), start, [1; 99]), 99, "it may not");
         let crowded = Polling::default();
-        crowded.allow(longest(false), || true);
+        crowded.allow(REAL, || true);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "others would run");
         crowded.ended(true);
-        assert_eq!(waits(&crowded, start, [1; 99]), 1, "they take turns");
+        assert_eq!(waits(&crowded, start, [150; 99]), 1, "they take turns");
         crowded.ended(false);
         assert_eq!(waits(&crowded, start, [1; 99]), 99, "it was not worth it");
     }
@@ -235,9 +246,9 @@ mod tests {
     #[test]
     fn more_is_short_on_a_virtual_machine() {
         let (polling, start) = (Polling::default(), Instant::now());
-        polling.allow(longest(true), || false);
-        assert_eq!(waits(&polling, start, [300; 9]), 9, "a host far away");
-        assert_eq!(waits(&polling, start, [299; 9]), 4);
+        polling.allow(limits(true), || false);
+        assert_eq!(waits(&polling, start, [600; 9]), 9, "a host far away");
+        assert_eq!(waits(&polling, start, [599; 9]), 2);
     }
 
     #[test]
@@ -254,8 +265,8 @@ mod tests {
             needed.push(waits(&polling, start, [1; 2_000]));
             polling.ended(false);
         }
-        assert_eq!(needed, [4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024]);
-        assert_eq!(waits(&polling, start, [1; 2_000]), 1_024);
+        assert_eq!(needed, [2, 4, 8, 16, 32, 64, 128, 256, 512, 512]);
+        assert_eq!(waits(&polling, start, [1; 2_000]), 512);
         polling.ended(true);
         assert_eq!(waits(&polling, start, [1; 2_000]), 1);
         polling.ended(false);
