@@ -30,6 +30,15 @@ pub(super) fn unlocked<T>(mut work: impl FnMut() -> Result<T, Error>) -> Result<
     work()
 }
 
+/// Waits for what the kernel does once the last descriptor is closed.
+pub(super) fn until(gone: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while !gone() {
+        assert!(Instant::now() < deadline, "what was closed is gone");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A host in a namespace, a namespace for a workload, and a run directory; gone when dropped.
 pub(super) struct Lab {
     pub(super) host: String,
@@ -78,6 +87,15 @@ impl Lab {
 
     pub(super) fn netns_plan(&self) -> AttachPlan {
         plan("rs-web", Place::Netns(self.workload_path()), 1)
+    }
+
+    /// Drops what an agent had, as its end does, and waits until its interfaces are gone: what another test runs has them, too, from its
+    /// fork to its exec.
+    pub(super) fn kill<T>(&self, agent: T) {
+        drop(agent);
+        for place in [&self.host, &self.workload] {
+            until(|| !run(place, "ip -oneline link").contains(" rs-"));
+        }
     }
 
     fn spawn_as(&self, uid: u32, script: &str) -> Child {
@@ -280,7 +298,7 @@ fn after_a_kill_calls_fail_at_once_and_the_next_start_cleans() {
     let kernel = lab.open();
     let tun = lab.attach(&kernel, &lab.netns_plan()).unwrap();
     let user = lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap();
-    drop((kernel, tun, user));
+    lab.kill((kernel, tun, user));
     for to in [IpAddr::V4(SERVICE_V4), SERVICE_V6.into()] {
         let asked = Instant::now();
         let refused = lab.in_workload(|| TcpStream::connect((to, 80))).unwrap_err();
@@ -304,7 +322,7 @@ fn cleanup_finds_the_host_from_elsewhere_and_skips_a_namespace_that_is_gone() {
     let user = lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap();
     assert_ne!(run(&lab.host, "ip rule"), clean);
     assert!(matches!(cleanup(lab.run.path()), Err(Error::Locked { .. })), "not under a live agent");
-    drop((kernel, tun, user));
+    lab.kill((kernel, tun, user));
     netns::remove(&lab.workload).unwrap();
     let report = unlocked(|| cleanup(lab.run.path())).unwrap();
     assert_eq!(report.gone, 1, "{report}");
@@ -316,8 +334,8 @@ fn an_unreadable_journal_is_an_error_once_and_the_host_is_clean() {
     let Some(lab) = Lab::new() else { return };
     let before = lab.snapshot();
     let kernel = lab.open();
-    drop(lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap());
-    drop(kernel);
+    let tun = lab.attach(&kernel, &plan("rs-api", Place::User { uid: UID }, 2)).unwrap();
+    lab.kill((kernel, tun));
     fs::write(lab.run.path().join("journal.json"), "{\"version\":1,\"att").unwrap();
     let error = unlocked(|| lab.on_host(|| Kernel::open(lab.run.path()))).unwrap_err();
     assert!(error.to_string().contains("journal.json.corrupt"), "{error}");

@@ -168,7 +168,7 @@ fn an_isolated_namespace_reaches_the_fabric_only_also_when_the_agent_is_dead() {
     let tun = lab.attach(&kernel, &AttachPlan { isolated: true, ..lab.netns_plan() }).unwrap();
     assert_closed(Some(&tun), &wire, &all, &here);
     assert_eq!(lab.in_workload(|| datagram("127.0.0.1".parse().unwrap())).unwrap().to_string(), "127.0.0.1");
-    drop((tun, kernel));
+    lab.kill((tun, kernel));
     assert_closed(None, &wire, &all, &here);
     assert_eq!(unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap().guards, 1);
     assert_eq!(lab.snapshot(), before);
@@ -190,7 +190,7 @@ fn an_isolated_user_reaches_the_fabric_only_and_others_are_not_concerned() {
         assert!(wire.heard(&HEARD));
     };
     others(HEARD[1]);
-    drop((tun, kernel));
+    lab.kill((tun, kernel));
     assert_closed(None, &wire, &all, &here);
     others(HEARD[2]);
     unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap();
@@ -443,7 +443,7 @@ fn an_unreadable_journal_does_not_keep_guards() {
         let place = if link == "rs-one" { place.clone() } else { Place::User { uid: UID + 1 } };
         lab.attach(&kernel, &plan(link, place, 2)).unwrap()
     });
-    drop((kernel, tuns));
+    lab.kill((kernel, tuns));
     assert!(run(&lab.host, "nft list tables").contains("ripstop-rs-two"));
     fs::write(lab.run.path().join("journal.json"), "{").unwrap();
     unlocked(|| lab.on_host(|| cleanup(lab.run.path()))).unwrap_err();

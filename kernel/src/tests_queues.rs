@@ -1,7 +1,7 @@
 //! Tests of devices of several queues: what the kernel brings by which, and what becomes of it.
 
 use super::{
-    tests::{Lab, SERVICE_V4, SERVICE_V6, UID, packet, plan, run},
+    tests::{Lab, SERVICE_V4, SERVICE_V6, UID, packet, plan, run, unlocked, until},
     *,
 };
 use std::{
@@ -104,14 +104,6 @@ fn queues_of(queues: &[Tun], flows: &[UdpSocket], times: usize) -> BTreeMap<u16,
 }
 
 /// Until closed queues are gone: what another test of this process runs holds a copy of each from its fork to its exec.
-fn until(gone: impl Fn() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !gone() {
-        assert!(Instant::now() < deadline, "what was closed is gone");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn has_queues(lab: &Lab, queues: usize) -> bool {
     run(&lab.workload, "ip -details link show rs-web").contains(&format!("numqueues {queues} "))
 }
@@ -228,7 +220,7 @@ fn what_a_killed_agent_left_is_taken_over_with_another_number_of_queues() {
     let before = lab.snapshot();
     let mut killed = Vec::new();
     for queues in [4, 1, QUEUES_MAX] {
-        let kernel = lab.on_host(|| Kernel::lock(lab.run.path(), Arc::new(Doorway::Here))).unwrap();
+        let kernel = unlocked(|| lab.on_host(|| Kernel::lock(lab.run.path(), Arc::new(Doorway::Here)))).unwrap();
         let made = attach(&lab, &kernel, queues);
         queues_of(&made, &flows(&lab, SERVICE_V4.into(), 4), 1);
         // Its process has not ended yet.

@@ -39,7 +39,6 @@ pub(super) fn converse(socket: BorrowedFd<'_>) -> anyhow::Result<()> {
             Ok(None) => return Ok(()),
             Ok(Some((request, mut namespace))) => act::act(&request, namespace.pop().map(File::from).as_ref()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Error::Door(error.to_string())),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("failed to hear the agent"),
         };
         let (answer, descriptors) = Answer::of(outcome);

@@ -5,9 +5,17 @@ use crate::{
     AttachPlan, Kernel, QUEUES_MAX,
     tests::{Lab, plan, run},
 };
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{
+        pthread::{pthread_kill, pthread_self},
+        signal::Signal,
+        stat::Mode,
+    },
+    unistd::mkfifo,
+};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{io::IoSlice, mem::MaybeUninit, sync::Arc, thread};
+use tokio::signal::unix::{SignalKind, signal};
 use wire::Answer;
 
 /// A door on a thread, and the agent's end of the way to it.
@@ -140,24 +148,40 @@ fn what_is_no_request_is_refused_and_the_next_one_heard() {
 #[test]
 fn more_than_one_descriptor_is_refused_and_none_of_them_kept() {
     let door = door();
-    let files = [File::open(netns::OF_PROCESS).unwrap(), File::open("/dev/null").unwrap()];
-    let descriptors = files.each_ref().map(File::as_fd);
+    let sent = tempfile::NamedTempFile::new().unwrap();
+    // Other tests open and close files of this process meanwhile, but not this one.
+    let kept = || {
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        descriptors.filter(|one| std::fs::read_link(one.path()).is_ok_and(|file| file == sent.path())).count()
+    };
+    let descriptors = [sent.as_file().as_fd(); 2];
     let bytes = serde_json::to_vec(&Request::Socket { family: Family::Route }).unwrap();
-    let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    assert_eq!(kept(), 1);
     sendmsg(&door, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
     let Err(Error::Refused { why, .. }) = heard(&door) else { panic!("two descriptors were taken") };
     assert!(why.contains("more descriptors than belong to it"), "{why}");
-    // Other tests open and close files of this process meanwhile.
-    for _ in 0..200 {
-        if std::fs::read_dir("/proc/self/fd").unwrap().count() <= before {
-            return;
+    assert_eq!(kept(), 1, "what came with a refused request is closed before it is answered");
+}
+
+#[test]
+fn a_signal_while_the_agent_waits_changes_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _handled = runtime.block_on(async { signal(SignalKind::window_change()) }).unwrap();
+    let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    sockopt::set_socket_timeout(&near, sockopt::Timeout::Recv, Some(ANSWER_MAX)).unwrap();
+    let agent = pthread_self();
+    let interrupts = thread::spawn(move || {
+        for _ in 0..50 {
+            pthread_kill(agent, Signal::SIGWINCH).unwrap();
+            thread::sleep(Duration::from_millis(1));
         }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("descriptors that came with a refused request stay open");
+        wire::send(&far, &Answer::Count(3), &[]).unwrap();
+    });
+    assert_eq!(heard(&near).unwrap().count(), 3);
+    interrupts.join().unwrap();
 }
 
 #[test]

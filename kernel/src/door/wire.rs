@@ -3,6 +3,7 @@
 
 use super::{super::Error, Family};
 use crate::{netns::NsId, tun::QUEUES_MAX};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg, sockopt,
@@ -154,12 +155,12 @@ pub(super) fn send(socket: impl AsFd, message: &impl Serialize, descriptors: &[B
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than a message takes"));
     }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
 /// Waits for a message with at most so many descriptors, beyond which the kernel closes them; none when the other end is
-/// closed.
+/// closed. Where the socket has a time limit the kernel leaves it to us to go on after a signal (signal(7)).
 ///
 /// # Errors
 /// `InvalidData` for one that is too long, comes with too many descriptors, or is no message; the next may be right.
@@ -167,7 +168,8 @@ pub(super) fn receive<T: DeserializeOwned>(socket: impl AsFd, most: usize) -> io
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(most))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut into = [IoSliceMut::new(&mut bytes)];
+    let received = retry_on_intr(|| recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC))?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(sent) = message {
