@@ -19,8 +19,8 @@ use std::{thread, time::Duration};
 
 /// Descriptors that a sidecar keeps for itself and for connections that come and go beside the idle ones.
 const RESERVED: u64 = 2000;
-/// New connections are timed so often with each set of idle ones, as the machine changes from second to second and these take long to
-/// open.
+/// New connections are timed so often beside each set of idle sessions, and without it: the machine changes from second to second, and
+/// those take up to half a minute to open.
 const TIMES: u32 = 3;
 /// What a system may do with its memory when all its sessions have ended.
 const QUIET: Duration = Duration::from_secs(2);

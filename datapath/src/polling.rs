@@ -284,7 +284,7 @@ mod tests {
         let polling = Polling::default();
         // Other tests may keep the processor.
         let patient = Duration::from_secs(60);
-        polling.allow(Limits { short: Duration::from_millis(200), between: patient, kept: patient }, || false);
+        polling.allow(Limits { short: Duration::from_secs(1), between: patient, kept: patient }, || false);
         let brings = async {
             for _ in 0..2 * ENOUGH {
                 polling.came.update(|came| came + 1);

@@ -237,6 +237,7 @@ mod tests {
                 let found = owners.of_receiver(from, to).unwrap().unwrap();
                 assert_eq!((found.owner.uid, found.anywhere), (own, bound == any), "{bound}");
                 drop(receiver);
+                // What another test runs has the socket, too, from its fork to its exec.
                 crate::tests::until(|| owners.of_receiver(from, to).unwrap().is_none());
             }
         }

@@ -30,7 +30,7 @@ pub(super) fn unlocked<T>(mut work: impl FnMut() -> Result<T, Error>) -> Result<
     work()
 }
 
-/// Waits for what the kernel does once the last descriptor is closed.
+/// Waits for what the kernel does once the last descriptor is closed: what another test runs has a copy of each from its fork to its exec.
 pub(super) fn until(gone: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(3);
     while !gone() {
@@ -89,8 +89,7 @@ impl Lab {
         plan("rs-web", Place::Netns(self.workload_path()), 1)
     }
 
-    /// Drops what an agent had, as its end does, and waits until its interfaces are gone: what another test runs has them, too, from its
-    /// fork to its exec.
+    /// Drops what an agent had, as its end does, and waits until its interfaces are gone.
     pub(super) fn kill<T>(&self, agent: T) {
         drop(agent);
         for place in [&self.host, &self.workload] {

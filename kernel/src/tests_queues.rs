@@ -103,7 +103,6 @@ fn queues_of(queues: &[Tun], flows: &[UdpSocket], times: usize) -> BTreeMap<u16,
     found
 }
 
-/// Until closed queues are gone: what another test of this process runs holds a copy of each from its fork to its exec.
 fn has_queues(lab: &Lab, queues: usize) -> bool {
     run(&lab.workload, "ip -details link show rs-web").contains(&format!("numqueues {queues} "))
 }

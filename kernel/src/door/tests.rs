@@ -173,15 +173,17 @@ fn a_signal_while_the_agent_waits_changes_nothing() {
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_timeout(&near, sockopt::Timeout::Recv, Some(ANSWER_MAX)).unwrap();
     let agent = pthread_self();
-    let interrupts = thread::spawn(move || {
-        for _ in 0..50 {
-            pthread_kill(agent, Signal::SIGWINCH).unwrap();
-            thread::sleep(Duration::from_millis(1));
-        }
-        wire::send(&far, &Answer::Count(3), &[]).unwrap();
+    let heard = thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..50 {
+                pthread_kill(agent, Signal::SIGWINCH).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+            wire::send(&far, &Answer::Count(3), &[]).unwrap();
+        });
+        heard(&near)
     });
-    assert_eq!(heard(&near).unwrap().count(), 3);
-    interrupts.join().unwrap();
+    assert_eq!(heard.unwrap().count(), 3);
 }
 
 #[test]

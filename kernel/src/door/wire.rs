@@ -160,7 +160,7 @@ pub(super) fn send(socket: impl AsFd, message: &impl Serialize, descriptors: &[B
 }
 
 /// Waits for a message with at most so many descriptors, beyond which the kernel closes them; none when the other end is
-/// closed. Where the socket has a time limit the kernel leaves it to us to go on after a signal (signal(7)).
+/// closed. Where the socket has a time limit the kernel leaves it to us to go on after a signal (signal(7)); the limit then counts anew.
 ///
 /// # Errors
 /// `InvalidData` for one that is too long, comes with too many descriptors, or is no message; the next may be right.
