@@ -332,7 +332,13 @@ async fn run_until_told(
     loop {
         tokio::select! {
             ended = &mut attaching => return ended.map(Ended::HandedOver),
-            Some(()) = watch::next(&mut changes) => shared.reload_if_changed().await,
+            noticed = watch::next(changes.as_ref()) => match noticed {
+                Ok(()) => shared.reload_if_changed().await,
+                Err(error) => {
+                    tracing::warn!(%error, "the service graph is not watched any more: SIGHUP has a changed one taken up");
+                    changes = None;
+                }
+            },
             () = shared.data().lanes_changed() => shared.connect_peers(),
             _ = signals.reload.recv() => shared.reload_now(),
             _ = signals.terminate.recv() => return Ok(Ended::Told),
