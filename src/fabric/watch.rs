@@ -34,8 +34,21 @@ pub(super) fn graph(file: &Path) -> anyhow::Result<Changes> {
         inotify::add_watch(&inotify, directory, whole | WatchFlags::ONLYDIR)?;
         register(inotify)
     };
-    let inotify = watch().with_context(|| format!("failed to watch {}", directory.display()))?;
+    let inotify = watch().map_err(explain).with_context(|| format!("failed to watch {}", directory.display()))?;
     Ok(Changes { inotify, name: file.file_name().map(Into::into) })
+}
+
+/// What to do where the host has no more of them, which the kernel says as if it lacked something else (inotify_init(2),
+/// inotify_add_watch(2)).
+fn explain(error: io::Error) -> anyhow::Error {
+    let what_to_do = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => {
+            "its user has as many watchers as it may (`sysctl fs.inotify.max_user_instances`), or the agent as many descriptors: raise that"
+        }
+        Some(Errno::NOSPC) => "its user watches as much as it may: raise `sysctl fs.inotify.max_user_watches`",
+        _ => return error.into(),
+    };
+    anyhow::Error::new(error).context(what_to_do)
 }
 
 #[expect(deprecated, reason = "of what owns a descriptor it is sound: it is the same one for as long as that is there")]
@@ -116,6 +129,14 @@ mod tests {
         fs::rename(at("..data.new"), at("..data")).unwrap();
         assert!(is_another(), "as Kubernetes does");
         assert!(graph(&at("nowhere/graph.yaml")).is_err_and(|error| error.to_string().contains("nowhere")));
+    }
+
+    #[test]
+    fn a_host_without_watches_left_is_told_what_to_raise() {
+        let said = |errno: Errno| format!("{:#}", explain(errno.into()));
+        assert!(said(Errno::MFILE).contains("max_user_instances"));
+        assert!(said(Errno::NOSPC).contains("max_user_watches"));
+        assert_eq!(said(Errno::NOTDIR), io::Error::from(Errno::NOTDIR).to_string());
     }
 
     #[tokio::test]
