@@ -13,7 +13,7 @@ const CAVEAT: &str = "Both hosts, both applications and both ends of every syste
 bounds most figures is processor time, and neither the link nor one core. Other machines have other figures; the ratios are \
 what to look at. Where a virtual machine has its processors from a shared host, single runs are up to a quarter apart, which \
 is why every figure is taken through all systems in turn and the medians are compared. What was measured just before may show too, so \
-the order is another one in each round.\n\n\
+the order is another one in each round. New connections beside idle sessions, and without them, are timed three times a round.\n\n\
 The fabric's binary that ships is optimised by a profile of these loads (`packaging/pgo`), unlike the one that cargo builds. The other \
 systems are as their packages have them.\n\n\
 Among the goals, *direct* is the ratio that plain TCP or UDP reaches, with neither encryption nor identity, and \
