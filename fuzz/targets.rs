@@ -167,7 +167,8 @@ impl PacketSink for Nowhere {
 /// A segment as what opens a connection, and as what comes then.
 fn connection(flow: &FlowKey, segment: &[u8]) {
     let port = TunPort::new(Rc::new(Nowhere));
-    for endpoint in [Endpoint::accept(&port, flow, segment, 7), Endpoint::connect(&port, flow, 7)] {
+    let called = Endpoint::connect(&port, flow, 7, Some(Rc::default()));
+    for endpoint in [Endpoint::accept(&port, flow, segment, 7), called] {
         (0..2).for_each(|_| endpoint.ingest(segment, None));
         endpoint.abort();
         assert!(endpoint.is_gone(), "a reset ends it");

@@ -13,7 +13,7 @@ use crate::{
         context::{Context, random},
         echo::EchoLimit,
     },
-    stack::{Endpoint, TunPort},
+    stack::{Endpoint, FirstWords, TunPort},
 };
 use ripstop_config::{Protocol, Reason, WorkloadId};
 use ripstop_dns::Answers;
@@ -103,6 +103,7 @@ pub struct Interface {
     pub(super) halves: RefCell<Halves>,
     takers: Cell<u64>,
     ports: Cell<u16>,
+    first_words: FirstWords,
     spread: Arc<Spread>,
     siblings: Siblings,
     pub(super) handed_on: HandedOnCounter,
@@ -148,6 +149,7 @@ impl Interface {
             takers: Cell::new(0),
             // Not where the last agent began: its connections may not be forgotten yet.
             ports: Cell::new(u16::try_from(random() % u64::from(PORTS)).unwrap_or(0)),
+            first_words: FirstWords::default(),
             spread,
             siblings: context.siblings.clone(),
             handed_on: HandedOnCounter::default(),
@@ -328,7 +330,9 @@ impl Interface {
         let tcp = |key| Told { protocol: Protocol::Tcp, key };
         let free = |key: &FlowKey| !taken(key) && self.claim(tcp(*key));
         let key = own.into_iter().chain(others).find(free).ok_or(Reason::AgentFull)?;
-        let endpoint = Endpoint::connect(&self.port, &key, seed);
+        // Whose program took a connection the kernel tells only once the handshake is done.
+        let first_word = self.programs.is_none().then(|| self.first_words.of(target));
+        let endpoint = Endpoint::connect(&self.port, &key, seed, first_word);
         let guard = self.insert(key, &endpoint);
         Ok((endpoint, guard))
     }

@@ -2,6 +2,7 @@
 
 use super::{
     device::TunPort,
+    first_word::FirstWord,
     silence::Silence,
     soon::SOON,
     tcp::{Connection, Ended},
@@ -66,12 +67,13 @@ impl Endpoint {
         Self::new(port, Connection::accept(flow, syn, seed, now, port), seed, now)
     }
 
-    /// Opens a connection from the fabric's end of `flow` (the caller's address) to the workload's listener. The SYN leaves
-    /// before this returns; wait for the answer with [`Endpoint::established`].
+    /// Opens a connection from the fabric's end of `flow` (the caller's address) to the workload's listener, of which
+    /// `first_word` tells whether it waits for the caller's bytes: then the handshake may end with these, for the listener.
+    /// The SYN leaves before this returns; wait for the answer with [`Endpoint::established`].
     #[must_use]
-    pub fn connect(port: &TunPort, flow: &FlowKey, seed: u64) -> Rc<Self> {
+    pub fn connect(port: &TunPort, flow: &FlowKey, seed: u64, first_word: Option<Rc<FirstWord>>) -> Rc<Self> {
         let now = Instant::now();
-        Self::new(port, Connection::connect(flow, seed, now, port), seed, now)
+        Self::new(port, Connection::connect(flow, seed, first_word, now, port), seed, now)
     }
 
     fn new(port: &TunPort, connection: Connection, seed: u64, now: Instant) -> Rc<Self> {

@@ -12,6 +12,7 @@
 
 mod device;
 mod endpoint;
+mod first_word;
 mod silence;
 mod soon;
 mod tap;
@@ -22,5 +23,7 @@ mod virtio;
 
 pub use device::{MTU, PacketSink, TunPort};
 pub use endpoint::{Broken, Endpoint};
+pub use first_word::FirstWord;
+pub(crate) use first_word::FirstWords;
 pub use tap::{Copied, Copies, Flow, Outflow, Source, Tap};
 pub use virtio::{Received, VNET_HEADER, apart};

@@ -6,9 +6,12 @@ use super::{
     segment::{Head, Segment},
     seq::Seq,
 };
-use crate::{packet::FlowKey, stack::device::TunPort};
+use crate::{
+    packet::FlowKey,
+    stack::{device::TunPort, first_word::FirstWord},
+};
 use bytes::Bytes;
-use std::{task::Waker, time::Duration};
+use std::{rc::Rc, task::Waker, time::Duration};
 use tokio::time::Instant;
 
 /// When a SYN that is not answered is sent again, at first (RFC 6298 section 2.1).
@@ -53,6 +56,8 @@ pub(in crate::stack) struct Connection {
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) repeat: Repeat,
+    /// What to tell of the first word on it, until there was one.
+    first_word: Option<Rc<FirstWord>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -81,9 +86,16 @@ impl Repeat {
 }
 
 impl Connection {
-    /// Asks the workload for a connection, with an initial number of `seed`, which is random (RFC 9293 section 3.4.1).
-    pub(in crate::stack) fn connect(flow: &FlowKey, seed: u64, now: Instant, port: &TunPort) -> Self {
-        let mut connection = Self::new(flow, seed, Phase::Calling);
+    /// Asks the workload for a connection, with an initial number of `seed`, which is random (RFC 9293 section 3.4.1). Without
+    /// what is known of the listener's first words, its answer is acknowledged at once.
+    pub(in crate::stack) fn connect(
+        flow: &FlowKey,
+        seed: u64,
+        first_word: Option<Rc<FirstWord>>,
+        now: Instant,
+        port: &TunPort,
+    ) -> Self {
+        let mut connection = Self { first_word, ..Self::new(flow, seed, Phase::Calling) };
         connection.send_syn(port);
         connection.repeat.start(now, SYN_REPEAT);
         connection
@@ -112,6 +124,7 @@ impl Connection {
             outgoing: Outgoing::new(Seq(low(seed)).plus(1)),
             incoming: Incoming::new(),
             repeat: Repeat::default(),
+            first_word: None,
             reader: None,
             writer: None,
         }
@@ -191,7 +204,13 @@ impl Connection {
         if self.is_closed() || self.outgoing.is_ending() {
             return Err(Ended::Broken);
         }
+        let before = self.outgoing.length();
         self.outgoing.give(pieces);
+        if self.outgoing.length() > before
+            && let Some(word) = self.first_word.take()
+        {
+            word.by_caller();
+        }
         Ok(())
     }
 
@@ -251,7 +270,10 @@ impl Connection {
             (true, false, true) => {
                 self.learn(segment);
                 self.open();
-                self.incoming.hurry();
+                match &self.first_word {
+                    Some(word) if word.is_callers() => self.incoming.acknowledge_soon(now),
+                    Some(_) | None => self.incoming.hurry(),
+                }
             }
             (false, false, _) => {
                 self.reset(port, number);
@@ -295,6 +317,11 @@ impl Connection {
         self.incoming.schedule(now, self.outgoing.mss());
         if self.incoming.next() == before {
             return;
+        }
+        if !segment.data.is_empty()
+            && let Some(word) = self.first_word.take()
+        {
+            word.by_listener();
         }
         if self.is_gone() {
             // Nothing will follow that the last acknowledgement could go with.

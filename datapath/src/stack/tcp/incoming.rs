@@ -136,6 +136,11 @@ impl Incoming {
         self.due = Due::Now;
     }
 
+    /// Has acknowledged what was not yet with what is sent next, or soon.
+    pub(super) fn acknowledge_soon(&mut self, now: Instant) {
+        self.due = Due::At(now + ACK_DELAY);
+    }
+
     /// Nothing more comes, and that what waits is read is no news to anybody.
     pub(super) fn stop(&mut self) {
         (self.due, self.early) = (Due::Not, Vec::new());
@@ -195,7 +200,7 @@ impl Incoming {
         if fresh > most {
             self.hurry();
         } else if fresh > 0 && self.due == Due::Not {
-            self.due = Due::At(now + ACK_DELAY);
+            self.acknowledge_soon(now);
         }
     }
 

@@ -127,7 +127,7 @@ fn both_ends(lengths: [usize; 2], seed: u64, now: Instant, mss: u16) -> [End; 2]
     let ports = [(); 2].map(|()| Rc::new(Kept::default())).map(|kept| (TunPort::new(Rc::clone(&kept) as _), kept));
     let [(port, kept), (far_port, far_kept)] = ports;
     let flow = FlowKey { fabric: one, workload: other };
-    let caller = Connection::connect(&flow, seed, now, &port);
+    let caller = Connection::connect(&flow, seed, None, now, &port);
     let mut syn = kept.0.borrow_mut().pop().unwrap();
     syn[MSS_AT..MSS_AT + 2].copy_from_slice(&mss.to_be_bytes());
     let called = Connection::accept(&FlowKey { fabric: other, workload: one }, &syn, !seed, now, &far_port);

@@ -1,8 +1,9 @@
 //! A workload's kernel played by hand, segment by segment, and what the endpoint makes of it.
 
+mod first_word;
 mod hostile;
 
-use super::{Endpoint, PacketSink, TunPort, VNET_HEADER};
+use super::{Endpoint, FirstWord, PacketSink, TunPort, VNET_HEADER};
 use crate::packet::{FlowKey, Payload, Segment, TCP, checksum, parse};
 use ripstop_config::Reason;
 use std::{
@@ -88,6 +89,24 @@ impl Talk {
         Self::try_start(options).expect("a SYN-ACK")
     }
 
+    /// Calls the workload, whose kernel has the SYN and has not answered it.
+    fn call(first_word: Option<Rc<FirstWord>>) -> (Self, Segment) {
+        let kept = Rc::new(Kept::default());
+        let port = TunPort::new(Rc::clone(&kept) as _);
+        let endpoint = Endpoint::connect(&port, &flow(), 7, first_word);
+        let mut talk = Self { kept, port, endpoint, isn: 0 };
+        let syn = talk.sent().pop().expect("a SYN");
+        assert!(syn.syn && !syn.ack);
+        talk.isn = syn.sequence;
+        (talk, syn)
+    }
+
+    /// The workload's kernel answers the SYN; what that has sent at once.
+    fn answer(&self) -> Vec<Segment> {
+        self.endpoint.ingest(&segment(SYN | ACK, ISN, self.isn.wrapping_add(1), 65_535, OPTIONS, &[]), None);
+        self.sent()
+    }
+
     fn sent(&self) -> Vec<Segment> {
         let packets = self.kept.0.take();
         let read = |packet: &Vec<u8>| match parse(packet).unwrap().payload {
@@ -164,12 +183,7 @@ fn acknowledging_what_was_never_sent_does_not_keep_the_thread_busy() {
 #[test]
 fn a_kernel_that_has_the_last_connection_in_mind_is_called_again_at_once() {
     run(async {
-        let kept = Rc::new(Kept::default());
-        let port = TunPort::new(Rc::clone(&kept) as _);
-        let endpoint = Endpoint::connect(&port, &flow(), 7);
-        let mut talk = Talk { kept, port, endpoint, isn: 0 };
-        let first = talk.sent().pop().expect("a SYN");
-        assert!(first.syn && !first.ack);
+        let (mut talk, first) = Talk::call(None);
         let of_time_wait = || segment(ACK, 5_000, 9_000, 65_535, &[], &[]);
         talk.endpoint.ingest(&of_time_wait(), None);
         let [reset, again] = talk.sent().try_into().expect("a reset and another SYN");
