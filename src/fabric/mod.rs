@@ -332,13 +332,13 @@ async fn run_until_told(
     loop {
         tokio::select! {
             ended = &mut attaching => return ended.map(Ended::HandedOver),
-            noticed = watch::next(changes.as_ref()) => match noticed {
-                Ok(()) => shared.reload_if_changed().await,
-                Err(error) => {
-                    tracing::warn!(%error, "the service graph is not watched any more: SIGHUP has a changed one taken up");
-                    changes = None;
+            noticed = watch::next(changes.as_ref()) => {
+                if let Err(error) = noticed {
+                    tracing::warn!(%error, "the kernel no longer tells when the service graph changes: it is looked at");
+                    changes = shared.graph_file().map(watch::by_looking);
                 }
-            },
+                shared.reload_if_changed().await;
+            }
             () = shared.data().lanes_changed() => shared.connect_peers(),
             _ = signals.reload.recv() => shared.reload_now(),
             _ = signals.terminate.recv() => return Ok(Ended::Told),

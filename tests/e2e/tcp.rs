@@ -158,6 +158,47 @@ fn the_server_may_speak_first() {
     assert_eq!(said, "220 ready\n");
 }
 
+/// Answers the first byte of each connection with how many segments its kernel took until then: `tcpi_segs_in` of `struct tcp_info`.
+/// A greeting comes before that byte is asked for, where the last connection's byte wanted it.
+const COUNT_SEGMENTS: &str = r"
+import socket, struct
+listener = socket.create_server(('0.0.0.0', 8080))
+greets = False
+while True:
+    stream, _ = listener.accept()
+    if greets: stream.sendall(b'hello ')
+    said = stream.recv(1)
+    greets = said == b'g'
+    info = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    stream.sendall(b'%d' % struct.unpack_from('I', info, 140))
+    stream.close()
+";
+
+#[test]
+fn the_first_bytes_end_the_handshake_of_an_endpoint_that_waits_for_them() {
+    let lab = Lab::shop();
+    let line = ["/usr/bin/python3", "-u", "-c", COUNT_SEGMENTS];
+    let _server = lab.workload("api").spawn(&lab.file("count.log"), &line).listening(8080);
+    let say = |byte: &[u8]| {
+        let mut stream = open(&lab);
+        stream.write_all(byte).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(say(b"x"), "3", "nothing is known of it: the SYN, the acknowledgement and the byte");
+    assert_eq!(say(b"x"), "2", "the last two in one");
+    assert_eq!(say(b"g"), "2");
+    // It speaks first, to a caller that waits for that.
+    let mut stream = open(&lab);
+    let mut greeting = [0; 6];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello ");
+    stream.write_all(b"x").unwrap();
+    drop(stream);
+    assert_eq!(say(b"x"), "3", "it is not kept waiting again");
+}
+
 #[test]
 fn odd_sizes_go_both_ways_at_once() {
     let lab = Lab::shop();
