@@ -245,6 +245,7 @@ async fn exchange(mut source: impl Source, mut sink: impl Sink, plan: &Plan) -> 
     let broken = |broken: super::pump::Broken| broken.0.describe().to_owned();
     if !plan.request.is_empty() {
         sink.write(&mut vec![plan.request.clone()]).await.map_err(broken)?;
+        sink.flush();
     }
     match plan.health.check {
         Check::Tcp => return Ok(()),

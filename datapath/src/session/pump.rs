@@ -59,11 +59,15 @@ pub trait Source {
 /// Where a session's bytes go.
 #[expect(async_fn_in_trait, reason = "sessions stay on one thread: no bound on the futures is wanted")]
 pub trait Sink {
-    /// Writes all the pieces and empties the list.
+    /// Writes all the pieces and empties the list. The last of them may be held, to leave with what follows: until
+    /// [`Sink::flush`] or [`Sink::finish`], or until somebody waits for [`Sink::broken`] or [`Sink::taken`].
     ///
     /// # Errors
     /// [`Broken`] when the side was reset or is gone.
     async fn write(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Broken>;
+
+    /// Sends what was written and is held.
+    fn flush(&mut self);
 
     /// Says that nothing more comes.
     fn finish(&mut self);
@@ -191,6 +195,7 @@ impl<F: Source, T: Sink> Direction<'_, F, T> {
         if self.shaper.unit().is_none() {
             return;
         }
+        self.to.flush();
         let start = Instant::now();
         if self.shaper.take(length).await {
             self.meter.waited.set(self.meter.waited.get() + start.elapsed());

@@ -76,7 +76,11 @@ impl Source for UserTcp {
 
 impl Sink for UserTcp {
     async fn write(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Broken> {
-        self.endpoint.write(pieces, self.reset).await
+        self.endpoint.give(pieces, self.reset).await
+    }
+
+    fn flush(&mut self) {
+        self.endpoint.flush();
     }
 
     fn finish(&mut self) {
@@ -253,6 +257,10 @@ impl Sink for QuicSink {
         Ok(())
     }
 
+    fn flush(&mut self) {
+        // Its connection does as soon as it has its turn.
+    }
+
     fn finish(&mut self) {
         // An error means that the stream was reset before, which the reading half reports.
         let _ = self.stream.finish();
@@ -362,6 +370,10 @@ impl Sink for KernelTcp {
         }
         pieces.clear();
         Ok(())
+    }
+
+    fn flush(&mut self) {
+        // The kernel holds nothing back, by TCP_NODELAY.
     }
 
     fn finish(&mut self) {

@@ -54,6 +54,8 @@ struct Inner {
     /// When the driver will wake, and whom to wake when that is too late.
     armed: Option<Instant>,
     driver: Option<Waker>,
+    /// Something was given that was not sent yet.
+    is_held: bool,
     /// Who waits for the connection to be established or gone, and what was known when it was last told.
     watcher: Option<Waker>,
     standing: [bool; 3],
@@ -80,8 +82,19 @@ impl Endpoint {
         Rc::new_cyclic(|me| {
             let silence = Silence::new(seed, now);
             let (port, me, is_waiting) = (port.clone(), me.clone(), false);
-            let (armed, driver, watcher, standing) = Default::default();
-            Self(RefCell::new(Inner { connection, port, me, is_waiting, silence, armed, driver, watcher, standing }))
+            let (armed, driver, is_held, watcher, standing) = Default::default();
+            Self(RefCell::new(Inner {
+                connection,
+                port,
+                me,
+                is_waiting,
+                silence,
+                armed,
+                driver,
+                is_held,
+                watcher,
+                standing,
+            }))
         })
     }
 
@@ -193,12 +206,27 @@ impl Endpoint {
     /// # Errors
     /// [`Broken`] with `reset` when the workload reset the connection.
     pub async fn write(&self, pieces: &mut Vec<Bytes>, reset: Reason) -> Result<(), Broken> {
+        self.give(pieces, reset).await?;
+        self.flush();
+        Ok(())
+    }
+
+    /// The same, but what fills no segment is held, to leave with what follows: at [`Endpoint::flush`], [`Endpoint::finish`], or once
+    /// somebody waits for room, for [`Endpoint::broken`] or for [`Endpoint::taken`]. So an end that is known by then goes with the
+    /// last bytes, and a workload's kernel has fewer and longer segments.
+    ///
+    /// # Errors
+    /// As [`Endpoint::write`].
+    pub async fn give(&self, pieces: &mut Vec<Bytes>, reset: Reason) -> Result<(), Broken> {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
             if inner.connection.send(pieces).is_err() {
                 return Poll::Ready(Err(inner.broken(reset)));
             }
-            inner.transmit(Instant::now());
+            inner.is_held = true;
+            if !pieces.is_empty() || inner.connection.fills_segment() {
+                inner.flush();
+            }
             if pieces.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -206,6 +234,11 @@ impl Endpoint {
             Poll::Pending
         })
         .await
+    }
+
+    /// Sends what was given.
+    pub fn flush(&self) {
+        self.0.borrow_mut().flush();
     }
 
     /// Resolves when nothing can be written to the workload any more.
@@ -222,6 +255,7 @@ impl Endpoint {
     async fn closed(&self, reset: Reason, counts: impl Fn(&Inner) -> bool) -> Broken {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
+            inner.flush();
             if inner.connection.is_closed() && counts(&inner) {
                 return Poll::Ready(inner.broken(reset));
             }
@@ -235,6 +269,7 @@ impl Endpoint {
     pub async fn taken(&self) {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
+            inner.flush();
             if inner.connection.unacknowledged() == 0 {
                 return Poll::Ready(());
             }
@@ -251,9 +286,10 @@ impl Endpoint {
         inner.transmit(Instant::now());
     }
 
-    /// Sends a reset and forgets what was not delivered.
+    /// Sends a reset, behind what was given as far as there is room for that, and forgets what was not delivered.
     pub fn abort(&self) {
         let mut inner = self.0.borrow_mut();
+        inner.flush();
         let Inner { connection, port, .. } = &mut *inner;
         connection.abort(port);
         inner.tell_watcher();
@@ -321,7 +357,14 @@ impl Inner {
         }
     }
 
+    fn flush(&mut self) {
+        if self.is_held {
+            self.transmit(Instant::now());
+        }
+    }
+
     fn transmit(&mut self, now: Instant) {
+        self.is_held = false;
         let Self { connection, port, silence, .. } = self;
         silence.look(now, connection, port);
         silence.asked(connection.egress(now, port, TURN_PACKETS));

@@ -1,9 +1,10 @@
 //! Who says something first on the connections to one listener, so that the acknowledgement which ends a handshake can go
 //! with the caller's first bytes.
 //!
-//! The workload's kernel takes a segment of its own for it, and wakes the listener, which then mostly waits for those bytes. But
-//! where the listener speaks first, as those of SMTP, SSH and MySQL do, it does not begin before: there it goes at once. Which of
-//! the two a listener is shows in its first connection that says anything, whose acknowledgement goes at once.
+//! Alone it is a packet more for the workload's kernel, and wakes the listener, which then mostly waits for those bytes. But
+//! where the listener speaks first, as those of SMTP, FTP and MySQL do, it does not begin before: there it goes at once. Which of
+//! the two a listener is shows in its first connection that says anything, whose acknowledgement goes at once. Where callers
+//! come to speak first and second, a greeting may be late once, by some 10 ms.
 
 use rustc_hash::FxHashMap;
 use std::{
@@ -14,6 +15,10 @@ use std::{
 
 /// Listeners of one interface that are remembered; beyond it all are forgotten, and learned of again.
 const LISTENERS_MAX: usize = 1_024;
+/// Handshakes with one listener that may wait for their callers' bytes at a time. Until its end each has a place among those that
+/// the listener's kernel keeps for it, of which some programs ask for five alone; of more a kernel answers with cookies, which forget
+/// what the ends offered each other (`tcp_syncookies` of Linux).
+const WAITING_MAX: u8 = 4;
 
 /// What is known of the listeners behind one interface.
 #[derive(Debug, Default)]
@@ -30,9 +35,21 @@ impl FirstWords {
     }
 }
 
-/// Who spoke first so far.
+/// Who spoke first so far, and how many handshakes wait for the caller to.
 #[derive(Debug, Default)]
-pub struct FirstWord(Cell<Seen>);
+pub struct FirstWord {
+    seen: Cell<Seen>,
+    waiting: Cell<u8>,
+}
+
+/// A handshake that waits for the caller's first bytes, until it is dropped.
+pub(super) struct Waiting(Rc<FirstWord>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Seen {
@@ -41,26 +58,30 @@ enum Seen {
     Nobody,
     /// Always the caller.
     Caller,
-    /// The listener, at least once. It is not believed to wait for callers again.
+    /// The listener, at least once. For as long as it is remembered, it is not believed to wait for callers again.
     Listener,
 }
 
 impl FirstWord {
-    /// The listener waits for the caller's bytes, as far as is known.
-    pub(super) fn is_callers(&self) -> bool {
-        self.0.get() == Seen::Caller
+    /// Has a handshake wait for the caller's bytes, if the listener does as well, as far as is known, and not too many do already.
+    pub(super) fn wait(self: &Rc<Self>) -> Option<Waiting> {
+        let waiting = self.waiting.get();
+        (self.seen.get() == Seen::Caller && waiting < WAITING_MAX).then(|| {
+            self.waiting.set(waiting + 1);
+            Waiting(Rc::clone(self))
+        })
     }
 
     /// On another connection the caller spoke first.
     pub(super) fn by_caller(&self) {
-        if self.0.get() == Seen::Nobody {
-            self.0.set(Seen::Caller);
+        if self.seen.get() == Seen::Nobody {
+            self.seen.set(Seen::Caller);
         }
     }
 
     /// On another connection the listener did.
     pub(super) fn by_listener(&self) {
-        self.0.set(Seen::Listener);
+        self.seen.set(Seen::Listener);
     }
 }
 
@@ -74,7 +95,7 @@ mod tests {
         for port in 1..=3_000 {
             let listener = SocketAddr::from(([198, 18, 0, 1], port));
             words.of(listener).by_caller();
-            assert!(words.of(listener).is_callers(), "the same again");
+            assert!(words.of(listener).wait().is_some(), "the same again");
             assert!(words.0.borrow().len() <= LISTENERS_MAX);
         }
     }

@@ -6,9 +6,9 @@
 //! 1. Make it with [`Endpoint::accept`] from the SYN that was held, or with [`Endpoint::connect`] toward a workload.
 //! 2. Hand every later packet of the flow to [`Endpoint::ingest`].
 //! 3. Keep [`Endpoint::drive`] polled while the endpoint lives: it runs the retransmission timers. Keep [`TunPort::run`]
-//!    polled while the interface does: it sends acknowledgements that nothing took along.
-//! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`]; end with [`Endpoint::finish`] or
-//!    [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
+//!    polled while the interface does: it sends acknowledgements that nothing took along, those of handshakes among them.
+//! 4. Read and write through [`Endpoint::read`] and [`Endpoint::write`], or [`Endpoint::give`] where something follows that sends what
+//!    is held; end with [`Endpoint::finish`] or [`Endpoint::abort`], and then [`Endpoint::linger`] until both sides have let go.
 
 mod device;
 mod endpoint;

@@ -22,7 +22,7 @@ use super::{
     context::{Context, random},
     live::Request,
     pump::Sink,
-    sides::{KernelTcp, UserTcp},
+    sides::KernelTcp,
 };
 use crate::{
     interface::{FlowGuard, Interface},
@@ -252,7 +252,7 @@ impl Pending {
     async fn write(&self, bytes: Bytes) -> Result<(), Reason> {
         let mut pieces = vec![bytes];
         let written = match &self.0 {
-            Some(Reached::User(endpoint, _)) => UserTcp::new(endpoint, Reason::EndpointReset).write(&mut pieces).await,
+            Some(Reached::User(endpoint, _)) => endpoint.write(&mut pieces, Reason::EndpointReset).await,
             Some(Reached::Kernel(stream)) => KernelTcp::halves(stream).1.write(&mut pieces).await,
             None => Ok(()),
         };

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     packet::FlowKey,
-    stack::{device::TunPort, first_word::FirstWord},
+    stack::{
+        device::TunPort,
+        first_word::{FirstWord, Waiting},
+    },
 };
 use bytes::Bytes;
 use std::{rc::Rc, task::Waker, time::Duration};
@@ -58,6 +61,8 @@ pub(in crate::stack) struct Connection {
     pub(super) repeat: Repeat,
     /// What to tell of the first word on it, until there was one.
     first_word: Option<Rc<FirstWord>>,
+    /// The handshake is to end with the first bytes that are sent.
+    pub(super) waiting: Option<Waiting>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -125,6 +130,7 @@ impl Connection {
             incoming: Incoming::new(),
             repeat: Repeat::default(),
             first_word: None,
+            waiting: None,
             reader: None,
             writer: None,
         }
@@ -159,6 +165,11 @@ impl Connection {
     /// It is open, and at least one direction is not done.
     pub(in crate::stack) fn is_open(&self) -> bool {
         self.phase == Phase::Open && !self.is_gone()
+    }
+
+    /// A whole segment waits to be sent.
+    pub(in crate::stack) fn fills_segment(&self) -> bool {
+        self.outgoing.fills_segment()
     }
 
     /// Bytes that the workload's kernel does not have yet.
@@ -270,9 +281,10 @@ impl Connection {
             (true, false, true) => {
                 self.learn(segment);
                 self.open();
-                match &self.first_word {
-                    Some(word) if word.is_callers() => self.incoming.acknowledge_soon(now),
-                    Some(_) | None => self.incoming.hurry(),
+                self.waiting = self.first_word.as_ref().and_then(FirstWord::wait);
+                match self.waiting {
+                    Some(_) => self.incoming.acknowledge_soon(now),
+                    None => self.incoming.hurry(),
                 }
             }
             (false, false, _) => {
@@ -370,6 +382,7 @@ impl Connection {
     fn close(&mut self) {
         self.phase = Phase::Closed;
         self.repeat = Repeat::default();
+        self.waiting = None;
         self.outgoing.clear();
         self.incoming.stop();
         wake(&mut self.reader);

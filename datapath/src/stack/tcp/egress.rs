@@ -25,6 +25,9 @@ impl Connection {
             self.send_bare(port, self.outgoing.next());
             sent += 1;
         }
+        if sent > 0 {
+            self.waiting = None;
+        }
         sent
     }
 

@@ -134,6 +134,11 @@ impl Outgoing {
         self.length
     }
 
+    /// A whole segment waits to be sent.
+    pub(super) fn fills_segment(&self) -> bool {
+        self.length - self.next.bytes_since(self.first).min(self.length) >= self.mss
+    }
+
     /// Something waits to be acknowledged, or to be sent.
     pub(super) fn is_waiting(&self) -> bool {
         self.length > 0 || self.end == End::Wanted

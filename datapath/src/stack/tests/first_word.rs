@@ -45,7 +45,8 @@ fn a_caller_that_says_nothing_has_the_handshake_ended_soon() {
     run(async {
         let (talk, sent) = called(&of_patient_listener().await);
         assert!(sent.is_empty());
-        let [alone] = talk.sent_soon().await.try_into().expect("an acknowledgement");
+        drop(tokio::time::timeout(Duration::from_millis(11), talk.port.run()).await);
+        let [alone] = talk.sent().try_into().expect("an acknowledgement");
         assert!(alone.ack && !alone.syn, "{alone:?}");
     });
 }
@@ -86,6 +87,24 @@ fn an_end_without_a_word_tells_nothing() {
         let word = Rc::default();
         called(&word).0.endpoint.finish();
         assert_eq!(called(&word).1.len(), 1, "nothing is known still");
+    });
+}
+
+#[test]
+fn few_handshakes_with_one_listener_wait_at_a_time() {
+    run(async {
+        let word = of_patient_listener().await;
+        let waiting: Vec<_> = (0..4).map(|_| called(&word)).collect();
+        assert!(waiting.iter().all(|(_, sent)| sent.is_empty()));
+        let (fifth, sent) = called(&word);
+        assert_eq!(sent.len(), 1, "at once");
+        say(&fifth, b"x").await;
+        assert_eq!(called(&word).1.len(), 1, "that one did not wait");
+        say(&waiting[0].0, b"x").await;
+        waiting[1].0.endpoint.abort();
+        waiting[2].0.sent_soon().await;
+        let more: Vec<_> = (0..4).map(|_| called(&word)).collect();
+        assert_eq!(more.iter().filter(|(_, sent)| sent.is_empty()).count(), 3, "one waits still");
     });
 }
 

@@ -1,6 +1,7 @@
 //! A workload's kernel played by hand, segment by segment, and what the endpoint makes of it.
 
 mod first_word;
+mod held;
 mod hostile;
 
 use super::{Endpoint, FirstWord, PacketSink, TunPort, VNET_HEADER};
