@@ -23,8 +23,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 const EVENTS_MAX: usize = 4_096;
 
 /// How often the graph is looked at where the kernel does not tell of changes. One that changed is taken up once it looks the same
-/// a second time: it may be half written.
+/// a second time, as it may be half written, or after so many looks at which it never did.
 const LOOK: Duration = Duration::from_secs(2);
+const LOOKS_MAX: u8 = 5;
 
 /// How changes of the graph are noticed.
 pub(super) enum Changes {
@@ -46,10 +47,12 @@ pub(super) struct Looks {
     file: PathBuf,
     taken: Cell<Option<Stamp>>,
     seen: Cell<Option<Stamp>>,
+    /// Looks in a row at which it had just changed.
+    changing: Cell<u8>,
 }
 
-/// Which file it is, its length, and when its bytes and it itself last changed, in seconds and nanoseconds. Two that differ in their
-/// bytes differ in this as well.
+/// Which file it is, its length, and when its bytes and it itself last changed, in seconds and nanoseconds. Two writes of the same
+/// length within one tick of the kernel's clock look the same; the second look comes long after both.
 type Stamp = ([u64; 3], [i64; 4]);
 
 /// Watches the graph's file. Where the kernel has no watches left, the file is looked at, which is logged.
@@ -59,13 +62,17 @@ type Stamp = ([u64; 3], [i64; 4]);
 pub(super) fn graph(file: &Path) -> anyhow::Result<Changes> {
     match Events::of(file) {
         Ok(events) => Ok(Changes::Told(events)),
-        Err(error) => match what_to_raise(&error) {
-            Some(what) => {
-                tracing::warn!(%error, "the service graph is looked at every {LOOK:?}, as the kernel will not tell when it changes: {what}");
-                Ok(by_looking(file))
-            }
-            None => Err(error).with_context(|| format!("failed to watch {}", directory(file).display())),
-        },
+        Err(error) => without_watch(file, error),
+    }
+}
+
+fn without_watch(file: &Path, error: io::Error) -> anyhow::Result<Changes> {
+    match what_to_raise(&error) {
+        Some(what) => {
+            tracing::warn!(%error, "the service graph is looked at every {LOOK:?}, as the kernel will not tell when it changes: {what}");
+            Ok(by_looking(file))
+        }
+        None => Err(error).with_context(|| format!("failed to watch {}", directory(file).display())),
     }
 }
 
@@ -114,7 +121,7 @@ impl Looks {
     /// Looks at a file, which is taken up as it is now.
     fn at(file: &Path) -> Self {
         let now = stamp(file);
-        Self { file: file.to_owned(), taken: Cell::new(now), seen: Cell::new(now) }
+        Self { file: file.to_owned(), taken: Cell::new(now), seen: Cell::new(now), changing: Cell::new(0) }
     }
 
     async fn next(&self) {
@@ -126,10 +133,12 @@ impl Looks {
         }
     }
 
-    /// Whether it is another file than the one that was taken up, and the same as at the last look.
+    /// Whether it is another file than the one that was taken up, and whole as far as can be known.
     fn is_another(&self) -> bool {
         let now = stamp(&self.file);
-        let is_whole = self.seen.replace(now) == now;
+        let changing = if self.seen.replace(now) == now { 0 } else { self.changing.get() + 1 };
+        let is_whole = changing == 0 || changing == LOOKS_MAX;
+        self.changing.set(changing % LOOKS_MAX);
         is_whole && self.taken.replace(now) != now
     }
 }
@@ -247,6 +256,21 @@ mod tests {
         fs::remove_file(at("graph.yaml")).unwrap();
         assert!(!looks.is_another());
         assert!(looks.is_another(), "it is gone");
+        let write = |length| fs::write(at("graph.yaml"), vec![b'#'; length]).unwrap();
+        let noticed: Vec<_> = (1..=11).map(|length| (write(length), looks.is_another()).1).collect();
+        assert_eq!(noticed.iter().filter(|noticed| **noticed).count(), 2, "one that never rests: {noticed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_watches_a_graph_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("graph.yaml");
+        let changes = without_watch(&file, Errno::MFILE.into()).unwrap();
+        assert!(without_watch(&file, Errno::NOENT.into()).is_err());
+        let mut noticed = std::pin::pin!(next(Some(&changes)));
+        assert!(tokio::time::timeout(10 * LOOK, &mut noticed).await.is_err(), "there is none still");
+        fs::write(&file, "fabric: shop").unwrap();
+        tokio::time::timeout(3 * LOOK, noticed).await.unwrap().unwrap();
     }
 
     #[tokio::test]
