@@ -3,8 +3,8 @@
 //!
 //! Alone it is a packet more for the workload's kernel, and wakes the listener, which then mostly waits for those bytes. But
 //! where the listener speaks first, as those of SMTP, FTP and MySQL do, it does not begin before: there it goes at once. Which of
-//! the two a listener is shows in its first connection that says anything, whose acknowledgement goes at once. Where callers
-//! come to speak first and second, a greeting may be late once, by some 10 ms.
+//! the two a listener is shows in its first connection that says anything, whose acknowledgement goes at once. A listener that
+//! greets, and whose first caller did not wait for that, is late by some 10 ms with its next greeting, once.
 
 use rustc_hash::FxHashMap;
 use std::{
